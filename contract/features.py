@@ -1,0 +1,203 @@
+"""From one window of sound to the array that a model sees: MFCC or log-mel, in NumPy alone.
+
+`FeatureParams` travels inside every release, so that a node can never compute other features
+than its model was trained with. The matrices (window function, mel filters, DCT) are computed
+once and kept; a window then costs one FFT call and two matrix products.
+
+The formulas are those of `librosa.feature.mfcc` (Hann window, centred frames, zero padding, power
+spectrum, Slaney mel scale and area normalisation, 10 log10, `top_db` clip, orthonormal DCT-II),
+which is the oracle in the tests. One difference is deliberate: the clip `top_db` below the maximum
+is taken from the window alone, never from the longer recording that it was cut from.
+"""
+
+from functools import cached_property
+from typing import Literal
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from contract.errors import FeatureError
+
+Float32Array = npt.NDArray[np.float32]
+
+# Below this power (an amplitude of 1e-5, -100 dB) a band counts as silent, as in librosa.
+_POWER_FLOOR = 1e-10
+
+# Slaney's mel scale (Auditory Toolbox, 1998): linear up to 1 kHz, logarithmic above.
+_HZ_PER_LINEAR_MEL = 200.0 / 3.0
+_LOG_REGION_START_HZ = 1000.0
+_LOG_REGION_START_MEL = _LOG_REGION_START_HZ / _HZ_PER_LINEAR_MEL
+_LOG_STEP = np.log(6.4) / 27.0
+
+
+class FeatureParams(msgspec.Struct, frozen=True, kw_only=True):
+    """How a window of sound becomes features. Defaults are the reference design's.
+
+    Raises:
+        FeatureError: the values contradict each other.
+    """
+
+    kind: Literal["mfcc", "logmel"] = "mfcc"
+    sample_rate_hz: int = 16_000
+    window_samples: int = 32_000
+    """Length of one scored window, in samples."""
+    n_fft: int = 2048
+    frame_hop_samples: int = 512
+    """Distance between two spectra inside a window, in samples (librosa: hop_length)."""
+    n_mels: int = 128
+    n_mfcc: int = 40
+    """Number of cepstral coefficients; not used by `logmel`."""
+    fmin_hz: float = 0.0
+    fmax_hz: float | None = None
+    """Upper edge of the mel filters; None is half the sample rate."""
+    top_db: float = 80.0
+    """Values more than this below the window's own maximum are raised to it."""
+    frames: int = 64
+    """Columns of the array; spectra beyond the sound's own are zeros."""
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"{name} must be {low} to {high}, got {value}"
+            for name, value, low, high in (
+                ("sample_rate_hz", self.sample_rate_hz, 1_000, 192_000),
+                ("window_samples", self.window_samples, 256, 4_000_000),
+                ("n_fft", self.n_fft, 64, 65_536),
+                ("frame_hop_samples", self.frame_hop_samples, 16, 65_536),
+                ("n_mels", self.n_mels, 4, 512),
+                ("n_mfcc", self.n_mfcc, 1, self.n_mels),
+                ("fmin_hz", self.fmin_hz, 0, self.sample_rate_hz / 2),
+                ("fmax_hz", self.top_frequency_hz, self.fmin_hz + 1, self.sample_rate_hz / 2),
+                ("top_db", self.top_db, 1, 200),
+                ("frames", self.frames, self.sound_frames, 65_536),
+            )
+            if not low <= value <= high
+        ]
+        if problems:
+            raise FeatureError("feature parameters: " + "; ".join(problems))
+
+    @property
+    def top_frequency_hz(self) -> float:
+        """Upper edge of the mel filters, in Hz."""
+        return self.sample_rate_hz / 2 if self.fmax_hz is None else self.fmax_hz
+
+    @property
+    def sound_frames(self) -> int:
+        """Spectra that one window gives, before zero columns are added."""
+        return 1 + self.window_samples // max(self.frame_hop_samples, 1)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Shape of the feature array: (coefficients or bands, frames)."""
+        return (self.n_mfcc if self.kind == "mfcc" else self.n_mels, self.frames)
+
+    @property
+    def window_us(self) -> int:
+        """Length of one window in microseconds."""
+        return self.window_samples * 1_000_000 // self.sample_rate_hz
+
+
+class FeatureExtractor:
+    """Computes the features of one window after another, with matrices made once.
+
+    Example:
+        >>> extractor = FeatureExtractor(FeatureParams())
+        >>> extractor(np.zeros(32_000, np.float32)).shape
+        (40, 64)
+    """
+
+    def __init__(self, params: FeatureParams) -> None:
+        self.params = params
+
+    def __call__(self, window: Float32Array) -> Float32Array:
+        """Features of one window.
+
+        Args:
+            window: float32 sound of shape `(window_samples,)`, full scale is -1 to 1.
+
+        Returns:
+            float32 array of shape `params.shape`: MFCC, or mel bands in dB re full scale.
+
+        Raises:
+            FeatureError: the window has another shape.
+        """
+        params = self.params
+        if window.shape != (params.window_samples,):
+            raise FeatureError(
+                f"Expected a window of {params.window_samples} samples, got shape {window.shape}"
+            )
+        bands_db = self._bands_db(window)
+        features = self._dct @ bands_db if params.kind == "mfcc" else bands_db
+        padded = np.zeros(params.shape, np.float32)
+        padded[:, : features.shape[1]] = features
+        return padded
+
+    def _bands_db(self, window: Float32Array) -> Float32Array:
+        params = self.params
+        centred = np.pad(window, params.n_fft // 2)
+        frames = np.lib.stride_tricks.sliding_window_view(centred, params.n_fft)
+        spectrum = np.fft.rfft(frames[:: params.frame_hop_samples] * self._hann)
+        power = np.square(spectrum.real) + np.square(spectrum.imag)
+        bands = self._mel @ power.T.astype(np.float32, copy=False)
+        bands_db = 10.0 * np.log10(np.maximum(bands, _POWER_FLOOR))
+        clipped: Float32Array = np.maximum(bands_db, bands_db.max() - params.top_db)
+        return clipped
+
+    @cached_property
+    def _hann(self) -> Float32Array:
+        # Periodic, as for spectra; np.hanning is the symmetric one.
+        phase = 2.0 * np.pi * np.arange(self.params.n_fft) / self.params.n_fft
+        return (0.5 - 0.5 * np.cos(phase)).astype(np.float32)
+
+    @cached_property
+    def _mel(self) -> Float32Array:
+        return mel_filters(self.params)
+
+    @cached_property
+    def _dct(self) -> Float32Array:
+        """Type-2 orthonormal DCT: row k is sqrt(2/N) cos(pi k (2n + 1) / 2N), row 0 / sqrt(2)."""
+        n = self.params.n_mels
+        k = np.arange(self.params.n_mfcc)[:, None]
+        matrix = np.sqrt(2.0 / n) * np.cos(np.pi * k * (2 * np.arange(n) + 1) / (2 * n))
+        matrix[0] /= np.sqrt(2.0)
+        return matrix.astype(np.float32)
+
+
+def mel_filters(params: FeatureParams) -> Float32Array:
+    """Triangular mel filters with Slaney's scale and area normalisation.
+
+    Returns:
+        float32 array of shape `(n_mels, n_fft // 2 + 1)`; a filter over a power spectrum.
+    """
+    fft_hz = np.fft.rfftfreq(params.n_fft, 1.0 / params.sample_rate_hz)
+    edges_hz = mel_edges_hz(params)
+    widths_hz = np.diff(edges_hz)
+    distance = edges_hz[:, None] - fft_hz[None, :]
+    rising = -distance[:-2] / widths_hz[:-1, None]
+    falling = distance[2:] / widths_hz[1:, None]
+    triangles = np.maximum(0.0, np.minimum(rising, falling))
+    areas = 2.0 / (edges_hz[2:] - edges_hz[:-2])
+    return (triangles * areas[:, None]).astype(np.float32)
+
+
+def mel_edges_hz(params: FeatureParams) -> npt.NDArray[np.float64]:
+    """Edges of the mel filters in Hz, shape `(n_mels + 2,)`: band b spans edges b to b + 2."""
+    low, high = _hz_to_mel(np.array([params.fmin_hz, params.top_frequency_hz]))
+    return _mel_to_hz(np.linspace(low, high, params.n_mels + 2))
+
+
+def _hz_to_mel(hz: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    linear = hz / _HZ_PER_LINEAR_MEL
+    ratio = np.maximum(hz, _LOG_REGION_START_HZ) / _LOG_REGION_START_HZ
+    return np.where(
+        hz < _LOG_REGION_START_HZ, linear, _LOG_REGION_START_MEL + np.log(ratio) / _LOG_STEP
+    )
+
+
+def _mel_to_hz(mel: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    above = np.maximum(mel - _LOG_REGION_START_MEL, 0.0)
+    return np.where(
+        mel < _LOG_REGION_START_MEL,
+        mel * _HZ_PER_LINEAR_MEL,
+        _LOG_REGION_START_HZ * np.exp(_LOG_STEP * above),
+    )

@@ -1,0 +1,473 @@
+"""What is said on the topics: one frozen struct per message, JSON on the wire.
+
+Every key is a word that explains itself and every number carries its unit. `schema` is the version
+of this vocabulary. To change it: add keys freely (readers ignore what they do not know); a key
+that changes its meaning or goes away means `SCHEMA` + 1, a reader for the old version that is no
+laxer than the new one, and a golden file of both in `tests/data/golden`.
+
+NaN and infinity are never sent, every text is bounded, and a message's size is checked before it
+is parsed. Nothing here knows a socket or a clock.
+"""
+
+import math
+from enum import StrEnum
+from typing import Annotated, Any, ClassVar, Literal
+
+import msgspec
+
+from contract import topics
+from contract.errors import MessageError, TopicError
+from contract.topics import Kind
+
+SCHEMA = 1
+CONTENT_TYPE = "application/json"
+
+MAX_MESSAGE_BYTES = 8 * 1024
+"""Bound for every message but a backlog; the largest real one (birth) is near 1 KiB."""
+MAX_BACKLOG_BYTES = 32 * 1024
+"""Half of the smallest limit among managed brokers (Event Grid: 64 KiB)."""
+MAX_BACKLOG_WINDOWS = 50
+
+Text = Annotated[str, msgspec.Meta(max_length=200)]
+NodeId = Annotated[str, msgspec.Meta(pattern=topics.NODE_ID_PATTERN)]
+BootId = Annotated[str, msgspec.Meta(pattern="^[0-9A-HJKMNP-TV-Z]{26}$")]
+"""A ULID, made once when a node starts."""
+TimeUs = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+"""Microseconds since 1970 in UTC; 2**53 (the year 2255) stays exact in every JSON reader."""
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+Share = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
+ModelLabel = Annotated[str, msgspec.Meta(pattern="^[a-z0-9][a-z0-9-]{0,31}@[0-9]{1,9}$")]
+"""A release as `name@version`."""
+Positive = Annotated[float, msgspec.Meta(gt=0.0)]
+
+
+class MachineState(StrEnum):
+    """What the machine does, as far as its sound tells."""
+
+    UNKNOWN = "unknown"
+    STOPPED = "stopped"
+    LEARNING = "learning"
+    NORMAL = "normal"
+    WARNING = "warning"
+    ALARM = "alarm"
+
+
+class MicrophoneState(StrEnum):
+    """Whether the sound can be believed; a dead microphone is never a healthy machine."""
+
+    UNKNOWN = "unknown"
+    OK = "ok"
+    QUIET = "quiet"
+    SILENT = "silent"
+    STUCK = "stuck"
+    CLIPPED = "clipped"
+    OFFSET = "offset"
+    GONE = "gone"
+
+
+class Problem(StrEnum):
+    """Why a window has no score."""
+
+    MIC_SILENT = "mic_silent"
+    MIC_CLIPPED = "mic_clipped"
+    MIC_GONE = "mic_gone"
+    OVERRUN = "overrun"
+    ERROR = "error"
+
+
+class Clock(StrEnum):
+    """How far a time stamp can be trusted."""
+
+    UNSYNCED = "unsynced"
+    SYNCED = "synced"
+    SIMULATED = "simulated"
+
+
+class Presence(StrEnum):
+    """Whether somebody is connected."""
+
+    OFFLINE = "offline"
+    ONLINE = "online"
+
+
+class PresenceReason(StrEnum):
+    """How that came about; `lost` is what a last will says."""
+
+    LOST = "lost"
+    STOPPED = "stopped"
+    CONNECTED = "connected"
+
+
+class ThresholdSource(StrEnum):
+    """Which threshold is in force; a later one in this list beats an earlier one."""
+
+    RELEASE = "release"
+    SITE = "site"
+    OVERRIDE = "override"
+
+
+class EpisodePhase(StrEnum):
+    """Where in an episode of abnormal sound an event stands."""
+
+    OPENED = "opened"
+    CONTINUED = "continued"
+    CLOSED = "closed"
+
+
+class UpdatePhase(StrEnum):
+    """Where a node is on its way to another release."""
+
+    IDLE = "idle"
+    DOWNLOADING = "downloading"
+    VERIFIED = "verified"
+    TESTING = "testing"
+    TRIAL = "trial"
+    COMMITTED = "committed"
+    REJECTED = "rejected"
+    ROLLED_BACK = "rolled_back"
+
+
+CODES: dict[type[StrEnum], tuple[StrEnum, ...]] = {
+    MachineState: tuple(MachineState),
+    MicrophoneState: tuple(MicrophoneState),
+    Problem: tuple(Problem),
+    Clock: tuple(Clock),
+    Presence: tuple(Presence),
+    PresenceReason: tuple(PresenceReason),
+    ThresholdSource: tuple(ThresholdSource),
+    EpisodePhase: tuple(EpisodePhase),
+    UpdatePhase: tuple(UpdatePhase),
+}
+"""The stored integer of each state is its place in this tuple: append only, never reorder."""
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True):
+    """What all messages share.
+
+    Raises:
+        MessageError: a number is not finite.
+    """
+
+    KIND: ClassVar[Kind]
+    TIME: ClassVar[str] = "at_us"
+    """Name of the field that is the message's own time."""
+    TAGS: ClassVar[tuple[str, ...]] = ("node",)
+    """Names of the fields that identify the series, beside the time."""
+
+    schema: Literal[1] = SCHEMA
+
+    def __post_init__(self) -> None:
+        for name in self.__struct_fields__:
+            value = getattr(self, name)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise MessageError("malformed", f"Expected {name} to be finite, got {value}")
+
+
+class Window(Message, frozen=True, kw_only=True):
+    """One scored window of sound, or one that could not be scored and why."""
+
+    KIND: ClassVar[Kind] = Kind.WINDOW
+    TIME: ClassVar[str] = "start_us"
+    TAGS: ClassVar[tuple[str, ...]] = ("node", "model")
+
+    node: NodeId
+    boot: BootId
+    seq: Count
+    """Counts every window of a boot from 0, also those that could not be scored."""
+    start_us: TimeUs
+    """When the window's first sample was heard; strictly increasing per node."""
+    duration_us: Count
+    mse: float | None
+    """Mean squared reconstruction error of the features."""
+    statistic: float | None
+    """What the release decides on."""
+    threshold: Positive
+    """In the statistic's unit."""
+    score: float | None
+    """`statistic / threshold`: above 1 is an anomaly."""
+    anomaly: bool | None
+    state: MachineState
+    problem: Problem | None
+    model: ModelLabel
+    level_dbfs: float | None
+    """RMS level of the window; 0 is a full-scale square wave."""
+    clipped: Share
+    """Share of samples at full scale."""
+    overruns: Count
+    """Blocks of sound that the capture has lost since the boot."""
+    clock: Clock
+    latency_ms: float | None
+    """From the window's last sample being there to its score."""
+
+
+class Backlog(Message, frozen=True, kw_only=True):
+    """Windows that could not be sent live."""
+
+    KIND: ClassVar[Kind] = Kind.BACKLOG
+
+    node: NodeId
+    boot: BootId
+    windows: Annotated[
+        tuple[Window, ...], msgspec.Meta(min_length=1, max_length=MAX_BACKLOG_WINDOWS)
+    ]
+
+    def __post_init__(self) -> None:
+        if any(window.node != self.node for window in self.windows):
+            raise MessageError("malformed", f"Expected only windows of {self.node} in its backlog")
+
+
+class Status(Message, frozen=True, kw_only=True):
+    """A node comes and goes; `lost` is its last will, frozen when it connected."""
+
+    KIND: ClassVar[Kind] = Kind.STATUS
+
+    node: NodeId
+    boot: BootId
+    at_us: TimeUs
+    state: Presence
+    reason: PresenceReason
+
+
+class Birth(Message, frozen=True, kw_only=True):
+    """What a node is; published once per connection."""
+
+    KIND: ClassVar[Kind] = Kind.BIRTH
+
+    node: NodeId
+    boot: BootId
+    at_us: TimeUs
+    software: Text
+    python: Text
+    board: Text
+    operating_system: Text
+    runtime: Text
+    """The inference library: ai-edge-litert or tflite-runtime."""
+    runtime_version: Text
+    source: Text
+    """Identity of the microphone, or where else the sound comes from."""
+    source_rate_hz: Count
+    group_id: NodeId | None
+    model: ModelLabel
+    model_sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+    threshold: Positive
+    threshold_source: ThresholdSource
+    window_us: Count
+    hop_us: Count
+    capabilities: Annotated[tuple[Text, ...], msgspec.Meta(max_length=32)]
+
+
+class State(Message, frozen=True, kw_only=True):
+    """How machine and microphone are now; retained, for those who come late."""
+
+    KIND: ClassVar[Kind] = Kind.STATE
+
+    node: NodeId
+    boot: BootId
+    at_us: TimeUs
+    machine: MachineState
+    microphone: MicrophoneState
+    model: ModelLabel
+    threshold: Positive
+    threshold_source: ThresholdSource
+
+
+class Event(Message, frozen=True, kw_only=True):
+    """An episode of abnormal sound opens, goes on, or closes."""
+
+    KIND: ClassVar[Kind] = Kind.EVENT
+
+    node: NodeId
+    boot: BootId
+    at_us: TimeUs
+    episode_id: Text
+    phase: EpisodePhase
+    state: MachineState
+    opened_us: TimeUs
+    peak_score: float
+    windows: Count
+    model: ModelLabel
+
+
+class Health(Message, frozen=True, kw_only=True):
+    """How the node itself is, each minute."""
+
+    KIND: ClassVar[Kind] = Kind.HEALTH
+
+    node: NodeId
+    boot: BootId
+    at_us: TimeUs
+    uptime_s: float
+    windows: Count
+    """Windows numbered since the boot."""
+    outbox_windows: Count
+    """Windows that wait to be confirmed."""
+    outbox_oldest_s: float
+    discarded_full: Count
+    """Windows given up because the outbox was full."""
+    discarded_refused: Count
+    """Windows given up because the broker refused them."""
+    reconnects: Count
+    overruns: Count
+    level_dbfs: float | None
+    clipped: Share
+    latency_p50_ms: float | None
+    latency_p95_ms: float | None
+    cpu_temperature_c: float | None
+    throttled: bool | None
+    """Whether the board is slowed down now by heat or low voltage; None where it cannot tell."""
+    memory_rss_bytes: Count
+    memory_available_bytes: Count
+    disk_free_bytes: Count
+    clock: Clock
+
+
+class Update(Message, frozen=True, kw_only=True):
+    """Where a node is on its way to the release that is wanted of it."""
+
+    KIND: ClassVar[Kind] = Kind.UPDATE
+
+    node: NodeId
+    boot: BootId
+    at_us: TimeUs
+    running: ModelLabel
+    wanted: ModelLabel | None
+    phase: UpdatePhase
+    progress: Share
+    reason: Text | None
+
+
+class Receipt(Message, frozen=True, kw_only=True):
+    """Collector to node: what of one boot is stored."""
+
+    KIND: ClassVar[Kind] = Kind.RECEIPT
+
+    node: NodeId
+    boot: BootId
+    at_us: TimeUs
+    stored_up_to: Count
+    """All windows with a lower or equal `seq` are stored, but for the holes."""
+    holes: Annotated[tuple[tuple[Count, Count], ...], msgspec.Meta(max_length=100)]
+    """Ranges of `seq`, both ends included, that are missing."""
+
+
+class Desired(Message, frozen=True, kw_only=True):
+    """Operator to nodes: which release to run."""
+
+    KIND: ClassVar[Kind] = Kind.DESIRED
+    TAGS: ClassVar[tuple[str, ...]] = ()
+
+    at_us: TimeUs
+    serial: Count
+    """Rises with every change; a lower one is refused."""
+    release: ModelLabel
+    percent: Annotated[float, msgspec.Meta(ge=0, le=100)]
+    """Share of the addressed nodes that should follow."""
+    threshold: Positive | None
+    """Overrides the release's threshold, for this release only."""
+    allow_older: bool
+
+
+class CollectorStatus(Message, frozen=True, kw_only=True):
+    """Whether anybody stores what the nodes say."""
+
+    KIND: ClassVar[Kind] = Kind.COLLECTOR_STATUS
+    TAGS: ClassVar[tuple[str, ...]] = ("id",)
+
+    id: NodeId
+    at_us: TimeUs
+    state: Presence
+    reason: PresenceReason
+
+
+class DeadLetter(Message, frozen=True, kw_only=True):
+    """A message that could not be stored, and why."""
+
+    KIND: ClassVar[Kind] = Kind.DEAD_LETTER
+    TAGS: ClassVar[tuple[str, ...]] = ()
+
+    at_us: TimeUs
+    collector: NodeId
+    topic: Annotated[str, msgspec.Meta(max_length=400)]
+    reason: Literal["oversize", "malformed", "schema", "wrong_topic", "rejected"]
+    detail: Annotated[str, msgspec.Meta(max_length=400)]
+    payload_bytes: Count
+    payload_start: Annotated[str, msgspec.Meta(max_length=400)]
+    """The payload's first bytes as text, what is not UTF-8 replaced."""
+
+
+STORED: tuple[type[Message], ...] = (
+    Window,
+    Status,
+    Birth,
+    State,
+    Event,
+    Health,
+    Update,
+    CollectorStatus,
+)
+"""Messages with a measurement of their own; a backlog is stored as its windows."""
+
+_BY_KIND: dict[Kind, type[Message]] = {
+    message.KIND: message for message in (*STORED, Backlog, Receipt, Desired, DeadLetter)
+}
+_DECODERS = {kind: msgspec.json.Decoder(message) for kind, message in _BY_KIND.items()}
+_ENCODER = msgspec.json.Encoder()
+
+
+class _Envelope(msgspec.Struct, frozen=True):
+    """The one key that is read before anything else is believed."""
+
+    schema: int
+
+
+_ENVELOPE = msgspec.json.Decoder(_Envelope)
+
+
+def encode(message: Message) -> bytes:
+    """The message's bytes on the wire: compact JSON in UTF-8.
+
+    Raises:
+        MessageError: it is larger than its kind allows.
+    """
+    payload = _ENCODER.encode(message)
+    _check_size(message.KIND, len(payload))
+    return payload
+
+
+def decode(topic: str, payload: bytes) -> Message:
+    """The message that came on a topic.
+
+    Raises:
+        MessageError: it is none, or another than the topic says; `reason` tells which.
+    """
+    try:
+        where = topics.parse(topic)
+    except TopicError as error:
+        raise MessageError("wrong_topic", str(error)) from error
+    _check_size(where.kind, len(payload))
+    try:
+        envelope = _ENVELOPE.decode(payload)
+        if envelope.schema != SCHEMA:
+            raise MessageError("schema", f"Expected schema {SCHEMA}, got {envelope.schema}")
+        message = _DECODERS[where.kind].decode(payload)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise MessageError("malformed", f"Expected a {where.kind} message: {error}") from error
+    sender = getattr(message, "node", getattr(message, "id", None))
+    if sender is not None and sender != where.owner:
+        raise MessageError("wrong_topic", f"Expected a message of {where.owner}, got {sender}'s")
+    return message
+
+
+def stored_fields(message: type[Message]) -> dict[str, Any]:
+    """Names and types of the fields that are stored, without the time and the schema."""
+    return {
+        field.name: field.type
+        for field in msgspec.structs.fields(message)
+        if field.name not in ("schema", message.TIME)
+    }
+
+
+def _check_size(kind: Kind, size: int) -> None:
+    bound = MAX_BACKLOG_BYTES if kind is Kind.BACKLOG else MAX_MESSAGE_BYTES
+    if size > bound:
+        raise MessageError("oversize", f"Expected at most {bound} bytes for {kind}, got {size}")

@@ -1,0 +1,159 @@
+"""Settings of any of the programs: one TOML text plus environment overrides, decoded once.
+
+A program declares its settings as a frozen struct of sections, each a frozen struct of values.
+`[mqtt] host` in the file is `EARSHOT_MQTT_HOST` in the environment, which wins. Every problem is
+reported together, with its name, the value that came and what was expected. Reading the file and
+the environment is the caller's; nothing here does.
+"""
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+
+from contract.errors import SettingsError
+
+ENVIRONMENT_PREFIX = "EARSHOT_"
+
+Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
+Seconds = Annotated[float, msgspec.Meta(gt=0.0, le=604_800.0)]
+
+Settings = TypeVar("Settings", bound=msgspec.Struct)
+
+
+class MqttSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the broker is and how to be let in.
+
+    Raises:
+        ValueError: settings that contradict each other.
+    """
+
+    host: Annotated[str, msgspec.Meta(min_length=1)] = "localhost"
+    port: Port | None = None
+    """None is 8883 with TLS and 1883 without."""
+    tls: bool = False
+    ca_file: str | None = None
+    """Certificate authority of the broker (PEM); None trusts the system's. Needs `tls`."""
+    certificate_file: str | None = None
+    key_file: str | None = None
+    """Client certificate and its key (PEM), for brokers that ask for one."""
+    username: str | None = None
+    password: str | None = None
+    password_file: str | None = None
+    """A file that holds nothing but the password; keeps it out of settings and environment."""
+    keepalive_seconds: Annotated[int, msgspec.Meta(ge=5, le=1200)] = 30
+    """A dead link is noticed after 1.5 times this."""
+
+    def __post_init__(self) -> None:
+        if not self.tls and (self.ca_file or self.certificate_file):
+            raise ValueError("ca_file and certificate_file need tls = true")
+        if (self.certificate_file is None) != (self.key_file is None):
+            raise ValueError("certificate_file and key_file go together")
+        if self.password is not None and self.password_file is not None:
+            raise ValueError("give password or password_file, not both")
+        if self.username is None and (self.password or self.password_file):
+            raise ValueError("a password needs a username")
+
+    @property
+    def port_in_use(self) -> int:
+        """The port to connect to."""
+        return self.port or (8883 if self.tls else 1883)
+
+    @property
+    def address(self) -> str:
+        """Host and port, for messages to people."""
+        return f"{self.host}:{self.port_in_use}"
+
+    def __rich_repr__(self) -> Any:
+        yield "address", self.address
+
+    def __repr__(self) -> str:
+        # The generated one would print the password.
+        return f"MqttSettings({self.address}, username={self.username!r}, tls={self.tls})"
+
+
+def decode_settings(
+    kind: type[Settings], toml: str, environment: Mapping[str, str], *, origin: str
+) -> Settings:
+    """Settings from a TOML text, overridden by environment variables.
+
+    Args:
+        kind: struct whose fields are structs (the file's sections).
+        toml: the file's text; empty for settings from the environment alone.
+        environment: for example `os.environ`; names look like `EARSHOT_MQTT_HOST`.
+        origin: what to call the file in an error.
+
+    Raises:
+        SettingsError: with every problem found.
+    """
+    try:
+        document = tomllib.loads(toml)
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(origin, [f"not valid TOML: {error}"]) from error
+    problems: list[str] = []
+    sections = {field.name: field for field in msgspec.structs.fields(kind)}
+    problems += _unknown_keys(document, sections, "section")
+    decoded: dict[str, object] = {}
+    for name, field in sections.items():
+        table = document.get(name, {})
+        if not isinstance(table, dict):
+            problems.append(f"{name}: expected a section [{name}], got {table!r}")
+            continue
+        section = _decode_section(field.type, name, table, environment, problems)
+        if section is not None:
+            decoded[name] = section
+    if problems:
+        raise SettingsError(origin, problems)
+    return kind(**decoded)
+
+
+def _decode_section(
+    kind: Any,
+    section: str,
+    table: Mapping[str, object],
+    environment: Mapping[str, str],
+    problems: list[str],
+) -> object:
+    fields = {field.name: field for field in msgspec.structs.fields(kind)}
+    found = len(problems)
+    problems += _unknown_keys(table, fields, f"key in [{section}]")
+    prefix = f"{ENVIRONMENT_PREFIX}{section.upper()}_"
+    variables = {name: prefix + name.upper() for name in fields}
+    overrides = {key: key for key in environment if key.startswith(prefix)}
+    problems += _unknown_keys(overrides, variables.values(), "environment variable")
+    values: dict[str, object] = {}
+    for name, field in fields.items():
+        variable = variables[name]
+        try:
+            if variable in environment:
+                label, value = variable, environment[variable]
+                values[name] = msgspec.convert(value, field.type, strict=False)
+            elif name in table:
+                label, value = f"{section}.{name}", str(table[name])
+                values[name] = msgspec.convert(table[name], field.type)
+            elif field.required:
+                problems.append(f"{section}.{name} is missing (or {variable})")
+        except (msgspec.ValidationError, ValueError) as error:
+            shown = "a secret" if "password" in name or "token" in name else repr(value[:80])
+            problems.append(f"{label}: {str(error).rstrip('.')}, got {shown}")
+    if len(problems) > found:
+        return None
+    try:
+        return kind(**values)
+    except ValueError as error:
+        problems.append(f"[{section}]: {error}")
+        return None
+
+
+def _unknown_keys(given: Mapping[str, object], known: Any, what: str) -> list[str]:
+    names = list(known)
+    problems = []
+    for key in given:
+        if key in names:
+            continue
+        close = difflib.get_close_matches(key, names, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(sorted(names))}"
+        problems.append(f"unknown {what}: {key} ({hint})")
+    return problems

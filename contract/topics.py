@@ -1,0 +1,130 @@
+"""Every MQTT topic of earshot, built and parsed in this one place.
+
+The root carries the major version of the contract. A node's id is a topic level of its own and is
+also its MQTT user name and client id, so that a broker's ACL patterns can keep nodes apart.
+"""
+
+import re
+from enum import StrEnum
+
+import msgspec
+
+from contract.errors import TopicError
+
+ROOT = "earshot/1"
+
+_ID = r"[a-z0-9][a-z0-9-]{0,31}"
+NODE_ID_PATTERN = f"^{_ID}$"
+"""Lower case letters, digits and hyphens, 1 to 32 of them; also for groups and collectors."""
+RELEASE_NAME_PATTERN = f"^{_ID}$"
+
+_NODE_ID = re.compile(NODE_ID_PATTERN)
+
+
+class Kind(StrEnum):
+    """What a topic carries; the value is the topic's last fixed level."""
+
+    STATUS = "status"
+    BIRTH = "birth"
+    WINDOW = "window"
+    BACKLOG = "backlog"
+    STATE = "state"
+    EVENT = "event"
+    HEALTH = "health"
+    UPDATE = "update"
+    RECEIPT = "receipt"
+    DESIRED = "desired"
+    COLLECTOR_STATUS = "collector"
+    DEAD_LETTER = "deadletter"
+
+
+FROM_NODE = (
+    Kind.STATUS,
+    Kind.BIRTH,
+    Kind.WINDOW,
+    Kind.BACKLOG,
+    Kind.STATE,
+    Kind.EVENT,
+    Kind.HEALTH,
+    Kind.UPDATE,
+)
+"""What a node publishes under its own id, and a collector stores."""
+
+_NODE_KINDS = frozenset((*FROM_NODE, Kind.RECEIPT, Kind.DESIRED))
+
+
+class Topic(msgspec.Struct, frozen=True):
+    """A parsed topic: what it carries, and whose it is (None where it belongs to everybody)."""
+
+    kind: Kind
+    owner: str | None
+
+
+def node(node_id: str, kind: Kind) -> str:
+    """Topic of one node, for example `earshot/1/n/press-07/window`.
+
+    Raises:
+        TopicError: the id is not valid, or the kind is not a node's.
+    """
+    if kind not in _NODE_KINDS:
+        raise TopicError(f"Expected a kind that nodes have, got {kind}")
+    return f"{ROOT}/n/{checked_id(node_id)}/{kind}"
+
+
+def every_node(kind: Kind) -> str:
+    """Topic filter for one kind of message from every node."""
+    return f"{ROOT}/n/+/{kind}"
+
+
+def group_desired(group: str) -> str:
+    """Topic of the release that a group of nodes should run."""
+    return f"{ROOT}/g/{checked_id(group)}/desired"
+
+
+def all_desired() -> str:
+    """Topic of the release that every node should run."""
+    return f"{ROOT}/all/desired"
+
+
+def collector_status(collector_id: str) -> str:
+    """Topic on which a collector says whether it stores."""
+    return f"{ROOT}/collector/{checked_id(collector_id)}/status"
+
+
+def dead_letter() -> str:
+    """Topic of messages that could not be stored."""
+    return f"{ROOT}/deadletter"
+
+
+def parse(topic: str) -> Topic:
+    """What a topic carries and whose it is.
+
+    Raises:
+        TopicError: not a topic of this contract.
+    """
+    match topic.split("/"):
+        case ["earshot", "1", "n", owner, kind] if kind in _NODE_KINDS:
+            return Topic(Kind(kind), checked_id(owner))
+        case ["earshot", "1", "collector", owner, "status"]:
+            return Topic(Kind.COLLECTOR_STATUS, checked_id(owner))
+        case ["earshot", "1", "g", owner, "desired"]:
+            return Topic(Kind.DESIRED, checked_id(owner))
+        case ["earshot", "1", "all", "desired"]:
+            return Topic(Kind.DESIRED, None)
+        case ["earshot", "1", "deadletter"]:
+            return Topic(Kind.DEAD_LETTER, None)
+    raise TopicError(f"Expected a topic of {ROOT}, got {topic[:80]!r}")
+
+
+def checked_id(text: str) -> str:
+    """The id itself, when it may be a topic level.
+
+    Raises:
+        TopicError: it may not, because it would match or forge other topics.
+    """
+    if not _NODE_ID.fullmatch(text):
+        raise TopicError(
+            "Expected an id of 1 to 32 lower case letters, digits or hyphens,"
+            f" starting with a letter or digit, got {text[:40]!r}"
+        )
+    return text

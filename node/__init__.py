@@ -1,0 +1,1 @@
+"""Runs on the Pi: sound in, windows scored, results out."""

@@ -1,0 +1,52 @@
+"""Release folders on disk: `manifest.json` and the files that it lists."""
+
+from pathlib import Path
+
+import msgspec
+
+from contract.errors import ReleaseError
+from contract.release import MANIFEST_NAME, MAX_FILE_BYTES, Manifest, check_file, decode_manifest
+
+
+class Release(msgspec.Struct, frozen=True):
+    """A manifest with the content of its files, every one checked against it."""
+
+    manifest: Manifest
+    files: dict[str, bytes]
+
+    @property
+    def model_content(self) -> bytes:
+        """Bytes of the `.tflite` file."""
+        return self.files[self.manifest.model.file]
+
+
+def read_release(folder: Path) -> Release:
+    """Read a release and check every file of it.
+
+    Raises:
+        ReleaseError: something is missing, or is not what the manifest says.
+    """
+    manifest_path = folder / MANIFEST_NAME
+    if not manifest_path.is_file():
+        raise ReleaseError(
+            f"{folder}: expected a release folder with {MANIFEST_NAME}; `python -m training train`"
+            " or `python -m training import` makes one"
+        )
+    try:
+        manifest = decode_manifest(_read(manifest_path))
+        files = {}
+        for file in manifest.files:
+            files[file.name] = _read(folder / file.name)
+            check_file(file, files[file.name])
+    except ReleaseError as error:
+        raise ReleaseError(f"{folder}: {error}") from error
+    return Release(manifest, files)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        # One byte more than allowed is enough to know.
+        with path.open("rb") as stream:
+            return stream.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise ReleaseError(f"cannot read {path.name}: {error.strerror}") from error

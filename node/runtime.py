@@ -1,0 +1,112 @@
+"""The inference library, whichever is installed: ai-edge-litert, else tflite-runtime.
+
+A model is loaded from bytes that were checked before, with a fixed batch of one and one thread:
+a graph of 10 million multiplications gains nothing from more, and the Pi has other work.
+"""
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from contract.errors import ReleaseError
+from contract.features import Float32Array
+from contract.release import squeezed
+
+# Preferred first. (distribution, module); TensorFlow itself is never tried: 500 MB for nothing.
+_RUNTIMES = (
+    ("ai-edge-litert", "ai_edge_litert.interpreter"),
+    ("tflite-runtime", "tflite_runtime.interpreter"),
+)
+
+
+class Runtime(msgspec.Struct, frozen=True):
+    """An installed inference library."""
+
+    name: str
+    version: str
+    interpreter: Any
+    """Its Interpreter class; both libraries have the same one."""
+
+
+def find_runtime() -> Runtime:
+    """The preferred inference library among those installed.
+
+    Raises:
+        ReleaseError: none is.
+    """
+    missing = []
+    for name, module in _RUNTIMES:
+        try:
+            interpreter = import_module(module).Interpreter
+        except ImportError as error:
+            missing.append(f"{name} ({error})")
+            continue
+        return Runtime(name, version(name), interpreter)
+    raise ReleaseError(
+        f"No inference library: {', '.join(missing)}; install requirements/node.txt,"
+        " or requirements/node-tflite.txt on Python 3.11"
+    )
+
+
+class LoadedModel:
+    """A TFLite graph, ready to run.
+
+    Args:
+        content: the `.tflite` file's bytes.
+        runtime: the library to run it in.
+        threads: how many the library may use.
+
+    Raises:
+        ReleaseError: the library cannot load it, or it takes or gives something else than one
+            float32 array.
+    """
+
+    def __init__(self, content: bytes, runtime: Runtime, *, threads: int = 1) -> None:
+        try:
+            self._interpreter = runtime.interpreter(model_content=content, num_threads=threads)
+            self._interpreter.allocate_tensors()
+        except (ValueError, RuntimeError) as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else "no reason given"
+            raise ReleaseError(
+                f"{runtime.name} {runtime.version} cannot load this model: {reason[:200]}"
+            ) from error
+        inputs, outputs = (
+            self._interpreter.get_input_details(),
+            self._interpreter.get_output_details(),
+        )
+        for what, details in (("input", inputs), ("output", outputs)):
+            if len(details) != 1 or details[0]["dtype"] is not np.float32:
+                found = ", ".join(np.dtype(d["dtype"]).name for d in details)
+                raise ReleaseError(f"Expected a model with one float32 {what}, got {found}")
+        self._input, self._output = inputs[0]["index"], outputs[0]["index"]
+        self.input_shape: tuple[int, ...] = tuple(int(n) for n in inputs[0]["shape"])
+        self.output_shape: tuple[int, ...] = tuple(int(n) for n in outputs[0]["shape"])
+
+    def __call__(self, features: Float32Array) -> Float32Array:
+        """The graph's answer to one feature array.
+
+        Args:
+            features: float32, of the input's shape but for dimensions of one.
+
+        Returns:
+            float32 of the same shape as `features`.
+
+        Raises:
+            ReleaseError: the shapes do not fit.
+        """
+        if squeezed(features.shape) != squeezed(self.input_shape):
+            raise ReleaseError(
+                f"Expected features that fit the model's input {self.input_shape},"
+                f" got {features.shape}"
+            )
+        self._interpreter.set_tensor(self._input, features.reshape(self.input_shape))
+        self._interpreter.invoke()
+        output: Float32Array = self._interpreter.get_tensor(self._output)
+        if output.size != features.size:
+            raise ReleaseError(
+                f"Expected a reconstruction of {features.shape}, got {output.shape}"
+            )
+        return output.reshape(features.shape)

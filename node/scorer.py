@@ -1,0 +1,117 @@
+"""One window of sound in, its reconstruction error and score out.
+
+This is the only scoring code in earshot: the live node, `node score` and the training package's
+evaluation all run it.
+"""
+
+import time
+
+import msgspec
+import numpy as np
+
+from contract.errors import ReleaseError
+from contract.features import FeatureExtractor, Float32Array
+from contract.messages import Problem
+from contract.release import squeezed
+from node.release_store import Release
+from node.runtime import LoadedModel, Runtime
+
+# A digital zero has no level in dB; this is below the noise of any 24-bit converter.
+SILENCE_DBFS = -144.0
+# One step of a 16-bit converter below full scale.
+_FULL_SCALE = 1.0 - 2.0**-15
+
+
+class Scored(msgspec.Struct, frozen=True, kw_only=True):
+    """What one window sounds like to a release."""
+
+    mse: float | None
+    """Mean squared reconstruction error; None when the window could not be scored."""
+    statistic: float | None
+    score: float | None
+    """`statistic / threshold`: above 1 is an anomaly."""
+    anomaly: bool | None
+    problem: Problem | None
+    """Why there is no score."""
+    level_dbfs: float
+    """RMS level; 0 is a full-scale square wave, `SILENCE_DBFS` the floor."""
+    clipped: float
+    """Share of samples at full scale, 0 to 1."""
+    seconds: float
+    """What the scoring took."""
+
+
+class Scorer:
+    """Scores windows with one release.
+
+    Args:
+        release: whose features, model and threshold to use.
+        runtime: inference library.
+        threads: how many that may use.
+
+    Raises:
+        ReleaseError: the runtime cannot load the model, or its shapes are not the manifest's.
+    """
+
+    def __init__(self, release: Release, runtime: Runtime, *, threads: int = 1) -> None:
+        manifest = release.manifest
+        self.manifest = manifest
+        self._extract = FeatureExtractor(manifest.features)
+        self._model = LoadedModel(release.model_content, runtime, threads=threads)
+        for what, shape in (
+            ("input", self._model.input_shape),
+            ("output", self._model.output_shape),
+        ):
+            if squeezed(shape) != squeezed(manifest.features.shape):
+                raise ReleaseError(
+                    f"{manifest.label}: the model's {what} is {shape},"
+                    f" its features are {manifest.features.shape}"
+                )
+
+    def score(self, window: Float32Array) -> Scored:
+        """Score one window.
+
+        Args:
+            window: float32 sound of shape `(window_samples,)` at the release's sample rate, full
+                scale is -1 to 1.
+
+        Raises:
+            FeatureError: the window has another shape.
+        """
+        started = time.perf_counter()
+        problem, mse = None, None
+        if not np.isfinite(window).all():
+            problem = Problem.ERROR
+            window = np.nan_to_num(window, nan=0.0, posinf=1.0, neginf=-1.0)
+        elif not window.any():
+            problem = Problem.MIC_SILENT
+        else:
+            mse = self.reconstruction_error(window)
+            if not np.isfinite(mse):
+                problem, mse = Problem.ERROR, None
+        score = None if mse is None else mse / self.manifest.threshold.value
+        return Scored(
+            mse=mse,
+            statistic=mse,
+            score=score,
+            anomaly=None if score is None else score > 1.0,
+            problem=problem,
+            level_dbfs=level_dbfs(window),
+            clipped=float(np.mean(np.abs(window) >= _FULL_SCALE)),
+            seconds=time.perf_counter() - started,
+        )
+
+    def reconstruction_error(self, window: Float32Array) -> float:
+        """Mean squared error of the features' reconstruction, computed in float32.
+
+        Raises:
+            FeatureError: the window has another shape than `(window_samples,)`.
+        """
+        features = self._extract(window)
+        return float(np.mean(np.square(features - self._model(features)), dtype=np.float32))
+
+
+def level_dbfs(samples: Float32Array) -> float:
+    """RMS level in dB re full scale, at least `SILENCE_DBFS`."""
+    power = float(np.mean(np.square(samples, dtype=np.float64)))
+    return max(SILENCE_DBFS, 10.0 * float(np.log10(power))) if power > 0 else SILENCE_DBFS
