@@ -160,7 +160,8 @@ class FeatureExtractor:
         k = np.arange(self.params.n_mfcc)[:, None]
         matrix = np.sqrt(2.0 / n) * np.cos(np.pi * k * (2 * np.arange(n) + 1) / (2 * n))
         matrix[0] /= np.sqrt(2.0)
-        return matrix.astype(np.float32)
+        rows: Float32Array = matrix.astype(np.float32)
+        return rows
 
 
 def mel_filters(params: FeatureParams) -> Float32Array:
@@ -177,7 +178,8 @@ def mel_filters(params: FeatureParams) -> Float32Array:
     falling = distance[2:] / widths_hz[1:, None]
     triangles = np.maximum(0.0, np.minimum(rising, falling))
     areas = 2.0 / (edges_hz[2:] - edges_hz[:-2])
-    return (triangles * areas[:, None]).astype(np.float32)
+    filters: Float32Array = (triangles * areas[:, None]).astype(np.float32)
+    return filters
 
 
 def mel_edges_hz(params: FeatureParams) -> npt.NDArray[np.float64]:

@@ -154,7 +154,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     TAGS: ClassVar[tuple[str, ...]] = ("node",)
     """Names of the fields that identify the series, beside the time."""
 
-    schema: Literal[1] = SCHEMA
+    schema: Literal[1] = 1
 
     def __post_init__(self) -> None:
         for name in self.__struct_fields__:
@@ -407,9 +407,8 @@ STORED: tuple[type[Message], ...] = (
 )
 """Messages with a measurement of their own; a backlog is stored as its windows."""
 
-_BY_KIND: dict[Kind, type[Message]] = {
-    message.KIND: message for message in (*STORED, Backlog, Receipt, Desired, DeadLetter)
-}
+_ALL: tuple[type[Message], ...] = (*STORED, Backlog, Receipt, Desired, DeadLetter)
+_BY_KIND = {message.KIND: message for message in _ALL}
 _DECODERS = {kind: msgspec.json.Decoder(message) for kind, message in _BY_KIND.items()}
 _ENCODER = msgspec.json.Encoder()
 

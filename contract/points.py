@@ -70,7 +70,7 @@ def _point(message: Message, time_us: int) -> Point:
         elif isinstance(value, tuple):
             fields[name] = ",".join(map(str, value))
         else:
-            # A field's type is fixed by its first point: 45 must be stored as 45.0 where a float is due.
+            # A field's type is fixed by its first point: 45 is stored as 45.0 where a float is due.
             fields[name] = kind(value)
     tags = {name: getattr(message, name) for name in message.TAGS}
     return Point(str(message.KIND), tags, fields, time_us)

@@ -80,7 +80,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         ReleaseError: its parts do not fit together.
     """
 
-    format: Literal[1] = FORMAT
+    format: Literal[1] = 1
     name: Annotated[str, msgspec.Meta(pattern=RELEASE_NAME_PATTERN)]
     version: Annotated[int, msgspec.Meta(ge=1, le=999_999_999)]
     created_us: TimeUs
@@ -141,8 +141,9 @@ def decode_manifest(text: bytes) -> Manifest:
         ReleaseError: they hold none, or one whose parts do not fit together.
     """
     if len(text) > MAX_MANIFEST_BYTES:
-        raise ReleaseError(f"Expected a manifest of at most {MAX_MANIFEST_BYTES} bytes,"
-                           f" got {len(text)}")
+        raise ReleaseError(
+            f"Expected a manifest of at most {MAX_MANIFEST_BYTES} bytes, got {len(text)}"
+        )
     try:
         return _DECODER.decode(text)
     except FeatureError as error:
@@ -159,8 +160,9 @@ def encode_manifest(manifest: Manifest) -> bytes:
     """
     text = msgspec.json.encode(manifest, order="sorted")
     if len(text) > MAX_MANIFEST_BYTES:
-        raise ReleaseError(f"Expected a manifest of at most {MAX_MANIFEST_BYTES} bytes,"
-                           f" got {len(text)}")
+        raise ReleaseError(
+            f"Expected a manifest of at most {MAX_MANIFEST_BYTES} bytes, got {len(text)}"
+        )
     return text
 
 
@@ -181,7 +183,9 @@ def check_file(file: ReleaseFile, content: bytes) -> None:
         raise ReleaseError(f"{file.name}: expected {file.size_bytes} bytes, got {len(content)}")
     found = hashlib.sha256(content).hexdigest()
     if found != file.sha256:
-        raise ReleaseError(f"{file.name}: expected SHA-256 {file.sha256[:12]}..., got {found[:12]}...")
+        raise ReleaseError(
+            f"{file.name}: expected SHA-256 {file.sha256[:12]}..., got {found[:12]}..."
+        )
 
 
 def squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -190,4 +194,3 @@ def squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 _DECODER = msgspec.json.Decoder(Manifest)
-

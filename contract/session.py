@@ -20,7 +20,6 @@ again: it is told by `Disconnected`. An acknowledgement for an earlier generatio
 
 import logging
 import random
-import socket
 import ssl
 import threading
 import time
@@ -500,7 +499,7 @@ class _Connection:
             )
 
     def _close_socket(self) -> None:
-        left: socket.socket | None = self._client.socket()
+        left = self._client.socket()
         if left is not None:
             left.close()
 

@@ -515,7 +515,7 @@ def _cards_of_sys(root: Path) -> dict[int, Card]:
             number=int(number),
             card_id=_text(entry / "id") or "",
             usb_path=_usb_path(usb) if usb else None,
-            usb_id=f"{_text(usb / 'idVendor')}:{_text(usb / 'idProduct')}" if usb else None,
+            usb_id=_usb_id(usb) if usb else None,
             serial=_text(usb / "serial") if usb else None,
             capture_devices=_device_numbers(sound, rf"pcmC{number}D(\d+)c"),
         )
@@ -531,6 +531,11 @@ def _usb_device(entry: Path, root: Path) -> Path | None:
         if (directory / "idVendor").is_file():
             return directory
     return None
+
+
+def _usb_id(device: Path) -> str | None:
+    vendor, product = _text(device / "idVendor"), _text(device / "idProduct")
+    return f"{vendor}:{product}" if vendor and product else None
 
 
 def _usb_path(device: Path) -> str | None:

@@ -106,7 +106,5 @@ class LoadedModel:
         self._interpreter.invoke()
         output: Float32Array = self._interpreter.get_tensor(self._output)
         if output.size != features.size:
-            raise ReleaseError(
-                f"Expected a reconstruction of {features.shape}, got {output.shape}"
-            )
+            raise ReleaseError(f"Expected a reconstruction of {features.shape}, got {output.shape}")
         return output.reshape(features.shape)

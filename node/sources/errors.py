@@ -13,9 +13,11 @@ SourceFault = Literal[
     "died",
     "malformed",
     "no_answer",
+    "no_sound",
 ]
 """Why there is no sound. The first five come from the capture program (`node.capture`); it `died`
-without a word, sent `malformed` records, or gave `no_answer` in time."""
+without a word, sent `malformed` records, or gave `no_answer` in time. `no_sound`:
+nothing to play."""
 
 
 class SourceError(EarshotError):

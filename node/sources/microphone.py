@@ -16,11 +16,11 @@ from typing import Annotated, Final, Literal, NoReturn, Self, TypeVar
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
 from node import capture
 from node.capture import ProblemReason, RecordHeader, RecordKind
 from node.sources.errors import SourceError
+from node.sources.sound import Block
 
 CAPTURE_COMMAND: Final = (sys.executable, "-m", "node.capture")
 
@@ -45,15 +45,6 @@ class Microphone(msgspec.Struct, frozen=True, kw_only=True):
     is_default: bool
     aliases: tuple[str, ...] = ()
     """Other keys that mean it."""
-
-
-class Block(msgspec.Struct, frozen=True, kw_only=True, eq=False):
-    """A stretch of sound."""
-
-    samples: npt.NDArray[np.float32]
-    """Shape (n,), -1..1."""
-    captured_monotonic_ns: int
-    """When the first sample was captured, on the clock of `time.monotonic_ns`."""
 
 
 class _Problem(msgspec.Struct, frozen=True):
@@ -221,12 +212,14 @@ class MicrophoneSource:
                 f"Expected {header.frames} frames of {channels} channels in {expected_bytes} bytes,"
                 f" got {len(payload)} bytes"
             )
-        self.overruns = header.overruns + header.dropped_blocks
+        lost = header.overruns + header.dropped_blocks
+        continuous, self.overruns = lost == self.overruns, lost
         frames = np.frombuffer(payload, dtype=np.float32).reshape(-1, channels)
         heard = frames.mean(axis=1) if self._channel is None else frames[:, self._channel]
         return Block(
             samples=np.clip(heard, -1.0, 1.0),
             captured_monotonic_ns=header.captured_monotonic_ns,
+            continuous=continuous,
         )
 
     @property

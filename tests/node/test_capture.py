@@ -198,19 +198,22 @@ def test_keys_survive_another_order_of_plugging_in(tmp_path: Path) -> None:
 
 def test_card_on_the_board_has_an_alsa_key(tmp_path: Path) -> None:
     """An I2S card, which no USB device is above, is known by its id."""
+    root = tmp_path / "sys"
     card = tree(
-        tmp_path / "devices/platform/soc/soc:sound/sound/card0",
+        root / "devices/platform/soc/soc:sound/sound/card0",
         {"id": "sndrpigooglevoi", "pcmC0D0c/dev": ""},
     )
     (card / "device").symlink_to("../..")
-    (tmp_path / "class/sound").mkdir(parents=True)
-    (tmp_path / "class/sound/card0").symlink_to(card)
-    # Outside the tree: a walk that leaves /sys would find this.
-    tree(tmp_path.parent, {"idVendor": "bad0"})
+    (root / "class/sound").mkdir(parents=True)
+    (root / "class/sound/card0").symlink_to(card)
+    (root / "class/sound/pcmC0D0c").symlink_to(card / "pcmC0D0c")
+    # A walk that leaves /sys would find this.
+    tree(tmp_path, {"idVendor": "bad0", "idProduct": "bad1"})
 
-    cards = read_cards(tmp_path, tmp_path)
+    cards = read_cards(tmp_path / "proc", root)
 
-    assert [card_keys(card, 0) for card in cards] == [["alsa:sndrpigooglevoi:0"]]
+    assert cards == [Card(0, "sndrpigooglevoi", capture_devices=(0,))]
+    assert card_keys(cards[0], 0) == ["alsa:sndrpigooglevoi:0"]
 
 
 def test_no_trees_no_cards(tmp_path: Path) -> None:
@@ -635,7 +638,10 @@ def test_missing_library_is_one_line_with_the_package(run_without_portaudio: Run
 
     assert problem(split(done.stdout)) == (
         "no_portaudio",
-        "PortAudio does not load (PortAudio library not found): run `sudo apt install libportaudio2`",
+        (
+            "PortAudio does not load (PortAudio library not found): run"
+            " `sudo apt install libportaudio2`"
+        ),
     )
     assert done.stderr == b""
     assert done.returncode == 1

@@ -44,6 +44,8 @@ def main() -> None:
 
     channels = int(number or 1)
     write(hello(device, channels), drop_by_drop=scenario == "drops")
+    while scenario == "noisy":
+        chat()
     if scenario == "silent":
         wait_for_parent()
     if scenario == "chatty":

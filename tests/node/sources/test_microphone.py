@@ -167,6 +167,12 @@ def test_chatter_of_alsa_does_no_harm() -> None:
     np.testing.assert_array_equal(block.samples, expected_channel(0))
 
 
+def test_endless_chatter_does_not_stretch_the_time_out() -> None:
+    """A driver that only complains gives no sound, in time."""
+    with source("noisy") as microphone:
+        assert microphone.read(0.05) is None
+
+
 def test_unknown_records_are_passed_over() -> None:
     """A record of a kind from the future is not an error."""
     with source("future") as microphone:

@@ -1,0 +1,299 @@
+"""The one thread that talks to the broker: windows out of the outbox, and word of the node itself.
+
+At most `Connected.max_in_flight` publications are unconfirmed at any time, so that paho queues
+nothing of its own. A window that is still fresh goes out live, one message each; what has become
+late goes out as backlog, many to a message. The broker's reason codes decide what becomes of a
+window: stored by nobody (no matching subscribers) means that it waits.
+"""
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from contract import topics
+from contract.errors import ConnectionRefusedByBrokerError, MessageError, PayloadTooLargeError
+from contract.messages import (
+    MAX_BACKLOG_WINDOWS,
+    Backlog,
+    Birth,
+    Health,
+    Message,
+    Presence,
+    PresenceReason,
+    State,
+    Status,
+    Window,
+    encode,
+)
+from contract.session import (
+    NO_MATCHING_SUBSCRIBERS,
+    Connected,
+    ConnectFailed,
+    Delivery,
+    Disconnected,
+    Publication,
+    Published,
+    Session,
+    SessionEvent,
+    SessionOptions,
+    Will,
+)
+from contract.settings import MqttSettings
+from contract.topics import Kind
+from node.outbox import Outbox
+
+logger = logging.getLogger(__name__)
+
+# The will is delayed by 20 s, and some brokers publish it early when the session expires first.
+SESSION_EXPIRY_SECONDS = 60
+# Health older than this is history, not news.
+HEALTH_EXPIRY_SECONDS = 3600
+# Windows younger than this many hops are live.
+_LIVE_HOPS = 2.0
+# Nobody is subscribed, or the broker said "not now": how long to wait before the next window.
+_HOLD_SECONDS = 5.0
+# Payload format invalid, packet too large, topic name invalid: the same bytes will never do.
+_HOPELESS = frozenset({0x90, 0x95, 0x99})
+_GOODBYE_SECONDS = 2.0
+
+
+class _Stop(msgspec.Struct, frozen=True):
+    drain_seconds: float
+
+
+_Mail = SessionEvent | Window | State | Health | _Stop
+
+
+class Publisher:
+    """Publishes what it is given, for as long as it takes.
+
+    Args:
+        mqtt: where the broker is.
+        outbox: keeps windows until they are confirmed; the publisher's own from now on.
+        birth: makes what the node says of itself, anew at each connection.
+        node: the node's id; also its client id.
+        boot: id of this start.
+        hop_seconds: time between two windows.
+        now_us: microseconds since 1970.
+    """
+
+    def __init__(
+        self,
+        mqtt: MqttSettings,
+        outbox: Outbox,
+        birth: Callable[[], Birth],
+        *,
+        node: str,
+        boot: str,
+        hop_seconds: float,
+        now_us: Callable[[], int],
+    ) -> None:
+        self._outbox = outbox
+        self._birth = birth
+        self._node = node
+        self._boot = boot
+        self._live_seconds = _LIVE_HOPS * hop_seconds
+        self._now_us = now_us
+        self._mail: queue.SimpleQueue[_Mail] = queue.SimpleQueue()
+        self._session = Session(
+            mqtt,
+            SessionOptions(client_id=node, expiry_seconds=SESSION_EXPIRY_SECONDS),
+            self._mail.put,
+            will=lambda: Will(publication=self._status(Presence.OFFLINE, PresenceReason.LOST)),
+        )
+        self._connected: Connected | None = None
+        self._in_flight: dict[int, tuple[int, ...]] = {}
+        """Packet id of this connection -> windows in it (none: a message about the node)."""
+        self._hold_until = 0.0
+        self._said: str | None = None
+        self._state: State | None = None
+        self._stop: _Stop | None = None
+        self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
+        self.connections = 0
+        self.refusal: ConnectionRefusedByBrokerError | None = None
+        """Set when the broker said no before it ever said yes."""
+
+    def start(self) -> None:
+        """Begin to connect and to publish."""
+        self._session.start()
+        self._thread.start()
+
+    def give(self, message: Window | State | Health) -> None:
+        """Hand over a message; never blocks."""
+        self._mail.put(message)
+
+    @property
+    def backlog(self) -> int:
+        """Windows that are not confirmed yet."""
+        return len(self._outbox) + self._mail.qsize()
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection now."""
+        return self._connected is not None
+
+    def stop(self, *, drain_seconds: float) -> int:
+        """Send what waits, say goodbye, disconnect; gives how many windows were left behind."""
+        self._mail.put(_Stop(drain_seconds))
+        self._thread.join(drain_seconds + 2 * _GOODBYE_SECONDS + 1.0)
+        self._session.stop()
+        return len(self._outbox)
+
+    def _run(self) -> None:
+        try:
+            while self._stop is None:
+                self._take_mail()
+                self._send_windows()
+            self._drain(self._stop.drain_seconds)
+            self._say_goodbye()
+        except Exception:
+            # The thread's outermost loop: without this line the node would fall silent unexplained.
+            logger.exception("the publisher failed")
+            raise
+
+    def _take_mail(self) -> None:
+        """Handle what has come in; waits a little when nothing has."""
+        try:
+            self._handle(self._mail.get(timeout=0.2))
+            while True:
+                self._handle(self._mail.get_nowait())
+        except queue.Empty:
+            pass
+
+    def _handle(self, mail: _Mail) -> None:
+        match mail:
+            case Window():
+                self._outbox.add(mail, time.monotonic())
+            case Published():
+                self._answered(mail)
+            case Connected():
+                self._begin(mail)
+            case Disconnected():
+                self._connected = None
+                for seqs in self._in_flight.values():
+                    self._outbox.back(seqs)
+                self._in_flight.clear()
+            case ConnectFailed():
+                if mail.refused and not self.connections:
+                    self.refusal = ConnectionRefusedByBrokerError(mail.reason)
+            case State():
+                self._state = mail
+                self._publish_about_node(mail, retain=True)
+            case Health():
+                self._publish_about_node(mail, expiry_seconds=HEALTH_EXPIRY_SECONDS)
+            case _Stop():
+                self._stop = mail
+
+    def _begin(self, connected: Connected) -> None:
+        self._connected = connected
+        self.connections += 1
+        self._hold_until = 0.0
+        self._publish(self._status(Presence.ONLINE, PresenceReason.CONNECTED))
+        self._publish_about_node(self._birth(), retain=True)
+        if self._state is not None:
+            self._publish_about_node(self._state, retain=True)
+
+    def _send_windows(self) -> None:
+        now = time.monotonic()
+        while self._connected is not None and now >= self._hold_until:
+            if len(self._in_flight) >= self._connected.max_in_flight:
+                return
+            entries = self._outbox.waiting(MAX_BACKLOG_WINDOWS)
+            if not entries:
+                return
+            late = [e.window for e in entries if now - e.added_at > self._live_seconds]
+            if not self._send(late or [entries[0].window], Kind.BACKLOG if late else Kind.WINDOW):
+                return
+
+    def _send(self, windows: Sequence[Window], kind: Kind) -> bool:
+        seqs = tuple(window.seq for window in windows)
+        message: Message = windows[0]
+        if kind is Kind.BACKLOG:
+            message = Backlog(node=self._node, boot=self._boot, windows=tuple(windows))
+        try:
+            topic = topics.node(self._node, kind)
+            sent = self._publish(Publication(topic=topic, payload=encode(message)), seqs)
+        except (MessageError, PayloadTooLargeError) as error:
+            if len(windows) > 1:
+                half = len(windows) // 2
+                return self._send(windows[:half], kind) and self._send(windows[half:], kind)
+            self._say(f"{error}; the window is given up")
+            self._outbox.done(seqs, refused=True)
+            return True
+        if sent:
+            self._outbox.sent(seqs)
+        return sent
+
+    def _publish(self, publication: Publication, seqs: tuple[int, ...] = ()) -> bool:
+        delivery: Delivery | None = self._session.publish(publication)
+        # A connection newer than the one we were told of: its `Connected` is still in the mail.
+        if delivery is None or self._connected is None:
+            return False
+        if delivery.generation != self._connected.generation:
+            return False
+        self._in_flight[delivery.packet_id] = seqs
+        return True
+
+    def _publish_about_node(
+        self,
+        message: Birth | State | Health,
+        *,
+        retain: bool = False,
+        expiry_seconds: int | None = None,
+    ) -> None:
+        if self._connected is not None:
+            self._publish(
+                Publication(
+                    topic=topics.node(self._node, message.KIND),
+                    payload=encode(message),
+                    retain=retain,
+                    expiry_seconds=expiry_seconds,
+                )
+            )
+
+    def _answered(self, answer: Published) -> None:
+        if self._connected is None or answer.generation != self._connected.generation:
+            return
+        seqs = self._in_flight.pop(answer.packet_id, ())
+        if answer.accepted and answer.reason_code != NO_MATCHING_SUBSCRIBERS:
+            self._outbox.done(seqs)
+            if seqs:
+                self._said = None
+        elif answer.reason_code in _HOPELESS:
+            self._say(f"the broker refused a message for good: {answer.reason}")
+            self._outbox.done(seqs, refused=True)
+        elif seqs:
+            self._say(f"windows wait, {len(self._outbox)} so far: the broker says {answer.reason}")
+            self._outbox.back(seqs)
+            self._hold_until = time.monotonic() + _HOLD_SECONDS
+
+    def _drain(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while len(self._outbox) and self.refusal is None and time.monotonic() < deadline:
+            self._take_mail()
+            self._send_windows()
+
+    def _say_goodbye(self) -> None:
+        # A clean disconnect publishes no will: this is the only word that we are gone.
+        self._publish(self._status(Presence.OFFLINE, PresenceReason.STOPPED))
+        deadline = time.monotonic() + _GOODBYE_SECONDS
+        while self._in_flight and self._connected is not None and time.monotonic() < deadline:
+            self._take_mail()
+
+    def _status(self, state: Presence, reason: PresenceReason) -> Publication:
+        status = Status(
+            node=self._node, boot=self._boot, at_us=self._now_us(), state=state, reason=reason
+        )
+        return Publication(
+            topic=topics.node(self._node, Kind.STATUS), payload=encode(status), retain=True
+        )
+
+    def _say(self, text: str) -> None:
+        """Once when it begins, not for every window."""
+        if text.split(",", maxsplit=1)[0] != self._said:
+            self._said = text.split(",", maxsplit=1)[0]
+            logger.warning("%s", text)

@@ -1,0 +1,149 @@
+"""`python -m node score`: recordings scored offline, by exactly the code that a live node runs."""
+
+import csv
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal, TextIO
+
+import msgspec
+
+from contract.release import Manifest
+from node.framing import Framer
+from node.release_store import Release
+from node.runtime import Runtime
+from node.scorer import Scorer
+from node.sources.recordings import Recording, RecordingSource, find_recordings
+from node.sources.sound import EndOfSound
+
+Format = Literal["table", "json", "csv"]
+FORMATS: tuple[Format, ...] = ("table", "json", "csv")
+
+
+class ScoredFileWindow(msgspec.Struct, frozen=True, kw_only=True):
+    """One window of a recording."""
+
+    file: str
+    start_s: float
+    mse: float | None
+    statistic: float | None
+    threshold: float
+    score: float | None
+    anomaly: bool | None
+    problem: str | None
+    level_dbfs: float
+
+
+def score_path(
+    path: Path, release: Release, runtime: Runtime, *, channel: int | None, threads: int = 1
+) -> Iterator[ScoredFileWindow]:
+    """Scores every window of a recording, or of all below a folder.
+
+    Raises:
+        SourceError: a recording cannot be read, or none is there.
+        ReleaseError: the release does not run here.
+    """
+    recordings = find_recordings(path)
+    scorer = Scorer(release, runtime, threads=threads)
+    for recording in recordings:
+        yield from _score_recording(recording, scorer, channel)
+
+
+def write(
+    windows: Iterator[ScoredFileWindow], manifest: Manifest, form: Format, out: TextIO
+) -> int:
+    """Writes them as they come; gives how many were flagged."""
+    if form == "json":
+        return _write_json(list(windows), manifest, out)
+    return _write_csv(windows, out) if form == "csv" else _write_table(windows, manifest, out)
+
+
+def _score_recording(
+    recording: Recording, scorer: Scorer, channel: int | None
+) -> Iterator[ScoredFileWindow]:
+    manifest = scorer.manifest
+    features = manifest.features
+    framer = Framer(
+        sample_rate_hz=features.sample_rate_hz,
+        window_samples=features.window_samples,
+        hop_samples=manifest.window_hop_samples,
+    )
+    number = 0
+    with RecordingSource([recording], channel=channel, fast=True) as source:
+        while True:
+            try:
+                block = source.read(0.0)
+            except EndOfSound:
+                break
+            if block is None:
+                continue
+            for framed in framer.push(block, source.sample_rate_hz):
+                scored = scorer.score(framed.samples)
+                start = number * manifest.window_hop_samples / features.sample_rate_hz
+                number += 1
+                yield ScoredFileWindow(
+                    file=str(recording.path),
+                    start_s=round(start, 6),
+                    mse=scored.mse,
+                    statistic=scored.statistic,
+                    threshold=manifest.threshold.value,
+                    score=scored.score,
+                    anomaly=scored.anomaly,
+                    problem=scored.problem,
+                    level_dbfs=round(scored.level_dbfs, 2),
+                )
+    if number == 0:
+        window_s = features.window_samples / features.sample_rate_hz
+        print(
+            f"earshot node: {recording.path}: shorter than one window"
+            f" ({recording.seconds:.2f} s of {window_s:g} s): not scored",
+            file=sys.stderr,
+        )
+
+
+def _write_json(windows: Sequence[ScoredFileWindow], manifest: Manifest, out: TextIO) -> int:
+    flagged = _count_flagged(windows)
+    document = {
+        "model": manifest.label,
+        "threshold": manifest.threshold.value,
+        "windows_scored": len(windows),
+        "windows_flagged": flagged,
+        "windows": [msgspec.structs.asdict(window) for window in windows],
+    }
+    json.dump(document, out, indent=1, allow_nan=False)
+    out.write("\n")
+    return flagged
+
+
+def _write_csv(windows: Iterator[ScoredFileWindow], out: TextIO) -> int:
+    writer = csv.DictWriter(out, ScoredFileWindow.__struct_fields__)
+    writer.writeheader()
+    flagged = 0
+    for window in windows:
+        writer.writerow(msgspec.structs.asdict(window))
+        flagged += window.anomaly is True
+    return flagged
+
+
+def _write_table(windows: Iterator[ScoredFileWindow], manifest: Manifest, out: TextIO) -> int:
+    out.write(f"{manifest.label}, threshold {manifest.threshold.value:.6g}\n")
+    out.write(f"{'start':>8}  {'mse':>12}  {'score':>7}  {'level':>7}  flag\n")
+    file, count, flagged = None, 0, 0
+    for window in windows:
+        if window.file != file:
+            file = window.file
+            out.write(f"{file}\n")
+        flag = window.problem or ("ANOMALY" if window.anomaly else "normal")
+        mse = "-" if window.mse is None else f"{window.mse:.5g}"
+        score = "-" if window.score is None else f"{window.score:.3f}"
+        level = f"{window.level_dbfs:.1f}"
+        out.write(f"{window.start_s:7.1f}s  {mse:>12}  {score:>7}  {level:>7}  {flag}\n")
+        count += 1
+        flagged += window.anomaly is True
+    out.write(f"{flagged} of {count} windows above the threshold\n")
+    return flagged
+
+
+def _count_flagged(windows: Sequence[ScoredFileWindow]) -> int:
+    return sum(window.anomaly is True for window in windows)

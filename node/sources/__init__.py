@@ -1,0 +1,1 @@
+"""Where sound comes from: a microphone, recordings, or a calculated machine."""

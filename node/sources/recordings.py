@@ -1,0 +1,196 @@
+"""Sound from files: WAV, FLAC or OGG, one file or all of a folder, in the order of their names."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import soundfile
+
+from node.sources.errors import SourceError
+from node.sources.sound import Block, EndOfSound, Pace
+
+SUFFIXES = (".wav", ".flac", ".ogg")
+
+# Small enough to stop quickly, large enough that reading costs nothing beside the scoring.
+_BLOCK_SECONDS = 0.25
+
+
+class Recording(msgspec.Struct, frozen=True):
+    """A sound file that can be read."""
+
+    path: Path
+    sample_rate_hz: int
+    channels: int
+    frames: int
+
+    @property
+    def seconds(self) -> float:
+        """Its length."""
+        return self.frames / self.sample_rate_hz
+
+
+def find_recordings(path: Path) -> list[Recording]:
+    """The sound files at a path: itself, or all below it when it is a folder.
+
+    Raises:
+        SourceError: there are none, or one of them cannot be read; named.
+    """
+    if path.is_dir():
+        paths = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        if not paths:
+            raise SourceError("no_sound", f"{path}: expected {', '.join(SUFFIXES)} files, got none")
+        return [_open(p) for p in paths]
+    if not path.exists():
+        raise SourceError("no_sound", f"{path}: no such file or folder")
+    return [_open(path)]
+
+
+class RecordingSource:
+    """Plays recordings, once.
+
+    Args:
+        recordings: what to play; at least one.
+        channel: which channel to hear, from 0; None mixes all of them.
+        fast: as fast as the sound is asked for, instead of in real time.
+
+    Raises:
+        SourceError: a recording does not have the channel.
+    """
+
+    def __init__(self, recordings: Sequence[Recording], *, channel: int | None, fast: bool) -> None:
+        for recording in recordings:
+            if channel is not None and channel >= recording.channels:
+                raise SourceError(
+                    "bad_format",
+                    f"{recording.path}: expected channel {channel} (counted from 0),"
+                    f" got {recording.channels} channels; change source.channel",
+                )
+        self.overruns = 0
+        self._recordings = tuple(recordings)
+        self._channel = channel
+        self._fast = fast
+        self._rate_hz = recordings[0].sample_rate_hz
+        self._blocks: Iterator[Block] | None = None
+        self._waiting: Block | None = None
+        self._pace = Pace(fast=fast)
+        self._played_seconds = 0.0
+
+    @property
+    def identity(self) -> str:
+        """The file's name, or the folder's with the number of its files."""
+        first = self._recordings[0].path
+        if len(self._recordings) == 1:
+            return f"file:{first.name}"
+        return f"folder:{first.parent.name} ({len(self._recordings)} files)"
+
+    @property
+    def sample_rate_hz(self) -> int:
+        """Rate of the file whose block was given last (at first: of the first file)."""
+        return self._rate_hz
+
+    def read(self, timeout_seconds: float) -> Block | None:
+        """The next block; never one across the border of two files."""
+        if self._waiting is None:
+            assert self._blocks is not None, "a source is read while entered"
+            self._waiting = next(self._blocks, None)
+            if self._waiting is None:
+                raise EndOfSound
+        ends = self._played_seconds + len(self._waiting.samples) / self._rate_hz
+        if not self._pace.wait_until(ends, timeout_seconds):
+            return None
+        block, self._waiting = self._waiting, None
+        self._played_seconds = ends
+        return block
+
+    def __enter__(self) -> Self:
+        total = sum(recording.seconds for recording in self._recordings)
+        self._pace = Pace(fast=self._fast, total_seconds=total)
+        self._blocks = self._read_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._blocks = None
+
+    def _read_all(self) -> Iterator[Block]:
+        for recording in self._recordings:
+            self._rate_hz = recording.sample_rate_hz
+            continuous = False
+            for samples in read_mono(recording, self._channel):
+                yield Block(
+                    samples=samples,
+                    captured_monotonic_ns=self._pace.captured_ns(self._played_seconds),
+                    continuous=continuous,
+                )
+                continuous = True
+
+
+def read_mono(recording: Recording, channel: int | None) -> Iterator[npt.NDArray[np.float32]]:
+    """Blocks of one recording as float32 of shape (n,), -1..1: one channel, or the mean of all.
+
+    Raises:
+        SourceError: the file breaks off before its header says.
+    """
+    frames = max(1, int(recording.sample_rate_hz * _BLOCK_SECONDS))
+    given = 0
+    try:
+        with soundfile.SoundFile(recording.path) as file:
+            for block in file.blocks(blocksize=frames, dtype="float32", always_2d=True):
+                given += len(block)
+                mono = block.mean(axis=1) if channel is None else block[:, channel]
+                yield mono.astype(np.float32)
+    except (soundfile.SoundFileError, OSError) as error:
+        raise SourceError("bad_format", f"{recording.path}: {error}") from error
+    if given < recording.frames:
+        raise SourceError(
+            "bad_format",
+            f"{recording.path}: expected {recording.frames} samples, got {given}: it is truncated",
+        )
+
+
+def _open(path: Path) -> Recording:
+    try:
+        info = soundfile.info(path)
+    except (soundfile.SoundFileError, OSError) as error:
+        reason = str(error)
+        with suppress(OSError):
+            if path.stat().st_size == 0:
+                reason = "the file is empty"
+        raise SourceError("bad_format", f"{path}: cannot be read as sound: {reason}") from error
+    if info.frames < 1:
+        raise SourceError("no_sound", f"{path}: expected sound, got a file without samples")
+    truth = _wav_data_bytes_missing(path)
+    if truth:
+        raise SourceError(
+            "bad_format", f"{path}: {truth} bytes of its sound are missing: it is truncated"
+        )
+    return Recording(path, info.samplerate, info.channels, info.frames)
+
+
+def _wav_data_bytes_missing(path: Path) -> int:
+    """How much shorter a WAV's data is than its header says.
+
+    libsndfile reads what there is and calls that the length, so that a broken copy would pass for a
+    short recording. Writers to pipes leave a length of 0 or 2**32 - 1: unknown, not missing.
+    """
+    with path.open("rb") as file:
+        if file.read(4) != b"RIFF":
+            return 0
+        file.seek(12)
+        size = path.stat().st_size
+        while len(header := file.read(8)) == 8:
+            length = int.from_bytes(header[4:], "little")
+            if header[:4] == b"data":
+                unknown = length in (0, 0xFFFFFFFF)
+                return 0 if unknown else max(0, file.tell() + length - size)
+            file.seek(length + length % 2, 1)
+    return 0
