@@ -4,6 +4,10 @@ A model is loaded from bytes that were checked before, with a fixed batch of one
 a graph of 10 million multiplications gains nothing from more, and the Pi has other work.
 """
 
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.metadata import version
 from typing import Any
@@ -66,8 +70,9 @@ class LoadedModel:
 
     def __init__(self, content: bytes, runtime: Runtime, *, threads: int = 1) -> None:
         try:
-            self._interpreter = runtime.interpreter(model_content=content, num_threads=threads)
-            self._interpreter.allocate_tensors()
+            with _native_chatter_silenced():
+                self._interpreter = runtime.interpreter(model_content=content, num_threads=threads)
+                self._interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else "no reason given"
             raise ReleaseError(
@@ -108,3 +113,21 @@ class LoadedModel:
         if output.size != features.size:
             raise ReleaseError(f"Expected a reconstruction of {features.shape}, got {output.shape}")
         return output.reshape(features.shape)
+
+
+@contextmanager
+def _native_chatter_silenced() -> Iterator[None]:
+    """Keeps the C++ library's own lines (delegates, op lists) off standard error.
+
+    What it has to say about a model that fails is in the exception, too.
+    """
+    sys.stderr.flush()
+    kept = os.dup(2)
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nothing, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)

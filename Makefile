@@ -1,0 +1,70 @@
+# Each command does its own set-up. Python 3.11 to 3.13 is looked for; PYTHON=... chooses one.
+SHELL := /bin/bash
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
+	$$p -c 'import sys; sys.exit(not (3,11) <= sys.version_info < (3,14))' 2>/dev/null \
+	&& { echo $$p; break; }; done)
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input install --quiet
+SECONDS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check format bench lock clean
+
+help: ## what each command does
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+demo: $(VENV)/.demo ## the whole fleet on this machine; `make demo SECONDS=60` ends by itself
+	@$(BIN)/python -m demo $(if $(SECONDS),--seconds $(SECONDS))
+
+setup: $(VENV)/.dev ## .venv with everything a developer needs (TensorFlow included: 2 GB)
+
+test: $(VENV)/.dev $(VENV)-tflite/.installed ## all tests this machine can run; says what it skips
+	$(BIN)/python -m pytest -q $(TESTS)
+
+check: $(VENV)/.dev ## lint, formatting and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.dev ## put the code into the house's form
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.dev ## timings on this machine, into bench.json
+	$(BIN)/python -m tests.bench --out bench.json
+
+lock: ## resolve requirements/*.txt anew (needs uv)
+	requirements/lock.sh
+
+clean: ## remove the virtual environments
+	rm -rf $(VENV) $(VENV)-tflite
+
+$(VENV)/bin/python:
+	@test -n "$(PYTHON)" || { echo "earshot needs Python 3.11, 3.12 or 3.13 and found none: install one (Debian: apt install python3 python3-venv) or say make PYTHON=/path/to/python" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) cannot make virtual environments: install its venv package (Debian: apt install python3-venv)" >&2; exit 1; }
+	@echo "Making $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV)
+
+# The demo's packages are a subset of the developer's, in the same versions; one .venv grows.
+$(VENV)/.demo: requirements/demo.txt pyproject.toml | $(VENV)/bin/python
+	@echo "Installing what the demo needs (once; a minute or two)"
+	@test -e $(VENV)/.dev || $(PIP) --require-hashes -r requirements/demo.txt
+	@$(PIP) --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.dev: requirements/dev.txt pyproject.toml | $(VENV)/bin/python
+	@echo "Installing everything for development (once; some minutes)"
+	@$(PIP) --require-hashes -r requirements/dev.txt
+	@$(PIP) --no-deps --no-build-isolation -e .
+	@touch $@
+
+# tflite-runtime needs numpy 1 and Python 3.11: an environment of its own, and none on newer Pythons.
+$(VENV)-tflite/.installed: requirements/node-tflite.txt | $(VENV)/bin/python
+	@if $(BIN)/python -c 'import sys; sys.exit(sys.version_info >= (3, 12))'; then \
+		$(BIN)/python -m venv $(VENV)-tflite \
+		&& $(VENV)-tflite/bin/python -m pip --disable-pip-version-check --no-input install --quiet --require-hashes -r requirements/node-tflite.txt; \
+	else \
+		echo "tflite-runtime has no wheel for this Python: its tests are skipped"; mkdir -p $(VENV)-tflite; \
+	fi
+	@touch $@
