@@ -1,1 +1,1 @@
-"""The whole fleet on one machine: broker, collector, three nodes; no Docker, hardware or account."""
+"""The whole fleet on one machine: broker, collector, three nodes; no Docker, no hardware."""

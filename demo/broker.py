@@ -76,7 +76,10 @@ class Broker:
         with self._log.open("wb") as log:
             # A session of its own: Ctrl-C is for the demo, which ends its parts in order.
             self._process = subprocess.Popen(
-                self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                self._command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
                 start_new_session=True,
             )
         deadline = time.monotonic() + _READY_SECONDS

@@ -1,0 +1,86 @@
+"""What the demo came to, counted from its database alone."""
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import msgspec
+
+# What a node says of itself (its last `health`) beside what the database holds of it.
+_PER_NODE = """
+SELECT node,
+       (SELECT max(health.windows) FROM health WHERE health.node = w.node) AS produced,
+       count(*) AS stored,
+       count(mse) AS scored,
+       sum(anomaly) AS flagged,
+       min(time_us) AS first_us
+FROM "window" AS w GROUP BY node ORDER BY node
+"""
+# A window that ends within the fade-in holds hardly any of the fault; it counts all the same.
+_FLAGS_SINCE = """
+SELECT min(time_us + duration_us) AS first_flag_us, sum(anomaly) AS flagged, count(*) AS windows
+FROM "window" WHERE node = ? AND time_us + duration_us > ? AND (anomaly OR NOT ?)
+"""
+
+
+class NodeSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """One node's run."""
+
+    node: str
+    produced: int | None
+    """Windows that the node has numbered, by its own last word; None when that is not stored."""
+    stored: int
+    scored: int
+    flagged: int
+    flagged_before_fault: int
+    windows_before_fault: int
+    fault_to_flag_s: float | None
+    """From the fault's beginning to the end of the first flagged window after it."""
+
+
+def summarize(database: Path, fault_after_seconds: dict[str, float]) -> list[NodeSummary]:
+    """The nodes' runs.
+
+    Args:
+        database: the collector's SQLite file.
+        fault_after_seconds: for each faulty node, when its fault began after its first window.
+    """
+    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+        connection.row_factory = sqlite3.Row
+        return [
+            _summary(connection, row, fault_after_seconds.get(row["node"]))
+            for row in connection.execute(_PER_NODE)
+        ]
+
+
+def stored_windows(database: Path) -> int:
+    """Windows in the database now; 0 when it does not exist yet."""
+    if not database.exists():
+        return 0
+    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+        (count,) = connection.execute('SELECT count(*) FROM "window"').fetchone()
+        return int(count)
+
+
+def _summary(
+    connection: sqlite3.Connection, row: sqlite3.Row, fault_after_seconds: float | None
+) -> NodeSummary:
+    before, before_flagged, delay = row["stored"], row["flagged"] or 0, None
+    if fault_after_seconds is not None:
+        fault_us = row["first_us"] + int(fault_after_seconds * 1e6)
+        since = connection.execute(_FLAGS_SINCE, (row["node"], fault_us, False)).fetchone()
+        flag = connection.execute(_FLAGS_SINCE, (row["node"], fault_us, True)).fetchone()
+        before -= since["windows"]
+        before_flagged -= since["flagged"] or 0
+        if flag["first_flag_us"] is not None:
+            delay = (flag["first_flag_us"] - fault_us) / 1e6
+    return NodeSummary(
+        node=row["node"],
+        produced=row["produced"],
+        stored=row["stored"],
+        scored=row["scored"],
+        flagged=row["flagged"] or 0,
+        flagged_before_fault=before_flagged,
+        windows_before_fault=before,
+        fault_to_flag_s=delay,
+    )
