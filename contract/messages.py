@@ -30,13 +30,13 @@ MAX_BACKLOG_WINDOWS = 50
 
 Text = Annotated[str, msgspec.Meta(max_length=200)]
 NodeId = Annotated[str, msgspec.Meta(pattern=topics.NODE_ID_PATTERN)]
-BootId = Annotated[str, msgspec.Meta(pattern="^[0-9A-HJKMNP-TV-Z]{26}$")]
+BootId = Annotated[str, msgspec.Meta(pattern=r"^[0-9A-HJKMNP-TV-Z]{26}\Z")]
 """A ULID, made once when a node starts."""
 TimeUs = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 """Microseconds since 1970 in UTC; 2**53 (the year 2255) stays exact in every JSON reader."""
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 Share = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
-ModelLabel = Annotated[str, msgspec.Meta(pattern="^[a-z0-9][a-z0-9-]{0,31}@[0-9]{1,9}$")]
+ModelLabel = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,31}@[0-9]{1,9}\Z")]
 """A release as `name@version`."""
 Positive = Annotated[float, msgspec.Meta(gt=0.0)]
 
@@ -248,7 +248,7 @@ class Birth(Message, frozen=True, kw_only=True):
     source_rate_hz: Count
     group_id: NodeId | None
     model: ModelLabel
-    model_sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+    model_sha256: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
     threshold: Positive
     threshold_source: ThresholdSource
     window_us: Count

@@ -24,8 +24,8 @@ MAX_MANIFEST_BYTES = 8 * 1024
 MAX_FILE_BYTES = 16 * 1024 * 1024
 """A model that a Pi scores in time is far below; the bound is there so that reading has one."""
 
-FileName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+FileName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")]
+Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Dimension = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
 Shape = Annotated[tuple[Dimension, ...], msgspec.Meta(min_length=1, max_length=6)]
 

@@ -14,9 +14,9 @@ from contract.errors import TopicError
 ROOT = "earshot/1"
 
 _ID = r"[a-z0-9][a-z0-9-]{0,31}"
-NODE_ID_PATTERN = f"^{_ID}$"
+NODE_ID_PATTERN = rf"^{_ID}\Z"
 """Lower case letters, digits and hyphens, 1 to 32 of them; also for groups and collectors."""
-RELEASE_NAME_PATTERN = f"^{_ID}$"
+RELEASE_NAME_PATTERN = rf"^{_ID}\Z"
 
 _NODE_ID = re.compile(NODE_ID_PATTERN)
 

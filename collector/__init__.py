@@ -1,0 +1,1 @@
+"""Beside the broker: stores what the nodes say, and shows it; see `service` for the story."""

@@ -1,0 +1,142 @@
+"""`python -m collector`: `run` stores what the nodes say, `watch` shows it in the terminal."""
+
+import argparse
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from collector import service, settings, sinks, watch
+from contract.errors import EXIT_BAD_INPUT, EarshotError
+from contract.session import Session
+
+_ONCE_SECONDS = 3.0
+_EVERY_SECONDS = 5.0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        if options.command == "run":
+            _configure_logging(logging.DEBUG if options.verbose else logging.INFO)
+            _run(options)
+        else:
+            _configure_logging(logging.DEBUG if options.verbose else logging.WARNING)
+            _watch(options)
+    except EarshotError as error:
+        print(f"earshot collector: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; without this, Python says so when it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def _run(options: argparse.Namespace) -> None:
+    chosen = settings.load(options.config, os.environ)
+    section = chosen.collector
+    inbox: service.Inbox = service.Inbox()
+    session = Session(
+        chosen.mqtt,
+        service.session_options(section),
+        inbox.put,
+        will=lambda: service.last_will(section),
+    )
+    sink = sinks.open_sink(chosen)
+    collector = service.Collector(section, session, sink, inbox)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: collector.stop())
+    try:
+        collector.run()
+    finally:
+        sink.close()
+
+
+def _watch(options: argparse.Namespace) -> None:
+    broker = settings.load_broker(options.config, {**os.environ, **_mqtt_variables(options)})
+    if options.once:
+        seconds, mode = options.seconds or _ONCE_SECONDS, watch.Mode.ONCE
+    else:
+        seconds = options.seconds
+        mode = watch.Mode.LIVE if sys.stdout.isatty() else watch.Mode.LINES
+    watch.run(broker, mode, seconds=seconds, every=options.every)
+
+
+_MQTT_OPTIONS = ("ca_file", "certificate_file", "key_file", "username", "password_file")
+
+
+def _mqtt_variables(options: argparse.Namespace) -> dict[str, str]:
+    """The command line's broker as environment variables, so that one place judges them all."""
+    found = {name: getattr(options, name) for name in _MQTT_OPTIONS}
+    if options.broker is not None:
+        found["host"], found["port"] = options.broker
+    if options.tls:
+        found["tls"] = "true"
+    return {f"EARSHOT_MQTT_{name.upper()}": text for name, text in found.items() if text}
+
+
+def _host_and_port(text: str) -> tuple[str, str]:
+    host, colon, port = text.rpartition(":")
+    if not colon or text.endswith("]"):
+        host, port = text, ""
+    if not host or (colon and port and not port.isdecimal()):
+        raise argparse.ArgumentTypeError(f"expected host or host:port, got {text!r}")
+    return host.removeprefix("[").removesuffix("]"), port
+
+
+def _positive(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0.0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected seconds above 0, got {text!r}")
+    return value
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m collector", description=__doc__)
+    parser.add_argument("--verbose", action="store_true", help="log every step to stderr")
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    run = commands.add_parser("run", help="store what the nodes say")
+    show = commands.add_parser("watch", help="show the fleet; needs nothing but a broker")
+    for command in (run, show):
+        command.add_argument("--config", type=Path, help="TOML file; see collector.example.toml")
+        # SUPPRESS: else its default would undo a --verbose before the command.
+        command.add_argument(
+            "--verbose", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS
+        )
+
+    show.add_argument("--broker", type=_host_and_port, metavar="HOST[:PORT]")
+    show.add_argument("--tls", action="store_true", help="encrypt, and check the certificate")
+    show.add_argument("--ca-file", help="the broker's authority, if not one of the system's")
+    show.add_argument("--certificate-file", help="client certificate, with --key-file")
+    show.add_argument("--key-file")
+    show.add_argument("--username")
+    show.add_argument("--password-file", help="a file that holds nothing but the password")
+    show.add_argument("--seconds", type=_positive, help="end by itself after so long")
+    show.add_argument("--once", action="store_true", help="print one table after a few seconds")
+    show.add_argument(
+        "--every",
+        type=_positive,
+        default=_EVERY_SECONDS,
+        help="seconds between lines where there is no terminal (default %(default)g)",
+    )
+    return parser
+
+
+def _configure_logging(level: int) -> None:
+    logging.basicConfig(
+        stream=sys.stderr, level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    # The service and `watch` tell of the connection themselves.
+    quiet = logging.DEBUG if level == logging.DEBUG else logging.ERROR
+    logging.getLogger("contract.session").setLevel(quiet)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,75 @@
+"""What waits to be stored, in order of arrival, and when a batch of it is due. Knows no clock.
+
+What waits is bounded: by the receive maximum, as far as the broker waits for acknowledgements, and
+by a limit of our own for what it does not wait for. That is messages of QoS 0, and those of an
+earlier connection, which the broker sends again.
+"""
+
+from collections import deque
+
+from collector.intake import Item
+
+_LIMIT_BATCHES = 4
+
+
+class Batcher:
+    """Items in, batches out.
+
+    Args:
+        batch_points: a batch is due when so many points, or messages, wait.
+        batch_seconds: ... or when the first has waited so long.
+    """
+
+    def __init__(self, *, batch_points: int, batch_seconds: float) -> None:
+        self._batch_points = batch_points
+        self._batch_seconds = batch_seconds
+        self._limit = _LIMIT_BATCHES * batch_points
+        self._waiting: deque[tuple[float, Item]] = deque()
+        self._points = 0
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def add(self, item: Item, *, now_seconds: float) -> list[Item]:
+        """Let an item wait.
+
+        Returns:
+            What had to be given up for it; the item itself, if it is the least promised.
+        """
+        generation = 0 if item.received is None else item.received.generation
+        dropped = []
+        while len(self._waiting) >= self._limit and _may_drop(self._waiting[0][1], generation):
+            dropped.append(self._pop())
+        if len(self._waiting) >= self._limit and _may_drop(item, generation):
+            return [*dropped, item]
+        self._waiting.append((now_seconds, item))
+        self._points += len(item.points)
+        return dropped
+
+    def seconds_left(self, *, now_seconds: float) -> float | None:
+        """Until a batch is due: 0 when it is, None when nothing waits."""
+        if not self._waiting:
+            return None
+        if max(self._points, len(self._waiting)) >= self._batch_points:
+            return 0.0
+        return max(0.0, self._waiting[0][0] + self._batch_seconds - now_seconds)
+
+    def take(self) -> list[Item]:
+        """The next batch: the oldest items, until they have enough points or are enough."""
+        batch: list[Item] = []
+        points = 0
+        while self._waiting and points < self._batch_points and len(batch) < self._batch_points:
+            batch.append(self._pop())
+            points += len(batch[-1].points)
+        return batch
+
+    def _pop(self) -> Item:
+        _, item = self._waiting.popleft()
+        self._points -= len(item.points)
+        return item
+
+
+def _may_drop(item: Item, generation: int) -> bool:
+    """Whether nobody was promised this item, or somebody will send it again."""
+    received = item.received
+    return received is None or received.qos == 0 or received.generation < generation

@@ -1,0 +1,61 @@
+"""Where points are stored: what a sink is, and the three ways in which it fails."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from collector.settings import CollectorSettings, SinkKind
+from contract.errors import EarshotError
+from contract.points import Point
+
+
+class SinkUnavailableError(EarshotError):
+    """The store cannot take anything now: wait and try the same points again, for ever."""
+
+    def __init__(self, text: str, *, retry_after_seconds: float | None = None) -> None:
+        self.retry_after_seconds = retry_after_seconds
+        """What the store asked for; None where it did not."""
+        super().__init__(text)
+
+
+class PointsRejectedError(EarshotError):
+    """The store works and refuses these points: halve them until the bad one is found.
+
+    Some of them may have been stored, which does no harm: storing them again changes nothing.
+    """
+
+
+class SinkSetupError(EarshotError):
+    """The store cannot be used as it is: stop, and let somebody see to it."""
+
+
+class Sink(Protocol):
+    """A store that overwrites a point with the same measurement, tags and time."""
+
+    def write(self, points: Sequence[Point]) -> None:
+        """Store points so that they survive a crash once this returns.
+
+        Raises:
+            SinkUnavailableError: not now.
+            PointsRejectedError: not these.
+        """
+
+    def close(self) -> None:
+        """Let go of the store."""
+
+
+def open_sink(settings: CollectorSettings) -> Sink:
+    """The sink that the settings name.
+
+    Raises:
+        SinkSetupError: it cannot be used.
+    """
+    # Imported here, because influxdb-client takes 0.4 s to load and is optional for SQLite.
+    match settings.sink.kind:
+        case SinkKind.SQLITE:
+            from collector.sinks.sqlite import SqliteSink
+
+            return SqliteSink(settings.sqlite.path)
+        case SinkKind.INFLUXDB:
+            from collector.sinks.influxdb import InfluxDbSink
+
+            return InfluxDbSink(settings.influxdb)

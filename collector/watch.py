@@ -1,0 +1,316 @@
+"""The fleet in the terminal, from any broker: one row per node, no store and no other program.
+
+`render` draws a `FleetView`; the rest keeps one fed and on the screen. Where standard output is no
+terminal, plain lines come instead of a table that redraws itself.
+"""
+
+import logging
+import math
+import queue
+import secrets
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import Enum
+from types import FrameType
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from collector.fleet import SPARKLINE_SCORES, Condition, FleetView, Row
+from contract import topics
+from contract.errors import ConnectionRefusedByBrokerError, EarshotError, MessageError
+from contract.messages import decode
+from contract.session import (
+    Connected,
+    ConnectFailed,
+    Disconnected,
+    Received,
+    Session,
+    SessionEvent,
+    SessionOptions,
+    SubscribeRefused,
+    Subscription,
+)
+from contract.settings import MqttSettings
+from contract.topics import Kind
+
+logger = logging.getLogger(__name__)
+
+CONNECT_SECONDS = 10.0
+
+_KINDS = (Kind.STATUS, Kind.BIRTH, Kind.STATE, Kind.WINDOW, Kind.BACKLOG)
+_REDRAW_SECONDS = 0.5
+# A pipe has no width, and rich would cut lines at 80.
+_PIPE_WIDTH = 200
+
+STYLES = {
+    Condition.HEALTHY: "green",
+    Condition.ANOMALOUS: "bold red",
+    Condition.WARNING: "yellow",
+    Condition.LEARNING: "yellow",
+    Condition.DEAF: "magenta",
+    Condition.SILENT: "yellow",
+    Condition.WAITING: "dim",
+    Condition.STOPPED: "dim",
+    Condition.OFFLINE: "dim",
+}
+
+_BARS = "▁▂▃▄▅▆▇█"
+_NO_SCORE = "·"
+# The threshold, score 1, is the middle of a bar's range; from twice that on all bars are full.
+_FULL_SCORE = 2.0
+
+
+class BrokerUnreachableError(EarshotError):
+    """No connection in time: stop."""
+
+
+class Mode(Enum):
+    """What is shown, and when."""
+
+    LIVE = "live"
+    """A table that redraws itself."""
+    LINES = "lines"
+    """A line per node every few seconds."""
+    ONCE = "once"
+    """One table at the end."""
+
+
+def render(view: FleetView, now_us: int) -> Table:
+    """The fleet as a table."""
+    table = Table(title="earshot fleet", title_justify="left")
+    for name in ("node", "is"):
+        table.add_column(name, no_wrap=True)
+    for name in ("MSE", "threshold", "score"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column(f"last {SPARKLINE_SCORES} scores", no_wrap=True, min_width=8)
+    for name in ("machine", "microphone", "model"):
+        table.add_column(name, no_wrap=True)
+    for name in ("level", "windows", "heard"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in view.rows(now_us=now_us):
+        style = STYLES[row.condition]
+        table.add_row(
+            row.node,
+            Text(row.condition, style),
+            Text(_number(row.mse), style),
+            _number(row.threshold),
+            Text(_number(row.score), style),
+            _colored_sparkline(row.scores),
+            row.machine or "-",
+            row.microphone or "-",
+            row.model or "-",
+            "-" if row.level_dbfs is None else f"{row.level_dbfs:.0f} dBFS",
+            str(row.windows),
+            _ago(row, now_us),
+            style="dim" if row.condition is Condition.OFFLINE else "",
+        )
+    return table
+
+
+def line(row: Row, now_us: int) -> str:
+    """One node in one line of plain text."""
+    return (
+        f"{row.node} {row.condition}: mse {_number(row.mse)} threshold {_number(row.threshold)}"
+        f" score {_number(row.score)} machine {row.machine or '-'}"
+        f" microphone {row.microphone or '-'} model {row.model or '-'}"
+        f" windows {row.windows} heard {_ago(row, now_us)}"
+    )
+
+
+def sparkline(scores: tuple[float | None, ...]) -> str:
+    """A bar per score, half as high as it can be at the threshold; a dot where there is none."""
+    return "".join(_NO_SCORE if score is None else _bar(score) for score in scores)
+
+
+class Feed:
+    """A connection of its own that feeds a view; forgotten by the broker when it ends.
+
+    Args:
+        settings: where the broker is.
+        view: what to feed, in the thread that calls `pump`.
+    """
+
+    def __init__(self, settings: MqttSettings, view: FleetView) -> None:
+        self._settings = settings
+        self._view = view
+        self._events: queue.SimpleQueue[SessionEvent | None] = queue.SimpleQueue()
+        self._reason = "no answer"
+        self._connected = False
+        options = SessionOptions(
+            client_id=f"watch-{secrets.token_hex(4)}",
+            expiry_seconds=0,
+            clean_start=True,
+            # QoS 0: a viewer that is too slow should miss windows rather than hold them up.
+            subscriptions=tuple(
+                Subscription(topic_filter=topics.every_node(kind), qos=0) for kind in _KINDS
+            ),
+        )
+        self._session = Session(settings, options, self._events.put)
+
+    def connect(self, *, timeout_seconds: float = CONNECT_SECONDS) -> bool:
+        """Wait for the first connection; False when `wake` was called meanwhile.
+
+        Raises:
+            ConnectionRefusedByBrokerError: the broker says no.
+            BrokerUnreachableError: there was no connection in time.
+        """
+        self._session.start()
+        deadline = time.monotonic() + timeout_seconds
+        while not self._connected:
+            if not self._take(deadline - time.monotonic()):
+                return False
+            if not self._connected and time.monotonic() >= deadline:
+                raise BrokerUnreachableError(
+                    f"no connection to {self._settings.address} in {timeout_seconds:g} s:"
+                    f" {self._reason}"
+                )
+        return True
+
+    def pump(self, seconds: float) -> bool:
+        """Feed the view for so long; False as soon as `wake` was called."""
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0.0:
+            if not self._take(left):
+                return False
+        return True
+
+    def wake(self) -> None:
+        """Make `connect` or `pump` return at once; safe in a signal handler."""
+        self._events.put(None)
+
+    def close(self) -> None:
+        """Disconnect."""
+        self._session.stop()
+
+    def _take(self, timeout_seconds: float) -> bool:
+        try:
+            event = self._events.get(timeout=max(0.0, timeout_seconds))
+        except queue.Empty:
+            return True
+        match event:
+            case None:
+                return False
+            case Received():
+                self._receive(event)
+            case Connected():
+                self._connected = True
+            case ConnectFailed() | Disconnected():
+                self._reason = event.reason
+                if isinstance(event, ConnectFailed) and event.refused and not self._connected:
+                    raise ConnectionRefusedByBrokerError(
+                        f"MQTT {self._settings.address}: {event.reason}"
+                    )
+                logger.info("no connection to %s: %s", self._settings.address, event.reason)
+            case SubscribeRefused():
+                logger.warning("nothing from %s: %s", event.topic_filter, event.reason)
+        return True
+
+    def _receive(self, received: Received) -> None:
+        try:
+            message = decode(received.topic, received.payload)
+        except MessageError as error:
+            logger.debug("%r: %s", received.topic, error)
+            return
+        self._view.take(message, now_us=_now_us(), retained=received.retained)
+
+
+def run(settings: MqttSettings, mode: Mode, *, seconds: float | None, every: float) -> None:
+    """Show the fleet until Ctrl-C, or for so many seconds.
+
+    Raises:
+        ConnectionRefusedByBrokerError: the broker says no.
+        BrokerUnreachableError: it cannot be reached.
+    """
+    view = FleetView()
+    feed = Feed(settings, view)
+    with _waking(feed):
+        try:
+            if feed.connect():
+                _show(feed, view, mode, math.inf if seconds is None else seconds, every)
+        finally:
+            feed.close()
+
+
+def _show(feed: Feed, view: FleetView, mode: Mode, seconds: float, every: float) -> None:
+    console = Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH)
+    deadline = time.monotonic() + seconds
+    if mode is Mode.ONCE:
+        feed.pump(seconds)
+        console.print(render(view, _now_us()))
+        return
+    step = _REDRAW_SECONDS if mode is Mode.LIVE else every
+    with _screen(console, view, mode) as draw:
+        going = True
+        while going and (left := deadline - time.monotonic()) > 0.0:
+            going = feed.pump(min(step, left))
+            draw()
+
+
+@contextmanager
+def _screen(console: Console, view: FleetView, mode: Mode) -> Iterator[Callable[[], None]]:
+    """What to call each time that something may have changed."""
+    if mode is Mode.LINES:
+        yield lambda: _print_lines(view)
+        return
+    with Live(render(view, _now_us()), console=console, auto_refresh=False) as live:
+        yield lambda: live.update(render(view, _now_us()), refresh=True)
+
+
+def _print_lines(view: FleetView) -> None:
+    now_us = _now_us()
+    stamp = time.strftime("%H:%M:%S")
+    rows = view.rows(now_us=now_us)
+    for text in [line(row, now_us) for row in rows] or ["no nodes yet"]:
+        print(stamp, text, flush=True)  # noqa: T201 - this is the output
+
+
+@contextmanager
+def _waking(feed: Feed) -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the show in good order."""
+
+    def wake(_number: int, _frame: FrameType | None) -> None:
+        feed.wake()
+
+    before = {n: signal.signal(n, wake) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _colored_sparkline(scores: tuple[float | None, ...]) -> Text:
+    text = Text()
+    for score, bar in zip(scores, sparkline(scores), strict=True):
+        anomalous = score is not None and score > 1.0
+        text.append(bar, "red" if anomalous else "dim" if score is None else "green")
+    return text
+
+
+def _bar(score: float) -> str:
+    share = max(0.0, min(score / _FULL_SCORE, 1.0))
+    return _BARS[min(int(share * len(_BARS)), len(_BARS) - 1)]
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"
+
+
+def _ago(row: Row, now_us: int) -> str:
+    if row.heard_us is None:
+        return "-"
+    seconds = max(0, now_us - row.heard_us) // 1_000_000
+    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds // size} {unit} ago"
+    return f"{seconds} s ago"
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1000

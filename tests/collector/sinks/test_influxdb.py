@@ -1,0 +1,178 @@
+"""What InfluxDB answers becomes: stored, not now, or not these."""
+
+from collections.abc import Iterator
+from contextlib import closing
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from collector.settings import InfluxDbSection
+from collector.sinks import PointsRejectedError, SinkUnavailableError
+from collector.sinks.influxdb import InfluxDbSink
+from tests.collector.examples import START_US, window_points
+from tests.collector.sinks.stub_influxdb import Answer, StubInfluxDb
+
+
+@pytest.fixture
+def stub() -> Iterator[StubInfluxDb]:
+    with StubInfluxDb().running() as running:
+        yield running
+
+
+@pytest.fixture
+def sink(stub: StubInfluxDb) -> Iterator[InfluxDbSink]:
+    with closing(sink_for(stub.url)) as opened:
+        yield opened
+
+
+def sink_for(url: str, *, timeout_seconds: float = 5.0) -> InfluxDbSink:
+    return InfluxDbSink(
+        InfluxDbSection(
+            url=url, org="o", bucket="b", token="secret", timeout_seconds=timeout_seconds
+        )
+    )
+
+
+def test_points_are_written_with_microseconds(sink: InfluxDbSink, stub: StubInfluxDb) -> None:
+    """One request, zipped, with token, organisation, bucket and precision."""
+    sink.write(window_points(0, 1))
+
+    (request,) = stub.requests
+    query = {name: values[0] for name, values in parse_qs(urlsplit(request.path).query).items()}
+    assert query == {"org": "o", "bucket": "b", "precision": "us"}
+    assert request.headers["authorization"] == "Token secret"
+    assert request.headers["content-encoding"] == "gzip"
+    assert [line.split()[-1] for line in request.lines] == [
+        str(START_US),
+        str(START_US + 1_000_000),
+    ]
+
+
+def test_types_of_fields_are_fixed(sink: InfluxDbSink, stub: StubInfluxDb) -> None:
+    """Counts, flags and codes are integers; measured values are floats even when they are whole."""
+    sink.write(window_points(7))
+
+    tags, fields, _ = stub.requests[0].lines[0].split()
+    values = dict(pair.split("=") for pair in fields.split(","))
+    assert tags == "window,model=fan@17,node=press-07"
+    assert (values["seq"], values["anomaly"], values["state_code"]) == ("7i", "0i", "3i")
+    assert (values["mse"], values["threshold"]) == ("31", "45")
+    assert values["boot"] == '"01JD0000000000000000000000"'
+
+
+def test_no_points_are_no_request(sink: InfluxDbSink, stub: StubInfluxDb) -> None:
+    """An empty batch does not bother the database."""
+    sink.write([])
+
+    assert stub.requests == []
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (400, b'{"code":"invalid","message":"unable to parse"}'),
+        (400, b'{"error":"partial write: field type conflict"}'),
+        (422, b'{"code":"unprocessable entity","message":"failure writing points"}'),
+        (413, b'{"code":"request too large","message":"cannot read data"}'),
+        (413, b"<html>413 Request Entity Too Large</html>"),
+    ],
+)
+def test_refused_points_are_to_be_halved(
+    sink: InfluxDbSink, stub: StubInfluxDb, status: int, body: bytes
+) -> None:
+    """The database works and does not want these, or not so many."""
+    stub.answer = Answer(status, body)
+
+    with pytest.raises(PointsRejectedError, match=str(status)):
+        sink.write(window_points(0, 1))
+    assert len(stub.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "text"),
+    [
+        (401, "token is not valid"),
+        (403, "may not write"),
+        (404, "no such organisation or bucket"),
+        (429, "overloaded"),
+        (500, "broken"),
+        (503, "broken"),
+        (504, "broken"),
+    ],
+)
+def test_other_failures_are_waited_out(
+    sink: InfluxDbSink, stub: StubInfluxDb, status: int, text: str
+) -> None:
+    """They say nothing about the points; the client does not try by itself."""
+    stub.answer = Answer(status, b'{"code":"any","message":"broken"}')
+
+    with pytest.raises(SinkUnavailableError, match=f"{status} .*{text}") as caught:
+        sink.write(window_points(0))
+    assert len(stub.requests) == 1
+    assert caught.value.retry_after_seconds is None
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("status", [400, 422])
+def test_refusal_by_something_in_between_is_waited_out(
+    sink: InfluxDbSink, stub: StubInfluxDb, status: int
+) -> None:
+    """A proxy that wants TLS says 400 to everything; no point is to blame for that."""
+    stub.answer = Answer(status, b"<html>The plain HTTP request was sent to HTTPS port</html>")
+
+    with pytest.raises(SinkUnavailableError):
+        sink.write(window_points(0))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer(200, b"<html>Welcome</html>"),
+        Answer(302, b"", {"Location": "/login"}),
+        Answer(500, b"\xff\xfe"),
+        Answer(hang_up=True),
+    ],
+)
+def test_something_that_is_no_influxdb_is_waited_out(
+    sink: InfluxDbSink, stub: StubInfluxDb, answer: Answer
+) -> None:
+    """A login page has stored nothing, however friendly its answer."""
+    stub.answer = answer
+
+    with pytest.raises(SinkUnavailableError):
+        sink.write(window_points(0))
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("7", 7.0), ("86400", 300.0), ("Fri, 31 Dec 1999 23:59:59 GMT", None), ("-1", None)],
+)
+def test_retry_after_is_passed_on(
+    sink: InfluxDbSink, stub: StubInfluxDb, text: str, seconds: float | None
+) -> None:
+    """In seconds, within reason."""
+    stub.answer = Answer(503, b"{}", {"Retry-After": text})
+
+    with pytest.raises(SinkUnavailableError) as caught:
+        sink.write(window_points(0))
+    assert caught.value.retry_after_seconds == seconds
+
+
+def test_silence_is_waited_out(stub: StubInfluxDb) -> None:
+    """After the time-out of one write."""
+    stub.answer = Answer(silent=True)
+
+    with (
+        closing(sink_for(stub.url, timeout_seconds=0.1)) as sink,
+        pytest.raises(SinkUnavailableError, match="timed out"),
+    ):
+        sink.write(window_points(0))
+
+
+def test_database_may_come_later() -> None:
+    """Opening asks nothing; writing says that nobody is there."""
+    with (
+        closing(sink_for("http://127.0.0.1:9")) as sink,
+        pytest.raises(SinkUnavailableError, match="refused"),
+    ):
+        sink.write(window_points(0))

@@ -1,0 +1,92 @@
+"""The table says each node's condition in a word and a colour."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from collector.fleet import FleetView
+from collector.watch import line, render, sparkline
+from contract.messages import Message, PresenceReason
+from tests.collector.examples import START_US, status, window
+
+NOW_US = START_US + 1_000_000
+
+
+def view_of(*messages: Message) -> FleetView:
+    view = FleetView()
+    for message in messages:
+        view.take(message, now_us=NOW_US)
+    return view
+
+
+def drawn(view: FleetView, now_us: int = NOW_US, *, color: bool = False) -> str:
+    console = Console(
+        file=io.StringIO(),
+        width=160,
+        force_terminal=color,
+        color_system="standard" if color else None,
+        legacy_windows=False,
+    )
+    console.print(render(view, now_us))
+    file = console.file
+    assert isinstance(file, io.StringIO)
+    return file.getvalue()
+
+
+def test_table_has_a_row_per_node() -> None:
+    """With MSE, threshold, score, model, level and age."""
+    text = drawn(
+        view_of(window(node="a"), window(node="b", mse=90.0, score=2.0, anomaly=True)),
+        NOW_US + 7_000_000,
+    )
+
+    (a,) = [row for row in text.splitlines() if " a " in row]
+    (b,) = [row for row in text.splitlines() if " b " in row]
+    for part in ("healthy", "31", "45", "0.689", "fan@17", "-31 dBFS", "7 s ago"):
+        assert part in a
+    assert "anomalous" in b
+
+
+@pytest.mark.parametrize(
+    ("message", "code"),
+    [
+        (window(), "\x1b[32mhealthy"),
+        (window(anomaly=True), "\x1b[1;31manomalous"),
+        (status(PresenceReason.LOST), "\x1b[2moffline"),
+    ],
+)
+def test_word_has_a_colour(message: Message, code: str) -> None:
+    """Green, red, dim."""
+    assert code in drawn(view_of(message), color=True)
+
+
+def test_empty_fleet_is_an_empty_table() -> None:
+    """Before the first message."""
+    assert "node" in drawn(FleetView())
+
+
+def test_sparkline_is_half_high_at_the_threshold() -> None:
+    """It ends at twice the threshold; a missing score is a dot, a negative one the lowest bar."""
+    assert sparkline((0.0, 0.99, 1.0, 2.0, 1e9, None, -1.0)) == "▁▄▅██·▁"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0 s"), (119, "119 s"), (600, "10 min"), (8000, "2 h")]
+)
+def test_age_has_a_fitting_unit(seconds: int, text: str) -> None:
+    """Days and hours are not told in seconds."""
+    now_us = NOW_US + seconds * 1_000_000
+    (row,) = view_of(window()).rows(now_us=now_us)
+
+    assert line(row, now_us).endswith(f"heard {text} ago")
+
+
+def test_line_says_as_much_as_a_row() -> None:
+    """For logs and pipes."""
+    (row,) = view_of(window()).rows(now_us=NOW_US)
+
+    assert line(row, NOW_US) == (
+        "press-07 healthy: mse 31 threshold 45 score 0.689 machine normal microphone -"
+        " model fan@17 windows 1 heard 0 s ago"
+    )

@@ -1,0 +1,210 @@
+"""One message of every kind; `tests/data/golden/schema-1` holds their bytes as released."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from contract.messages import (
+    Backlog,
+    Birth,
+    Clock,
+    CollectorStatus,
+    DeadLetter,
+    Desired,
+    EpisodePhase,
+    Event,
+    Health,
+    MachineState,
+    Message,
+    MicrophoneState,
+    Presence,
+    PresenceReason,
+    Problem,
+    Receipt,
+    State,
+    Status,
+    ThresholdSource,
+    Update,
+    UpdatePhase,
+    Window,
+)
+
+GOLDEN = Path(__file__).parents[1] / "data/golden/schema-1"
+
+NODE = "press-07"
+BOOT = "01JD8Z6W3M9K4T2Q5R7V1X0YBC"
+AT_US = 1_795_358_112_500_000
+
+
+class Example(NamedTuple):
+    """A message and the topic that it is published on."""
+
+    topic: str
+    message: Message
+
+    def golden(self, name: str) -> bytes:
+        """Its bytes as released."""
+        return (GOLDEN / f"{name}.json").read_bytes()
+
+
+WINDOW = Window(
+    node=NODE,
+    boot=BOOT,
+    seq=184_467,
+    start_us=AT_US,
+    duration_us=2_000_000,
+    mse=31.2,
+    statistic=31.2,
+    threshold=45.0,
+    score=0.693,
+    anomaly=False,
+    state=MachineState.NORMAL,
+    problem=None,
+    model="fan@17",
+    level_dbfs=-31.25,
+    clipped=0.0,
+    overruns=0,
+    clock=Clock.SYNCED,
+    latency_ms=4.125,
+)
+UNSCORED = Window(
+    node=NODE,
+    boot=BOOT,
+    seq=184_468,
+    start_us=AT_US + 1_000_000,
+    duration_us=2_000_000,
+    mse=None,
+    statistic=None,
+    threshold=45.0,
+    score=None,
+    anomaly=None,
+    state=MachineState.UNKNOWN,
+    problem=Problem.MIC_SILENT,
+    model="fan@17",
+    level_dbfs=None,
+    clipped=0.0,
+    overruns=3,
+    clock=Clock.UNSYNCED,
+    latency_ms=None,
+)
+STATUS = Status(
+    node=NODE,
+    boot=BOOT,
+    at_us=AT_US,
+    state=Presence.OFFLINE,
+    reason=PresenceReason.LOST,
+)
+BIRTH = Birth(
+    node=NODE,
+    boot=BOOT,
+    at_us=AT_US,
+    software="earshot 0.1.0",
+    python="3.11.2",
+    board="Raspberry Pi 4 Model B Rev 1.4",
+    operating_system="Debian GNU/Linux 12 (bookworm)",
+    runtime="ai-edge-litert",
+    runtime_version="2.1.0",
+    source="usb:0d8c:0014:Prüfstand-µ7",
+    source_rate_hz=48_000,
+    group_id="line-2",
+    model="fan@17",
+    model_sha256="ba1f52b38ec3c012c9951dca750fc175fd5cf135e9cf0ee9d3531c2549d38ae2",
+    threshold=45.0,
+    threshold_source=ThresholdSource.RELEASE,
+    window_us=2_000_000,
+    hop_us=1_000_000,
+    capabilities=("identify", "calibrate"),
+)
+STATE = State(
+    node=NODE,
+    boot=BOOT,
+    at_us=AT_US,
+    machine=MachineState.ALARM,
+    microphone=MicrophoneState.OK,
+    model="fan@17",
+    threshold=45.0,
+    threshold_source=ThresholdSource.SITE,
+)
+EVENT = Event(
+    node=NODE,
+    boot=BOOT,
+    at_us=AT_US,
+    episode_id="press-07-184467",
+    phase=EpisodePhase.CLOSED,
+    state=MachineState.NORMAL,
+    opened_us=AT_US - 60_000_000,
+    peak_score=3.5,
+    windows=60,
+    model="fan@17",
+)
+HEALTH = Health(
+    node=NODE,
+    boot=BOOT,
+    at_us=AT_US,
+    uptime_s=86_400.5,
+    windows=86_398,
+    outbox_windows=2,
+    outbox_oldest_s=1.75,
+    discarded_full=0,
+    discarded_refused=1,
+    reconnects=4,
+    overruns=0,
+    level_dbfs=-31.25,
+    clipped=0.0005,
+    latency_p50_ms=4.125,
+    latency_p95_ms=6.5,
+    cpu_temperature_c=48.7,
+    throttled=True,
+    memory_rss_bytes=96_468_992,
+    memory_available_bytes=3_221_225_472,
+    disk_free_bytes=17_179_869_184,
+    clock=Clock.SYNCED,
+)
+UPDATE = Update(
+    node=NODE,
+    boot=BOOT,
+    at_us=AT_US,
+    running="fan@17",
+    wanted="fan@18",
+    phase=UpdatePhase.ROLLED_BACK,
+    progress=0.625,
+    reason="latency p95 of 612 ms is over half a hop",
+)
+COLLECTOR_STATUS = CollectorStatus(
+    id="main",
+    at_us=AT_US,
+    state=Presence.ONLINE,
+    reason=PresenceReason.CONNECTED,
+)
+BACKLOG = Backlog(node=NODE, boot=BOOT, windows=(WINDOW, UNSCORED))
+RECEIPT = Receipt(
+    node=NODE, boot=BOOT, at_us=AT_US, stored_up_to=184_467, holes=((17, 17), (40, 99))
+)
+DESIRED = Desired(
+    at_us=AT_US, serial=12, release="fan@18", percent=25.0, threshold=None, allow_older=False
+)
+DEAD_LETTER = DeadLetter(
+    at_us=AT_US,
+    collector="main",
+    topic="earshot/1/n/press-07/window",
+    reason="malformed",
+    detail="Expected a window message: Object missing required field `seq`",
+    payload_bytes=2,
+    payload_start="{}",
+)
+
+EXAMPLES = {
+    "window": Example("earshot/1/n/press-07/window", WINDOW),
+    "window-unscored": Example("earshot/1/n/press-07/window", UNSCORED),
+    "backlog": Example("earshot/1/n/press-07/backlog", BACKLOG),
+    "status": Example("earshot/1/n/press-07/status", STATUS),
+    "birth": Example("earshot/1/n/press-07/birth", BIRTH),
+    "state": Example("earshot/1/n/press-07/state", STATE),
+    "event": Example("earshot/1/n/press-07/event", EVENT),
+    "health": Example("earshot/1/n/press-07/health", HEALTH),
+    "update": Example("earshot/1/n/press-07/update", UPDATE),
+    "receipt": Example("earshot/1/n/press-07/receipt", RECEIPT),
+    "desired": Example("earshot/1/all/desired", DESIRED),
+    "collector": Example("earshot/1/collector/main/status", COLLECTOR_STATUS),
+    "deadletter": Example("earshot/1/deadletter", DEAD_LETTER),
+}
+"""By the name of the golden file."""

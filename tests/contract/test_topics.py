@@ -1,0 +1,149 @@
+"""Topics: what is built is parsed back, and nothing else is a topic of ours."""
+
+from collections.abc import Callable
+
+import pytest
+
+from contract import topics
+from contract.errors import TopicError
+from contract.topics import FROM_NODE, Kind, Topic
+
+NODE_KINDS = (*FROM_NODE, Kind.RECEIPT, Kind.DESIRED)
+
+FORGED_IDS = [
+    "",
+    "Press-07",
+    "press/07",
+    "+",
+    "press+",
+    "#",
+    "press#",
+    "-press",
+    "a" * 33,
+    "prüfstand",
+    "press 07",
+    "press-07\n",
+    "press_07",
+    "press.07",
+    "$share",
+    "press\x00",
+    "٣",
+]
+
+
+@pytest.mark.parametrize("kind", NODE_KINDS)
+def test_node_topic_is_parsed_back(kind: Kind) -> None:
+    """What is built for a node's kind is parsed to the same kind and owner."""
+    assert topics.parse(topics.node("press-07", kind)) == Topic(kind, "press-07")
+
+
+@pytest.mark.parametrize(
+    ("topic", "parsed"),
+    [
+        (topics.group_desired("line-2"), Topic(Kind.DESIRED, "line-2")),
+        (topics.all_desired(), Topic(Kind.DESIRED, None)),
+        (topics.collector_status("main"), Topic(Kind.COLLECTOR_STATUS, "main")),
+        (topics.dead_letter(), Topic(Kind.DEAD_LETTER, None)),
+    ],
+)
+def test_other_topic_is_parsed_back(topic: str, parsed: Topic) -> None:
+    """What is built for groups, everybody and collectors is parsed to the same."""
+    assert topics.parse(topic) == parsed
+
+
+def test_topics_are_as_released() -> None:
+    """Brokers' access lists and dashboards hold these texts: they never change."""
+    built = [topics.node("press-07", kind) for kind in NODE_KINDS]
+
+    assert built == [
+        "earshot/1/n/press-07/status",
+        "earshot/1/n/press-07/birth",
+        "earshot/1/n/press-07/window",
+        "earshot/1/n/press-07/backlog",
+        "earshot/1/n/press-07/state",
+        "earshot/1/n/press-07/event",
+        "earshot/1/n/press-07/health",
+        "earshot/1/n/press-07/update",
+        "earshot/1/n/press-07/receipt",
+        "earshot/1/n/press-07/desired",
+    ]
+    assert topics.group_desired("line-2") == "earshot/1/g/line-2/desired"
+    assert topics.all_desired() == "earshot/1/all/desired"
+    assert topics.collector_status("main") == "earshot/1/collector/main/status"
+    assert topics.dead_letter() == "earshot/1/deadletter"
+
+
+@pytest.mark.parametrize("kind", FROM_NODE)
+def test_filter_matches_every_node(kind: Kind) -> None:
+    """The filter for a kind is a node's topic with `+` for the id."""
+    assert topics.every_node(kind) == topics.node("x", kind).replace("/x/", "/+/")
+
+
+def test_kinds_without_a_node_have_no_node_topic() -> None:
+    """A collector's status and a dead letter are no node's."""
+    for kind in (Kind.COLLECTOR_STATUS, Kind.DEAD_LETTER):
+        with pytest.raises(TopicError, match=f"kind that nodes have, got {kind}"):
+            topics.node("press-07", kind)
+
+
+@pytest.mark.parametrize("text", ["a", "0", "press-07", "a-", "a--b", "a" * 32])
+def test_id_may_be_a_level(text: str) -> None:
+    """One to 32 lower case letters, digits and hyphens make an id."""
+    assert topics.checked_id(text) == text
+
+
+@pytest.mark.parametrize("text", FORGED_IDS)
+def test_id_that_could_forge_a_topic_is_refused(text: str) -> None:
+    """An id that is no single plain topic level is refused wherever it is built in or parsed."""
+    attempts: list[Callable[[], object]] = [
+        lambda: topics.checked_id(text),
+        lambda: topics.node(text, Kind.WINDOW),
+        lambda: topics.group_desired(text),
+        lambda: topics.collector_status(text),
+        lambda: topics.parse(f"earshot/1/n/{text}/window"),
+        lambda: topics.parse(f"earshot/1/g/{text}/desired"),
+        lambda: topics.parse(f"earshot/1/collector/{text}/status"),
+    ]
+
+    for attempt in attempts:
+        with pytest.raises(TopicError):
+            attempt()
+
+
+@pytest.mark.parametrize(
+    "topic",
+    [
+        "",
+        "/",
+        "earshot",
+        "earshot/1",
+        "earshot/2/n/press-07/window",
+        "Earshot/1/n/press-07/window",
+        "/earshot/1/n/press-07/window",
+        "earshot/1/n/press-07/window/",
+        "earshot/1/n/press-07/window/1",
+        "earshot/1/n/press-07/Window",
+        "earshot/1/n/press-07/collector",
+        "earshot/1/n/press-07/deadletter",
+        "earshot/1/n/press-07/cmd/identify",
+        "earshot/1/n/press-07",
+        "earshot/1/g/line-2/window",
+        "earshot/1/all/window",
+        "earshot/1/collector/main",
+        "earshot/1/deadletter/x",
+        "$SYS/broker/version",
+        "homeassistant/status",
+    ],
+)
+def test_foreign_topic_is_refused(topic: str) -> None:
+    """A topic that is not in the contract is refused."""
+    with pytest.raises(TopicError, match=r"Expected a topic of earshot/1, got"):
+        topics.parse(topic)
+
+
+def test_error_shows_little_of_a_long_topic() -> None:
+    """A hostile topic does not fill the log."""
+    with pytest.raises(TopicError) as error:
+        topics.parse("x" * 60_000)
+
+    assert len(str(error.value)) < 150

@@ -1,0 +1,129 @@
+"""Programs of the fleet as subprocesses, and an ear on the broker, for system tests."""
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar
+
+from contract import topics
+from contract.messages import Backlog, Message, Window, decode
+from contract.session import (
+    Connected,
+    Received,
+    Session,
+    SessionEvent,
+    SessionOptions,
+    Subscription,
+)
+from contract.settings import ENVIRONMENT_PREFIX, MqttSettings
+from tests.servers import Mosquitto, wait_until
+
+ROOT = Path(__file__).parents[1]
+MODEL = ROOT / "models" / "fan-synthetic"
+
+Kind = TypeVar("Kind", bound=Message)
+
+
+class Listener:
+    """Hears everything that nodes say, as a collector with a session of its own would."""
+
+    def __init__(self, broker: Mosquitto) -> None:
+        self._lock = threading.Lock()
+        self._messages: list[Message] = []
+        self._connected = threading.Event()
+        options = SessionOptions(
+            client_id="listener",
+            expiry_seconds=300,
+            receive_maximum=1000,
+            subscriptions=tuple(
+                Subscription(topic_filter=topics.every_node(kind), retained=False)
+                for kind in topics.FROM_NODE
+            ),
+        )
+        self._session = Session(
+            MqttSettings(host=broker.host, port=broker.port), options, self._hear
+        )
+
+    def __enter__(self) -> Self:
+        self._session.start()
+        assert self._connected.wait(10), "the listener was not let in"
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._session.stop()
+
+    def all_of(self, kind: type[Kind]) -> list[Kind]:
+        """Messages of that kind so far, in order of arrival."""
+        with self._lock:
+            return [message for message in self._messages if isinstance(message, kind)]
+
+    def windows(self) -> list[Window]:
+        """Windows so far, live and late, in order of their numbers, none left out or twice."""
+        found = self.all_of(Window)
+        for backlog in self.all_of(Backlog):
+            found += backlog.windows
+        return sorted(found, key=lambda window: window.seq)
+
+    def wait_for_windows(self, count: int, *, seconds: float = 30.0) -> None:
+        """Until so many windows have come."""
+        wait_until(lambda: len(self.windows()) >= count, f"{count} windows", seconds=seconds)
+
+    def _hear(self, event: SessionEvent) -> None:
+        if isinstance(event, Connected):
+            self._connected.set()
+        if isinstance(event, Received):
+            with self._lock:
+                self._messages.append(decode(event.topic, event.payload))
+
+
+def environment(settings: Mapping[str, str]) -> dict[str, str]:
+    """This process's environment, with these settings and no others of earshot's."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(ENVIRONMENT_PREFIX)}
+    return {**kept, **settings}
+
+
+def node_settings(broker: Mosquitto | None, source: str, **more: str) -> dict[str, str]:
+    """Settings of a node, as environment variables; `more` without the prefix."""
+    found = {
+        "EARSHOT_NODE_ID": "press-07",
+        "EARSHOT_MODEL_FOLDER": str(MODEL),
+        "EARSHOT_SOURCE_SPEC": source,
+    }
+    if broker is not None:
+        found |= {"EARSHOT_MQTT_HOST": broker.host, "EARSHOT_MQTT_PORT": str(broker.port)}
+    return found | {ENVIRONMENT_PREFIX + name: value for name, value in more.items()}
+
+
+def start(package: str, *arguments: str, settings: Mapping[str, str]) -> subprocess.Popen[str]:
+    """`python -m PACKAGE ARGUMENTS` in the background."""
+    return subprocess.Popen(
+        [sys.executable, "-m", package, *arguments],
+        cwd=ROOT,
+        env=environment(settings),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run(
+    package: str, *arguments: str, settings: Mapping[str, str], seconds: float = 60.0
+) -> subprocess.CompletedProcess[str]:
+    """`python -m PACKAGE ARGUMENTS` until it ends."""
+    with start(package, *arguments, settings=settings) as program:
+        try:
+            out, err = program.communicate(timeout=seconds)
+        except BaseException:
+            program.kill()
+            raise
+    return subprocess.CompletedProcess(program.args, program.returncode, out, err)
