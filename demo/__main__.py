@@ -30,12 +30,14 @@ _MACHINES = {
     _FAULTY: "synthetic:fan?unit=2&seed=90003&fault=bearing&severity=0.6",
 }
 _SETTLE_SECONDS = 15.0
+_PIPE_WIDTH = 120
 
 
 def main() -> int:
     """Run the demo and give the exit code: 0 when every produced window was stored."""
     options = _parser().parse_args()
-    console = Console()
+    # A pipe has no width, and rich would fold the table at 80.
+    console = Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH)
     try:
         with ExitStack() as stack:
             directory = _directory(options.keep, stack)

@@ -73,9 +73,7 @@ def test_windows_go_out_live(mosquitto: Mosquitto) -> None:
 def test_windows_of_a_broker_outage_arrive_late(mosquitto: Mosquitto) -> None:
     """SIGKILL of the broker in the middle costs no window; the late ones come as backlog."""
     with Listener(mosquitto) as listener:
-        node = start(
-            "node", "run", settings=node_settings(mosquitto, "synthetic:fan?seconds=14")
-        )
+        node = start("node", "run", settings=node_settings(mosquitto, "synthetic:fan?seconds=14"))
         listener.wait_for_windows(3)
         mosquitto.save()
         mosquitto.kill()
@@ -119,9 +117,7 @@ def test_windows_wait_while_nobody_subscribes(mosquitto: Mosquitto) -> None:
 
 def test_windows_that_nobody_took_are_counted_at_the_end(mosquitto: Mosquitto) -> None:
     """Windows left behind at the end are an error with their number, not silence."""
-    settings = node_settings(
-        mosquitto, "synthetic:fan?seconds=4", OUTBOX_DRAIN_SECONDS="0.5"
-    )
+    settings = node_settings(mosquitto, "synthetic:fan?seconds=4", OUTBOX_DRAIN_SECONDS="0.5")
     ended = run("node", "run", settings=settings)
 
     assert ended.returncode == EXIT_BAD_INPUT
