@@ -27,7 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _configure_logging(logging.DEBUG if options.verbose else logging.WARNING)
             _watch(options)
     except EarshotError as error:
-        print(f"earshot collector: {error}", file=sys.stderr)
+        # A file's name may hold a line break; what went wrong stays one line.
+        print(f"earshot collector: {' '.join(str(error).split())}", file=sys.stderr)
         return EXIT_BAD_INPUT
     except BrokenPipeError:
         # Whoever read our output has seen enough; without this, Python says so when it exits.

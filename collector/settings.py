@@ -154,7 +154,7 @@ def _decode(kind: type[Settings], path: Path | None, environ: Mapping[str, str])
     text = ""
     if path is not None:
         try:
-            text = path.read_text("utf-8")
+            text = path.read_text("utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise SettingsError(
                 str(path), [f"cannot read the settings file: {_reason(error)}"]

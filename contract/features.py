@@ -65,7 +65,7 @@ class FeatureParams(msgspec.Struct, frozen=True, kw_only=True):
                 ("n_fft", self.n_fft, 64, 65_536),
                 ("frame_hop_samples", self.frame_hop_samples, 16, 65_536),
                 ("n_mels", self.n_mels, 4, 512),
-                ("n_mfcc", self.n_mfcc, 1, self.n_mels),
+                ("n_mfcc", self.n_mfcc, 1, self.n_mels if self.kind == "mfcc" else 512),
                 ("fmin_hz", self.fmin_hz, 0, self.sample_rate_hz / 2),
                 ("fmax_hz", self.top_frequency_hz, self.fmin_hz + 1, self.sample_rate_hz / 2),
                 ("top_db", self.top_db, 1, 200),
@@ -136,9 +136,12 @@ class FeatureExtractor:
         params = self.params
         centred = np.pad(window, params.n_fft // 2)
         frames = np.lib.stride_tricks.sliding_window_view(centred, params.n_fft)
-        spectrum = np.fft.rfft(frames[:: params.frame_hop_samples] * self._hann)
-        power = np.square(spectrum.real) + np.square(spectrum.imag)
-        bands = self._mel @ power.T.astype(np.float32, copy=False)
+        # A float recording may hold anything; a power beyond float32 becomes infinite, is told by
+        # the scorer as an error, and needs no warning of NumPy's.
+        with np.errstate(over="ignore", invalid="ignore"):
+            spectrum = np.fft.rfft(frames[:: params.frame_hop_samples] * self._hann)
+            power = np.square(spectrum.real) + np.square(spectrum.imag)
+            bands = self._mel @ power.T.astype(np.float32, copy=False)
         bands_db = 10.0 * np.log10(np.maximum(bands, _POWER_FLOOR))
         clipped: Float32Array = np.maximum(bands_db, bands_db.max() - params.top_db)
         return clipped

@@ -38,7 +38,8 @@ Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 Share = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
 ModelLabel = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,31}@[0-9]{1,9}\Z")]
 """A release as `name@version`."""
-Positive = Annotated[float, msgspec.Meta(gt=0.0)]
+Positive = Annotated[float, msgspec.Meta(ge=1e-12)]
+"""A divisor: not so small that a score would be infinite."""
 
 
 class MachineState(StrEnum):
@@ -212,8 +213,10 @@ class Backlog(Message, frozen=True, kw_only=True):
     ]
 
     def __post_init__(self) -> None:
-        if any(window.node != self.node for window in self.windows):
-            raise MessageError("malformed", f"Expected only windows of {self.node} in its backlog")
+        if any((window.node, window.boot) != (self.node, self.boot) for window in self.windows):
+            raise MessageError(
+                "malformed", f"Expected only windows of {self.node} in its backlog, of one boot"
+            )
 
 
 class Status(Message, frozen=True, kw_only=True):

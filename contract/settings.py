@@ -8,7 +8,7 @@ the environment is the caller's; nothing here does.
 
 import difflib
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -47,14 +47,17 @@ class MqttSettings(msgspec.Struct, frozen=True, kw_only=True):
     """A dead link is noticed after 1.5 times this."""
 
     def __post_init__(self) -> None:
+        problems = []
         if not self.tls and (self.ca_file or self.certificate_file):
-            raise ValueError("ca_file and certificate_file need tls = true")
+            problems.append("ca_file and certificate_file need tls = true")
         if (self.certificate_file is None) != (self.key_file is None):
-            raise ValueError("certificate_file and key_file go together")
+            problems.append("certificate_file and key_file go together")
         if self.password is not None and self.password_file is not None:
-            raise ValueError("give password or password_file, not both")
+            problems.append("give password or password_file, not both")
         if self.username is None and (self.password or self.password_file):
-            raise ValueError("a password needs a username")
+            problems.append("a password needs a username")
+        if problems:
+            raise ValueError("; ".join(problems))
 
     @property
     def port_in_use(self) -> int:
@@ -95,11 +98,20 @@ def decode_settings(
     problems: list[str] = []
     sections = {field.name: field for field in msgspec.structs.fields(kind)}
     problems += _unknown_keys(document, sections, "section")
+    # Other programs' sections may be in the same environment; only what looks like ours is told.
+    for variable in environment:
+        found = variable.removeprefix(ENVIRONMENT_PREFIX).partition("_")[0].lower()
+        if variable.startswith(ENVIRONMENT_PREFIX) and found not in sections:
+            problems += [
+                f"unknown environment variable: {variable}"
+                f" (did you mean {ENVIRONMENT_PREFIX}{close.upper()}_...?)"
+                for close in difflib.get_close_matches(found, sections, n=1)
+            ]
     decoded: dict[str, object] = {}
     for name, field in sections.items():
         table = document.get(name, {})
         if not isinstance(table, dict):
-            problems.append(f"{name}: expected a section [{name}], got {table!r}")
+            problems.append(f"{name}: expected a section [{name}], got {type(table).__name__}")
             continue
         section = _decode_section(field.type, name, table, environment, problems)
         if section is not None:
@@ -122,7 +134,7 @@ def _decode_section(
     prefix = f"{ENVIRONMENT_PREFIX}{section.upper()}_"
     variables = {name: prefix + name.upper() for name in fields}
     overrides = {key: key for key in environment if key.startswith(prefix)}
-    problems += _unknown_keys(overrides, variables.values(), "environment variable")
+    problems += _unknown_keys(overrides, variables.values(), "environment variable", prefix)
     values: dict[str, object] = {}
     for name, field in fields.items():
         variable = variables[name]
@@ -147,13 +159,18 @@ def _decode_section(
         return None
 
 
-def _unknown_keys(given: Mapping[str, object], known: Any, what: str) -> list[str]:
-    names = list(known)
+def _unknown_keys(
+    given: Mapping[str, object], known: Iterable[str], what: str, prefix: str = ""
+) -> list[str]:
+    # Compared without what all of them begin with: else every name is close to every other.
+    names = [name.removeprefix(prefix) for name in known]
     problems = []
     for key in given:
-        if key in names:
+        name = key.removeprefix(prefix)
+        if name in names:
             continue
-        close = difflib.get_close_matches(key, names, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(sorted(names))}"
+        close = difflib.get_close_matches(name, names, n=1)
+        known_names = ", ".join(prefix + known_name for known_name in sorted(names))
+        hint = f"did you mean {prefix}{close[0]}?" if close else f"known are {known_names}"
         problems.append(f"unknown {what}: {key} ({hint})")
     return problems

@@ -30,7 +30,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return int(options.command(options))
     except EarshotError as error:
-        print(f"earshot node: {error}", file=sys.stderr)
+        # A file's name may hold a line break; what went wrong stays one line.
+        print(f"earshot node: {' '.join(str(error).split())}", file=sys.stderr)
         return EXIT_BAD_INPUT
     except BrokenPipeError:
         # The reader of our output has gone (`... | head`); nothing is wrong, nobody to tell.

@@ -40,21 +40,28 @@ def operating_system() -> str:
 
 def read_board(root: Path = Path("/")) -> BoardReadings:
     """The readings now; `root` is where /proc and /sys are found."""
-    millidegrees = _text(root / "sys/class/thermal/thermal_zone0/temp").strip()
-    throttled = _text(root / "sys/devices/platform/soc/soc:firmware/get_throttled").strip()
+    millidegrees = _number(root / "sys/class/thermal/thermal_zone0/temp", 10)
+    throttled = _number(root / "sys/devices/platform/soc/soc:firmware/get_throttled", 16)
     return BoardReadings(
-        cpu_temperature_c=int(millidegrees) / 1000 if millidegrees.lstrip("-").isdigit() else None,
-        throttled=bool(int(throttled, 16) & _THROTTLED_NOW) if throttled else None,
+        cpu_temperature_c=None if millidegrees is None else millidegrees / 1000,
+        throttled=None if throttled is None else bool(throttled & _THROTTLED_NOW),
         memory_rss_bytes=_kib(root / "proc/self/status", "VmRSS:"),
         memory_available_bytes=_kib(root / "proc/meminfo", "MemAvailable:"),
         disk_free_bytes=shutil.disk_usage(os.curdir).free,
     )
 
 
+def _number(path: Path, base: int) -> int | None:
+    with suppress(ValueError):
+        return int(_text(path), base)
+    return None
+
+
 def _kib(path: Path, label: str) -> int:
     for line in _text(path).splitlines():
         if line.startswith(label):
-            return int(line.split()[1]) * 1024
+            with suppress(ValueError, IndexError):
+                return int(line.split()[1]) * 1024
     return 0
 
 

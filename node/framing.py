@@ -60,6 +60,7 @@ class Framer:
             source_rate_hz: may only change with a block that is not continuous.
         """
         if not block.continuous or source_rate_hz != self._source_rate_hz:
+            yield from self.finish()
             self._start_over(source_rate_hz)
         # Each block's stamp is believed anew, so that a sound card's drift does not add up.
         self._anchor_sample = self._source_samples * self._rate_hz // source_rate_hz
@@ -68,6 +69,18 @@ class Framer:
         samples = block.samples
         if self._resampler is not None:
             samples = self._resampler.resample_chunk(samples)
+        yield from self._cut(samples)
+
+    def finish(self) -> Iterator[FramedWindow]:
+        """The windows that the resampler still held back: the stretch has ended.
+
+        The next block begins a new stretch, whether it says so or not.
+        """
+        if self._resampler is not None:
+            yield from self._cut(self._resampler.resample_chunk(np.zeros(0, np.float32), last=True))
+        self._start_over(self._source_rate_hz)
+
+    def _cut(self, samples: Float32Array) -> Iterator[FramedWindow]:
         self._held = np.concatenate((self._held, samples))
         while len(self._held) >= self._length:
             window = self._held[: self._length].copy()

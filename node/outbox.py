@@ -71,11 +71,11 @@ class MemoryOutbox:
         self.discarded_refused = 0
 
     def add(self, window: Window, now: float) -> None:
-        if len(self._entries) >= self._max_windows:
-            self._give_one_up()
         self._entries[window.seq] = Entry(window.seq, now, window)
         if window.anomaly is False:
             self._expendable[window.seq] = None
+        if len(self._entries) > self._max_windows:
+            self._give_one_up()
 
     def waiting(self, limit: int) -> Sequence[Entry]:
         found: list[Entry] = []

@@ -4,13 +4,14 @@ import csv
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Literal, TextIO
 
 import msgspec
 
 from contract.release import Manifest
-from node.framing import Framer
+from node.framing import FramedWindow, Framer
 from node.release_store import Release
 from node.runtime import Runtime
 from node.scorer import Scorer
@@ -46,8 +47,7 @@ def score_path(
     """
     recordings = find_recordings(path)
     scorer = Scorer(release, runtime, threads=threads)
-    for recording in recordings:
-        yield from _score_recording(recording, scorer, channel)
+    return chain.from_iterable(_score_recording(r, scorer, channel) for r in recordings)
 
 
 def write(
@@ -70,29 +70,21 @@ def _score_recording(
         hop_samples=manifest.window_hop_samples,
     )
     number = 0
-    with RecordingSource([recording], channel=channel, fast=True) as source:
-        while True:
-            try:
-                block = source.read(0.0)
-            except EndOfSound:
-                break
-            if block is None:
-                continue
-            for framed in framer.push(block, source.sample_rate_hz):
-                scored = scorer.score(framed.samples)
-                start = number * manifest.window_hop_samples / features.sample_rate_hz
-                number += 1
-                yield ScoredFileWindow(
-                    file=str(recording.path),
-                    start_s=round(start, 6),
-                    mse=scored.mse,
-                    statistic=scored.statistic,
-                    threshold=manifest.threshold.value,
-                    score=scored.score,
-                    anomaly=scored.anomaly,
-                    problem=scored.problem,
-                    level_dbfs=round(scored.level_dbfs, 2),
-                )
+    for framed in _windows(recording, framer, channel):
+        scored = scorer.score(framed.samples)
+        start = number * manifest.window_hop_samples / features.sample_rate_hz
+        number += 1
+        yield ScoredFileWindow(
+            file=str(recording.path),
+            start_s=round(start, 6),
+            mse=scored.mse,
+            statistic=scored.statistic,
+            threshold=manifest.threshold.value,
+            score=scored.score,
+            anomaly=scored.anomaly,
+            problem=scored.problem,
+            level_dbfs=round(scored.level_dbfs, 2),
+        )
     if number == 0:
         window_s = features.window_samples / features.sample_rate_hz
         print(
@@ -102,12 +94,24 @@ def _score_recording(
         )
 
 
+def _windows(recording: Recording, framer: Framer, channel: int | None) -> Iterator[FramedWindow]:
+    with RecordingSource([recording], channel=channel, fast=True) as source:
+        while True:
+            try:
+                block = source.read(0.0)
+            except EndOfSound:
+                break
+            if block is not None:
+                yield from framer.push(block, source.sample_rate_hz)
+    yield from framer.finish()
+
+
 def _write_json(windows: Sequence[ScoredFileWindow], manifest: Manifest, out: TextIO) -> int:
     flagged = _count_flagged(windows)
     document = {
         "model": manifest.label,
         "threshold": manifest.threshold.value,
-        "windows_scored": len(windows),
+        "windows_scored": sum(window.score is not None for window in windows),
         "windows_flagged": flagged,
         "windows": [msgspec.structs.asdict(window) for window in windows],
     }

@@ -155,6 +155,8 @@ class _Node:
                 self._hear_once()
                 self._look_after_health()
         except EndOfSound:
+            for framed in self._framer.finish():
+                self._score(framed, time.monotonic())
             logger.info("the sound has ended after %d windows", self._windows)
         finally:
             # The last word on how many windows there were, for whoever counts what is stored.

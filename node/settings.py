@@ -79,7 +79,7 @@ def load_settings(path: Path | None, overrides: Mapping[str, str]) -> NodeSettin
     text = ""
     if path is not None:
         try:
-            text = path.read_text("utf-8")
+            text = path.read_text("utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
             raise SettingsError(

@@ -1,7 +1,7 @@
 """`make bench`: what a window costs on this machine, as JSON with the machine's facts.
 
-Timings are noisy where processors are shared: compare the ratios, which are taken in turn in one run,
-and quote medians. Nothing here decides whether a test passes.
+Timings are noisy where processors are shared: compare the ratios, which are taken in turn in one
+run, and quote medians. Nothing here decides whether a test passes.
 """
 
 import os

@@ -86,7 +86,7 @@ class Listener:
 
 
 def environment(settings: Mapping[str, str]) -> dict[str, str]:
-    """This process's environment, with these settings and no others of earshot's."""
+    """Our environment, with these settings and no others of earshot's."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(ENVIRONMENT_PREFIX)}
     return {**kept, **settings}
 

@@ -394,7 +394,7 @@ class InfluxDb(Server):
     """
 
     org: Final = "earshot"
-    token: Final = "test-token"  # noqa: S105 - opens a database of this test run alone
+    token: Final = "test-token"
 
     def __init__(self, directory: Path) -> None:
         (directory / "front").mkdir(parents=True, exist_ok=True)

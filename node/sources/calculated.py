@@ -41,7 +41,7 @@ class CalculatedSource:
         """The next quarter of a second."""
         count = int(self._rate_hz * _BLOCK_SECONDS)
         if self._sound.seconds is not None:
-            left = int(self._sound.seconds * self._rate_hz) - self._samples_given
+            left = round(self._sound.seconds * self._rate_hz) - self._samples_given
             if left <= 0:
                 raise EndOfSound
             count = min(count, left)

@@ -39,7 +39,10 @@ def choose_source(spec: str, *, channel: int | None, fast: bool, model_rate_hz: 
         if fast and sound.seconds is None:
             example = f"{spec}{'&' if '?' in spec else '?'}seconds=600"
             raise SourceError("bad_format", f"With --fast say for how long, for example {example}")
-        return CalculatedSource(sound, sample_rate_hz=model_rate_hz, fast=fast)
+        try:
+            return CalculatedSource(sound, sample_rate_hz=model_rate_hz, fast=fast)
+        except ValueError as error:
+            raise SourceError("bad_format", f"{spec}: {error}") from error
     from node.sources.recordings import RecordingSource, find_recordings
 
     return RecordingSource(find_recordings(Path(spec)), channel=channel, fast=fast)

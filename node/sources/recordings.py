@@ -64,7 +64,7 @@ class RecordingSource:
 
     def __init__(self, recordings: Sequence[Recording], *, channel: int | None, fast: bool) -> None:
         for recording in recordings:
-            if channel is not None and channel >= recording.channels:
+            if channel is not None and not 0 <= channel < recording.channels:
                 raise SourceError(
                     "bad_format",
                     f"{recording.path}: expected channel {channel} (counted from 0),"

@@ -103,6 +103,30 @@ def test_temperature_that_is_no_number_is_none(root: Path) -> None:
     assert read_board(root).cpu_temperature_c is None
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("sys/devices/platform/soc/soc:firmware/get_throttled", "N/A\n"),
+        ("sys/class/thermal/thermal_zone0/temp", "--5\n"),
+        ("proc/meminfo", "MemAvailable:\n"),
+        ("proc/meminfo", "MemAvailable:  much kB\n"),
+    ],
+)
+def test_words_where_a_number_belongs_do_not_end_the_node(root: Path, name: str, text: str) -> None:
+    """A driver that answers with words costs that one reading, not the node."""
+    (root / name).write_text(text)
+
+    readings = read_board(root)
+
+    lost = {None, 0} & {
+        readings.cpu_temperature_c,
+        readings.throttled,
+        readings.memory_available_bytes,
+    }
+    assert lost
+    assert readings.memory_rss_bytes == 94_208 * 1024
+
+
 def test_this_computer_is_read() -> None:
     """The computer that runs the tests has memory, a system and a name."""
     readings = read_board()

@@ -1,12 +1,14 @@
 """Time stamps that never go back, boots that have names, and whether the clock is trusted."""
 
 import re
-from contract.messages import Clock
-from node.clock import WindowClock, new_boot_id, system_clock
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from contract.messages import Clock
+from node.clock import WindowClock, new_boot_id, system_clock
 
 CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 AT_NS = 1_795_358_112_500_000_000
@@ -127,7 +129,7 @@ def test_stamps_always_rise(steps: list[tuple[int, int, int]]) -> None:
         time.wall += stepped
         stamps.append(clock.start_us(time.monotonic - ago))
 
-    assert all(one < other for one, other in zip(stamps, stamps[1:], strict=False))
+    assert all(one < other for one, other in pairwise(stamps))
 
 
 def test_system_clock_is_asked() -> None:

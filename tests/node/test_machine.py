@@ -38,7 +38,7 @@ def heard(flags: str) -> str:
         # ... but two of five alone do not ring it.
         ("xx...xx...xx", "nwwwwwwwwwww"),
         # Once it is over, it takes three again.
-        ("xxx...xx.", "nwAAAAnww"),
+        ("xxx....xx.", "nwAAAAnnww"),
         # What could not be scored is no vote, and pushes old votes out.
         ("?", "u"),
         ("?????", "uuuuu"),
@@ -61,7 +61,7 @@ def test_nothing_heard_is_unknown() -> None:
 
 @pytest.mark.parametrize("flags", ["".join(flags) for flags in product("x.?", repeat=VOTES)])
 def test_every_start_agrees_with_the_count(flags: str) -> None:
-    """In the first five windows nothing is forgotten: three ring, two warn, none scored is unknown."""
+    """Of the first five windows three ring, two warn, and none scored is unknown."""
     flagged, scored = flags.count("x"), VOTES - flags.count("?")
 
     expected = "u" if not scored else "A" if flagged >= 3 else "w" if flagged == 2 else "n"

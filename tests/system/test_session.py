@@ -293,7 +293,7 @@ def test_password_file_that_is_missing_is_one_clear_problem(tmp_path: Path) -> N
     """The problem is said before anything is connected."""
     settings = MqttSettings(username="x", password_file=str(tmp_path / "none"))
 
-    with pytest.raises(SettingsError, match="password_file: .*No such file"):
+    with pytest.raises(SettingsError, match=r"password_file: .*No such file"):
         Session(settings, SessionOptions(client_id="x", expiry_seconds=0), print)
 
 
@@ -362,7 +362,7 @@ def test_tls_files_that_are_missing_are_one_clear_problem(tmp_path: Path) -> Non
     """The problem is said before anything is connected."""
     settings = MqttSettings(tls=True, ca_file=str(tmp_path / "none.crt"))
 
-    with pytest.raises(SettingsError, match="none.crt"):
+    with pytest.raises(SettingsError, match=r"none\.crt"):
         Session(settings, SessionOptions(client_id="x", expiry_seconds=0), print)
 
 
