@@ -1,0 +1,1 @@
+"""Recordings of a healthy machine in, a release that a node can run out."""

@@ -1,0 +1,15 @@
+"""What goes wrong between recordings and a release."""
+
+from contract.errors import EarshotError
+
+
+class DataError(EarshotError):
+    """Recordings that cannot be trained on or judged with: put the named ones right."""
+
+
+class DestinationError(EarshotError):
+    """A place that must not, or cannot, be written to: choose another."""
+
+
+class TrainingError(EarshotError):
+    """A training that gave no usable model: change its settings or its data."""
