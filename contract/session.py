@@ -113,6 +113,12 @@ class Connected(msgspec.Struct, frozen=True):
     """How many QoS 1 publications may be unconfirmed at once."""
 
 
+class Subscribed(msgspec.Struct, frozen=True):
+    """The broker has answered every subscription of a connection: from now on nothing is missed."""
+
+    generation: int
+
+
 class Disconnected(msgspec.Struct, frozen=True):
     """A connection that stood is gone; what was not confirmed on it must be sent again."""
 
@@ -162,7 +168,9 @@ class SubscribeRefused(msgspec.Struct, frozen=True):
     reason: str
 
 
-SessionEvent = Connected | Disconnected | ConnectFailed | Received | Published | SubscribeRefused
+SessionEvent = (
+    Connected | Subscribed | SubscribeRefused | Disconnected | ConnectFailed | Received | Published
+)
 
 
 class Delivery(msgspec.Struct, frozen=True):
@@ -484,6 +492,7 @@ class _Connection:
         ):
             if reason.is_failure:
                 self._session._deliver(SubscribeRefused(subscription.topic_filter, str(reason)))
+        self._session._deliver(Subscribed(self.generation))
 
     def _ended(self, reason: str, taken_over: bool = False) -> None:
         """Keep the first reason: what comes after it is a consequence."""

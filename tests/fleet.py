@@ -12,11 +12,11 @@ from typing import Self, TypeVar
 from contract import topics
 from contract.messages import Backlog, Message, Window, decode
 from contract.session import (
-    Connected,
     Received,
     Session,
     SessionEvent,
     SessionOptions,
+    Subscribed,
     Subscription,
 )
 from contract.settings import ENVIRONMENT_PREFIX, MqttSettings
@@ -34,7 +34,7 @@ class Listener:
     def __init__(self, broker: Mosquitto) -> None:
         self._lock = threading.Lock()
         self._messages: list[Message] = []
-        self._connected = threading.Event()
+        self._subscribed = threading.Event()
         options = SessionOptions(
             client_id="listener",
             expiry_seconds=300,
@@ -50,7 +50,7 @@ class Listener:
 
     def __enter__(self) -> Self:
         self._session.start()
-        assert self._connected.wait(10), "the listener was not let in"
+        assert self._subscribed.wait(10), "the listener was not let in"
         return self
 
     def __exit__(
@@ -78,8 +78,8 @@ class Listener:
         wait_until(lambda: len(self.windows()) >= count, f"{count} windows", seconds=seconds)
 
     def _hear(self, event: SessionEvent) -> None:
-        if isinstance(event, Connected):
-            self._connected.set()
+        if isinstance(event, Subscribed):
+            self._subscribed.set()
         if isinstance(event, Received):
             with self._lock:
                 self._messages.append(decode(event.topic, event.payload))

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-import soundfile
 import soxr
 
 from contract.features import FeatureParams, Float32Array
+from node.sources.errors import SourceError
+from node.sources.recordings import open_recording, read_mono
 from training.dataset import Clip, and_more
 from training.errors import DataError
 
@@ -60,7 +61,7 @@ class Tally(msgspec.Struct):
                 ),
                 (
                     self.mixed,
-                    f"{self.mixed} files have several channels, of which the first is used, such as"
+                    f"{self.mixed} files have several channels, which are mixed, such as"
                     f" {self.mixed_example}",
                 ),
                 (
@@ -75,26 +76,21 @@ class Tally(msgspec.Struct):
 
 
 def read_recording(path: Path, *, sample_rate_hz: int) -> Recording:
-    """Read one file: its first channel, resampled.
+    """Read one file as the node does: all channels mixed, resampled.
 
     Raises:
         DataError: it cannot be read, or is empty, cut short, or holds NaN or infinity.
     """
     try:
-        _refuse_cut_off(path)
-        samples, file_rate_hz = soundfile.read(path, dtype="float32", always_2d=True)
-    except OSError as error:
-        raise DataError(f"{path}: cannot read: {error.strerror or error}") from error
-    except soundfile.LibsndfileError as error:
-        raise DataError(f"{path}: not a sound file: {error.error_string}") from error
-    if not len(samples):
-        raise DataError(f"{path}: expected sound, got an empty file")
-    mono: Float32Array = np.ascontiguousarray(samples[:, 0], np.float32)
+        found = open_recording(path)
+        mono: Float32Array = np.concatenate(list(read_mono(found, channel=None)))
+    except SourceError as error:
+        raise DataError(str(error)) from error
     if not np.isfinite(mono).all():
         raise DataError(f"{path}: expected numbers, got NaN or infinity among the samples")
-    if file_rate_hz != sample_rate_hz:
-        mono = np.asarray(soxr.resample(mono, file_rate_hz, sample_rate_hz), np.float32)
-    return Recording(mono, int(file_rate_hz), samples.shape[1])
+    if found.sample_rate_hz != sample_rate_hz:
+        mono = np.asarray(soxr.resample(mono, found.sample_rate_hz, sample_rate_hz), np.float32)
+    return Recording(mono, found.sample_rate_hz, found.channels)
 
 
 def read_windows(
@@ -154,30 +150,6 @@ def _count(recording: Recording, clip: Clip, params: FeatureParams, tally: Tally
     if len(recording.samples) < params.window_samples:
         tally.short += 1
         tally.short_example = tally.short_example or name
-
-
-def _refuse_cut_off(path: Path) -> None:
-    """Refuse a WAV whose data end before its header says; libsndfile reads it without a word."""
-    with path.open("rb") as stream:
-        size = stream.seek(0, 2)
-        stream.seek(0)
-        if not size:
-            raise DataError(f"{path}: expected sound, got an empty file")
-        start = stream.read(12)
-        if start[:4] != b"RIFF" or start[8:] != b"WAVE":
-            return
-        while len(header := stream.read(8)) == 8:
-            length = int.from_bytes(header[4:], "little")
-            here = stream.tell()
-            if header[:4] == b"data":
-                # A recorder that streams does not know the length and writes the largest.
-                if here + length > size and length < 0xFFFF_FF00:
-                    raise DataError(
-                        f"{path}: truncated: expected {length} bytes of sound, got {size - here}"
-                    )
-                return
-            stream.seek(here + length + length % 2)
-        raise DataError(f"{path}: truncated: there is no sound after the header")
 
 
 Note = Callable[[str], None]

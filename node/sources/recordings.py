@@ -1,7 +1,6 @@
 """Sound from files: WAV, FLAC or OGG, one file or all of a folder, in the order of their names."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -44,10 +43,10 @@ def find_recordings(path: Path) -> list[Recording]:
         paths = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
         if not paths:
             raise SourceError("no_sound", f"{path}: expected {', '.join(SUFFIXES)} files, got none")
-        return [_open(p) for p in paths]
+        return [open_recording(p) for p in paths]
     if not path.exists():
         raise SourceError("no_sound", f"{path}: no such file or folder")
-    return [_open(path)]
+    return [open_recording(path)]
 
 
 class RecordingSource:
@@ -134,6 +133,32 @@ class RecordingSource:
                 continuous = True
 
 
+def open_recording(path: Path) -> Recording:
+    """What a file holds, by its header.
+
+    Raises:
+        SourceError: it cannot be read as sound, or holds none, or less than its header says.
+    """
+    try:
+        if path.stat().st_size == 0:
+            raise SourceError("no_sound", f"{path}: expected sound, got an empty file")
+        info = soundfile.info(path)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise SourceError("bad_format", f"{path}: cannot be read: {reason}") from error
+    except soundfile.LibsndfileError as error:
+        reason = error.error_string.rstrip(".")
+        raise SourceError("bad_format", f"{path}: not a sound file: {reason}") from error
+    if info.frames < 1:
+        raise SourceError("no_sound", f"{path}: expected sound, got a file without samples")
+    missing = _wav_data_bytes_missing(path)
+    if missing:
+        raise SourceError(
+            "bad_format", f"{path}: truncated: {missing} bytes of its sound are missing"
+        )
+    return Recording(path, info.samplerate, info.channels, info.frames)
+
+
 def read_mono(recording: Recording, channel: int | None) -> Iterator[npt.NDArray[np.float32]]:
     """Blocks of one recording as float32 of shape (n,), -1..1: one channel, or the mean of all.
 
@@ -149,38 +174,19 @@ def read_mono(recording: Recording, channel: int | None) -> Iterator[npt.NDArray
                 mono = block.mean(axis=1) if channel is None else block[:, channel]
                 yield mono.astype(np.float32)
     except (soundfile.SoundFileError, OSError) as error:
-        raise SourceError("bad_format", f"{recording.path}: {error}") from error
+        raise SourceError("bad_format", f"{recording.path}: cannot be read: {error}") from error
     if given < recording.frames:
         raise SourceError(
             "bad_format",
-            f"{recording.path}: expected {recording.frames} samples, got {given}: it is truncated",
+            f"{recording.path}: truncated: expected {recording.frames} samples, got {given}",
         )
-
-
-def _open(path: Path) -> Recording:
-    try:
-        info = soundfile.info(path)
-    except (soundfile.SoundFileError, OSError) as error:
-        reason = str(error)
-        with suppress(OSError):
-            if path.stat().st_size == 0:
-                reason = "the file is empty"
-        raise SourceError("bad_format", f"{path}: cannot be read as sound: {reason}") from error
-    if info.frames < 1:
-        raise SourceError("no_sound", f"{path}: expected sound, got a file without samples")
-    truth = _wav_data_bytes_missing(path)
-    if truth:
-        raise SourceError(
-            "bad_format", f"{path}: {truth} bytes of its sound are missing: it is truncated"
-        )
-    return Recording(path, info.samplerate, info.channels, info.frames)
 
 
 def _wav_data_bytes_missing(path: Path) -> int:
     """How much shorter a WAV's data is than its header says.
 
     libsndfile reads what there is and calls that the length, so that a broken copy would pass for a
-    short recording. Writers to pipes leave a length of 0 or 2**32 - 1: unknown, not missing.
+    short recording. Writers to pipes leave a length of 0, or one near 2**32: unknown, not missing.
     """
     with path.open("rb") as file:
         if file.read(4) != b"RIFF":
@@ -190,7 +196,7 @@ def _wav_data_bytes_missing(path: Path) -> int:
         while len(header := file.read(8)) == 8:
             length = int.from_bytes(header[4:], "little")
             if header[:4] == b"data":
-                unknown = length in (0, 0xFFFFFFFF)
+                unknown = length == 0 or length >= 0xFFFF_FF00
                 return 0 if unknown else max(0, file.tell() + length - size)
             file.seek(length + length % 2, 1)
     return 0

@@ -38,6 +38,7 @@ from contract.session import (
     Session,
     SessionEvent,
     SessionOptions,
+    Subscribed,
     Subscription,
 )
 from contract.settings import MqttSettings
@@ -52,6 +53,7 @@ class Client:
 
     def __init__(self, broker: Mosquitto, client_id: str, *heard: str) -> None:
         self.received: list[Received] = []
+        self._heard = heard
         self._events: queue.SimpleQueue[SessionEvent] = queue.SimpleQueue()
         self._session = Session(
             MqttSettings(host=broker.host, port=broker.port),
@@ -65,7 +67,8 @@ class Client:
 
     def __enter__(self) -> Self:
         self._session.start()
-        self._wait(lambda event: isinstance(event, Connected))
+        awaited = Subscribed if self._heard else Connected
+        self._wait(lambda event: isinstance(event, awaited))
         return self
 
     def __exit__(self, *_: object) -> None:
