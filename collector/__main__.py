@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from collector import service, settings, sinks, watch
+from collector import service, settings, sinks
 from contract.errors import EXIT_BAD_INPUT, EarshotError
 from contract.session import Session
 
@@ -57,6 +57,9 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _watch(options: argparse.Namespace) -> None:
+    # Only here: `run` works without rich.
+    from collector import watch
+
     broker = settings.load_broker(options.config, {**os.environ, **_mqtt_variables(options)})
     if options.once:
         seconds, mode = options.seconds or _ONCE_SECONDS, watch.Mode.ONCE
@@ -106,7 +109,9 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="store what the nodes say")
     show = commands.add_parser("watch", help="show the fleet; needs nothing but a broker")
     for command in (run, show):
-        command.add_argument("--config", type=Path, help="TOML file; see collector.example.toml")
+        command.add_argument(
+            "--config", type=Path, help="TOML file; see collector/collector.example.toml"
+        )
         # SUPPRESS: else its default would undo a --verbose before the command.
         command.add_argument(
             "--verbose", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS

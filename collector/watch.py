@@ -15,7 +15,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
 from types import FrameType
+from typing import Literal
 
+import msgspec
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -41,7 +43,7 @@ from contract.topics import Kind
 
 logger = logging.getLogger(__name__)
 
-CONNECT_SECONDS = 10.0
+CONNECT_SECONDS = 5.0
 
 _KINDS = (Kind.STATUS, Kind.BIRTH, Kind.STATE, Kind.WINDOW, Kind.BACKLOG)
 _REDRAW_SECONDS = 0.5
@@ -66,6 +68,34 @@ _NO_SCORE = "·"
 _FULL_SCORE = 2.0
 
 
+class _Column(msgspec.Struct, frozen=True):
+    name: str
+    width: int
+    """What its content usually takes."""
+    from_width: int = 0
+    """Shown in tables of at least this width: what tells most comes first."""
+    justify: Literal["left", "right"] = "left"
+
+
+_SCORES = "last scores"
+_BORDER = 3
+_FEWEST_BARS = 8
+_COLUMNS = (
+    _Column("node", 12),
+    _Column("is", 9),
+    _Column("MSE", 6, 70, "right"),
+    _Column("threshold", 9, 120, "right"),
+    _Column("score", 6, 0, "right"),
+    _Column(_SCORES, SPARKLINE_SCORES),
+    _Column("machine", 8, 110),
+    _Column("microphone", 10, 110),
+    _Column("model", 18, 150),
+    _Column("level", 9, 150, "right"),
+    _Column("windows", 7, 150, "right"),
+    _Column("heard", 9, 60, "right"),
+)
+
+
 class BrokerUnreachableError(EarshotError):
     """No connection in time: stop."""
 
@@ -81,33 +111,18 @@ class Mode(Enum):
     """One table at the end."""
 
 
-def render(view: FleetView, now_us: int) -> Table:
-    """The fleet as a table."""
+def render(view: FleetView, now_us: int, *, width: int = _PIPE_WIDTH) -> Table:
+    """The fleet as a table of at most so many characters; a narrow one has fewer columns."""
+    chosen = [column for column in _COLUMNS if width >= column.from_width]
+    taken = sum(column.width + _BORDER for column in chosen if column.name != _SCORES) + 1
+    bars = max(_FEWEST_BARS, min(SPARKLINE_SCORES, width - taken - _BORDER))
     table = Table(title="earshot fleet", title_justify="left")
-    for name in ("node", "is"):
-        table.add_column(name, no_wrap=True)
-    for name in ("MSE", "threshold", "score"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column(f"last {SPARKLINE_SCORES} scores", no_wrap=True, min_width=8)
-    for name in ("machine", "microphone", "model"):
-        table.add_column(name, no_wrap=True)
-    for name in ("level", "windows", "heard"):
-        table.add_column(name, justify="right", no_wrap=True)
+    for column in chosen:
+        table.add_column(column.name, justify=column.justify, no_wrap=True)
     for row in view.rows(now_us=now_us):
-        style = STYLES[row.condition]
+        cells = _cells(row, now_us, bars)
         table.add_row(
-            row.node,
-            Text(row.condition, style),
-            Text(_number(row.mse), style),
-            _number(row.threshold),
-            Text(_number(row.score), style),
-            _colored_sparkline(row.scores),
-            row.machine or "-",
-            row.microphone or "-",
-            row.model or "-",
-            "-" if row.level_dbfs is None else f"{row.level_dbfs:.0f} dBFS",
-            str(row.windows),
-            _ago(row, now_us),
+            *(cells[column.name] for column in chosen),
             style="dim" if row.condition is Condition.OFFLINE else "",
         )
     return table
@@ -242,7 +257,7 @@ def _show(feed: Feed, view: FleetView, mode: Mode, seconds: float, every: float)
     deadline = time.monotonic() + seconds
     if mode is Mode.ONCE:
         feed.pump(seconds)
-        console.print(render(view, _now_us()))
+        console.print(render(view, _now_us(), width=console.width))
         return
     step = _REDRAW_SECONDS if mode is Mode.LIVE else every
     with _screen(console, view, mode) as draw:
@@ -258,8 +273,12 @@ def _screen(console: Console, view: FleetView, mode: Mode) -> Iterator[Callable[
     if mode is Mode.LINES:
         yield lambda: _print_lines(view)
         return
-    with Live(render(view, _now_us()), console=console, auto_refresh=False) as live:
-        yield lambda: live.update(render(view, _now_us()), refresh=True)
+
+    def table() -> Table:
+        return render(view, _now_us(), width=console.width)
+
+    with Live(table(), console=console, auto_refresh=False) as live:
+        yield lambda: live.update(table(), refresh=True)
 
 
 def _print_lines(view: FleetView) -> None:
@@ -283,6 +302,25 @@ def _waking(feed: Feed) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _cells(row: Row, now_us: int, bars: int) -> dict[str, Text]:
+    style = STYLES[row.condition]
+    level = "-" if row.level_dbfs is None else f"{row.level_dbfs:.0f} dBFS"
+    return {
+        "node": Text(row.node),
+        "is": Text(row.condition, style),
+        "MSE": Text(_number(row.mse), style),
+        "threshold": Text(_number(row.threshold)),
+        "score": Text(_number(row.score), style),
+        _SCORES: _colored_sparkline(row.scores[-bars:]),
+        "machine": Text(row.machine or "-"),
+        "microphone": Text(row.microphone or "-"),
+        "model": Text(row.model or "-"),
+        "level": Text(level),
+        "windows": Text(str(row.windows)),
+        "heard": Text(_ago(row, now_us)),
+    }
 
 
 def _colored_sparkline(scores: tuple[float | None, ...]) -> Text:

@@ -3,3 +3,6 @@
 Nothing here opens a socket, reads a file or asks the time, except `session`, which is the one
 MQTT session that all three programs use.
 """
+
+VERSION = "0.1.0"
+"""Of all of earshot; pyproject.toml takes it from here, so that a plain checkout knows it, too."""

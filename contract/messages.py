@@ -29,7 +29,13 @@ MAX_BACKLOG_BYTES = 32 * 1024
 MAX_BACKLOG_WINDOWS = 50
 
 Text = Annotated[str, msgspec.Meta(max_length=200)]
-NodeId = Annotated[str, msgspec.Meta(pattern=topics.NODE_ID_PATTERN)]
+NodeId = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=topics.NODE_ID_PATTERN,
+        description="1 to 32 lower case letters, digits or hyphens, a letter or digit first",
+    ),
+]
 BootId = Annotated[str, msgspec.Meta(pattern=r"^[0-9A-HJKMNP-TV-Z]{26}\Z")]
 """A ULID, made once when a node starts."""
 TimeUs = Annotated[int, msgspec.Meta(ge=0, le=2**53)]

@@ -55,6 +55,9 @@ _CERTIFICATE_NOT_YET_VALID = 9
 # short-lived connections in a row are how that looks from here.
 _SHORT_LIVED_LIMIT = 3
 
+# How long a broker may take to answer a connection; what is not MQTT often just waits.
+_ANSWER_SECONDS = 10.0
+
 # Room for topic and headers in a packet, beside its payload.
 _PACKET_OVERHEAD_BYTES = 512
 
@@ -301,6 +304,9 @@ class Session:
 
     def _opened(self, connection: "_Connection", event: Connected) -> None:
         self._connection = connection
+        # Looked at after the line above, as `stop` does it the other way round: one of us sees it.
+        if self._stopping.is_set():
+            connection.disconnect()
         logger.info("MQTT %s: connected", self._settings.address)
         self._deliver(event)
 
@@ -343,8 +349,16 @@ class _Connection:
         try:
             # Not loop_forever: only loop() and loop_start() make the socket pair by which a
             # publication wakes the loop, and only here an exception comes out.
+            answer_due = time.monotonic() + _ANSWER_SECONDS
             while self._client.loop(timeout=1.0) == MQTTErrorCode.MQTT_ERR_SUCCESS:
-                pass
+                if self._opened_at is not None:
+                    continue
+                # `stop` ends a connection that stands; one that does not stand yet ends here.
+                if self._session._stopping.is_set():
+                    break
+                if time.monotonic() > answer_due:
+                    self._ended(f"silence for {_ANSWER_SECONDS:g} s")
+                    break
         except Exception as error:
             # The loop runs paho's parser on what the broker sent, and our callbacks: whatever
             # breaks there must cost this connection only, never the session.

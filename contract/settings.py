@@ -9,7 +9,8 @@ the environment is the caller's; nothing here does.
 import difflib
 import tomllib
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, TypeVar
+from enum import StrEnum
+from typing import Annotated, Any, TypeVar, get_args
 
 import msgspec
 
@@ -149,7 +150,8 @@ def _decode_section(
                 problems.append(f"{section}.{name} is missing (or {variable})")
         except (msgspec.ValidationError, ValueError) as error:
             shown = "a secret" if "password" in name or "token" in name else repr(value[:80])
-            problems.append(f"{label}: {str(error).rstrip('.')}, got {shown}")
+            expected = _expectation(field.type) or str(error).rstrip(".")
+            problems.append(f"{label}: {expected}, got {shown}")
     if len(problems) > found:
         return None
     try:
@@ -157,6 +159,18 @@ def _decode_section(
     except ValueError as error:
         problems.append(f"[{section}]: {error}")
         return None
+
+
+def _expectation(annotation: Any) -> str | None:
+    """What a value should be, in words for people, where its type has some."""
+    for part in (annotation, *get_args(annotation)):
+        if isinstance(part, msgspec.Meta) and part.description:
+            return f"Expected {part.description}"
+        if isinstance(part, type) and issubclass(part, StrEnum):
+            return f"Expected {' or '.join(part)}"
+        if part is not annotation and (found := _expectation(part)):
+            return found
+    return None
 
 
 def _unknown_keys(

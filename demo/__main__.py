@@ -2,6 +2,7 @@
 
 import argparse
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -36,6 +37,9 @@ _PIPE_WIDTH = 120
 def main() -> int:
     """Run the demo and give the exit code: 0 when every produced window was stored."""
     options = _parser().parse_args()
+    # A closed terminal or a supervisor must not leave five programs behind.
+    for number in (signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     # A pipe has no width, and rich would fold the table at 80.
     console = Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH)
     try:
@@ -56,6 +60,9 @@ def _run_fleet(
 ) -> list[NodeSummary]:
     read_release(options.model)  # a wrong --model is said now, not after the show
     database = directory / "earshot.db"
+    if database.exists():
+        # Two runs in one database cannot be told apart in the account at the end.
+        raise EarshotError(f"{database} is of an earlier run: give --keep another folder")
     broker = stack.enter_context(Broker(directory, options.broker))
     console.print(
         f"Broker: {broker.name} on {broker.host}:{broker.port}. Three nodes, one collector"
@@ -81,6 +88,7 @@ def _run_fleet(
     ]
     mode = watch.Mode.LIVE if console.is_terminal else watch.Mode.LINES
     watch.run(settings, mode, seconds=options.seconds, every=5.0)
+    console.print("Ending: the nodes deliver what they have, then the database is counted.")
     for program in (collector, *nodes):
         program.check()
     for node in nodes:
@@ -148,9 +156,20 @@ def _directory(keep: Path | None, stack: ExitStack) -> Path:
     return directory
 
 
+def _positive(text: str) -> float:
+    seconds = float(text)
+    if seconds <= 0:
+        raise argparse.ArgumentTypeError(f"expected seconds above 0, got {text}")
+    return seconds
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m demo", description=__doc__)
-    parser.add_argument("--seconds", type=float, help="end by itself after so long")
+    parser.add_argument("--seconds", type=_positive, help="end by itself after so long")
     parser.add_argument(
         "--fault-after", type=float, default=20.0, metavar="SECONDS", help="default: 20"
     )

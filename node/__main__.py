@@ -17,6 +17,7 @@ from pathlib import Path
 from contract.errors import EXIT_BAD_INPUT, EarshotError
 
 EXIT_ANOMALY = 3
+EXIT_INTERRUPTED = 130
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -33,6 +34,9 @@ def main(arguments: list[str] | None = None) -> int:
         # A file's name may hold a line break; what went wrong stays one line.
         print(f"earshot node: {' '.join(str(error).split())}", file=sys.stderr)
         return EXIT_BAD_INPUT
+    except KeyboardInterrupt:
+        print("earshot node: interrupted; what was not delivered is lost", file=sys.stderr)
+        return EXIT_INTERRUPTED
     except BrokenPipeError:
         # The reader of our output has gone (`... | head`); nothing is wrong, nobody to tell.
         sys.stderr.close()
@@ -62,8 +66,8 @@ def _run(options: argparse.Namespace) -> int:
         model_rate_hz=release.manifest.features.sample_rate_hz,
     )
     stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    signal.signal(signal.SIGINT, lambda *_: _interrupted(stop))
     totals = service.run(settings, source, release, find_runtime(), stop)
     logging.getLogger(__name__).info(
         "%d windows, %d flagged, %d unscored, %d discarded",
@@ -73,6 +77,13 @@ def _run(options: argparse.Namespace) -> int:
         totals.discarded,
     )
     return 0
+
+
+def _interrupted(stop: threading.Event) -> None:
+    """The first Ctrl-C ends the node in good order, the second one at once."""
+    if stop.is_set():
+        raise KeyboardInterrupt
+    stop.set()
 
 
 def _devices(options: argparse.Namespace) -> int:
@@ -98,10 +109,13 @@ def _score(options: argparse.Namespace) -> int:
     from node.release_store import read_release
     from node.runtime import find_runtime
     from node.score import score_path, write
+    from node.sources.errors import SourceError
 
     release = read_release(Path(options.model))
     windows = score_path(options.path, release, find_runtime(), channel=options.channel)
-    flagged = write(windows, release.manifest, options.format, sys.stdout)
+    scored, flagged = write(windows, release.manifest, options.format, sys.stdout)
+    if not scored:
+        raise SourceError("no_sound", f"{options.path}: no window could be scored")
     return EXIT_ANOMALY if flagged and options.fail_on_anomaly else 0
 
 

@@ -15,7 +15,12 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from contract import topics
-from contract.errors import ConnectionRefusedByBrokerError, MessageError, PayloadTooLargeError
+from contract.errors import (
+    ConnectionRefusedByBrokerError,
+    EarshotError,
+    MessageError,
+    PayloadTooLargeError,
+)
 from contract.messages import (
     MAX_BACKLOG_WINDOWS,
     Backlog,
@@ -68,6 +73,10 @@ class _Stop(msgspec.Struct, frozen=True):
 _Mail = SessionEvent | Window | State | Health | _Stop
 
 
+class PublisherError(EarshotError):
+    """The publisher has failed: nothing that it is given goes out any more."""
+
+
 class Publisher:
     """Publishes what it is given, for as long as it takes.
 
@@ -108,14 +117,21 @@ class Publisher:
         self._connected: Connected | None = None
         self._in_flight: dict[int, tuple[int, ...]] = {}
         """Packet id of this connection -> windows in it (none: a message about the node)."""
+        self._news: dict[Kind, Publication] = {}
+        """What is to be said of the node itself, the newest of each kind."""
+        self._news_in_flight: dict[int, tuple[Kind, Publication]] = {}
         self._hold_until = 0.0
+        self._probing = False
+        """Whether the last answer to a window was no: then one message at a time asks again."""
         self._said: str | None = None
+        self._told: set[str] = set()
         self._state: State | None = None
         self._stop: _Stop | None = None
+        self._leaving = False
         self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
         self.connections = 0
-        self.refusal: ConnectionRefusedByBrokerError | None = None
-        """Set when the broker said no before it ever said yes."""
+        self.failure: EarshotError | None = None
+        """Why it is pointless to go on: the broker said no before it ever said yes, or a defect."""
 
     def start(self) -> None:
         """Begin to connect and to publish."""
@@ -141,19 +157,30 @@ class Publisher:
         self._mail.put(_Stop(drain_seconds))
         self._thread.join(drain_seconds + 2 * _GOODBYE_SECONDS + 1.0)
         self._session.stop()
-        return len(self._outbox)
+        return len(self._outbox) + self._windows_in_mail()
+
+    def _windows_in_mail(self) -> int:
+        """Windows that the thread has not come to any more."""
+        count = 0
+        while not self._thread.is_alive():
+            try:
+                count += isinstance(self._mail.get_nowait(), Window)
+            except queue.Empty:
+                break
+        return count
 
     def _run(self) -> None:
         try:
             while self._stop is None:
                 self._take_mail()
+                self._send_news()
                 self._send_windows()
             self._drain(self._stop.drain_seconds)
             self._say_goodbye()
-        except Exception:
-            # The thread's outermost loop: without this line the node would fall silent unexplained.
+        except Exception as error:
+            # The thread's outermost loop: the node must not go on, unheard, as if nothing were.
             logger.exception("the publisher failed")
-            raise
+            self.failure = PublisherError(f"the publisher failed, which is a bug: {error!r}")
 
     def _take_mail(self) -> None:
         """Handle what has come in; waits a little when nothing has."""
@@ -177,9 +204,13 @@ class Publisher:
                 for seqs in self._in_flight.values():
                     self._outbox.back(seqs)
                 self._in_flight.clear()
+                # What has not been confirmed is said again, where there is nothing newer.
+                for news_kind, publication in self._news_in_flight.values():
+                    self._news.setdefault(news_kind, publication)
+                self._news_in_flight.clear()
             case ConnectFailed():
                 if mail.refused and not self.connections:
-                    self.refusal = ConnectionRefusedByBrokerError(mail.reason)
+                    self.failure = ConnectionRefusedByBrokerError(mail.reason)
             case State():
                 self._state = mail
                 self._publish_about_node(mail, retain=True)
@@ -192,7 +223,10 @@ class Publisher:
         self._connected = connected
         self.connections += 1
         self._hold_until = 0.0
-        self._publish(self._status(Presence.ONLINE, PresenceReason.CONNECTED))
+        health = self._news.pop(Kind.HEALTH, None)
+        self._news = {Kind.STATUS: self._presence()}
+        if health is not None:
+            self._news[Kind.HEALTH] = health
         self._publish_about_node(self._birth(), retain=True)
         if self._state is not None:
             self._publish_about_node(self._state, retain=True)
@@ -200,7 +234,9 @@ class Publisher:
     def _send_windows(self) -> None:
         now = time.monotonic()
         while self._connected is not None and now >= self._hold_until:
-            if len(self._in_flight) >= self._connected.max_in_flight:
+            # Where nobody listens, or windows are not allowed, thousands of them need not be sent
+            # every few seconds to learn that it is still so.
+            if len(self._in_flight) >= (1 if self._probing else self._connected.max_in_flight):
                 return
             entries = self._outbox.waiting(MAX_BACKLOG_WINDOWS)
             if not entries:
@@ -216,7 +252,8 @@ class Publisher:
             message = Backlog(node=self._node, boot=self._boot, windows=tuple(windows))
         try:
             topic = topics.node(self._node, kind)
-            sent = self._publish(Publication(topic=topic, payload=encode(message)), seqs)
+            publication = Publication(topic=topic, payload=encode(message))
+            sent = self._publish(publication, seqs) is not None
         except (MessageError, PayloadTooLargeError) as error:
             if len(windows) > 1:
                 half = len(windows) // 2
@@ -228,15 +265,15 @@ class Publisher:
             self._outbox.sent(seqs)
         return sent
 
-    def _publish(self, publication: Publication, seqs: tuple[int, ...] = ()) -> bool:
+    def _publish(self, publication: Publication, seqs: tuple[int, ...] = ()) -> int | None:
         delivery: Delivery | None = self._session.publish(publication)
         # A connection newer than the one we were told of: its `Connected` is still in the mail.
         if delivery is None or self._connected is None:
-            return False
+            return None
         if delivery.generation != self._connected.generation:
-            return False
+            return None
         self._in_flight[delivery.packet_id] = seqs
-        return True
+        return delivery.packet_id
 
     def _publish_about_node(
         self,
@@ -245,44 +282,76 @@ class Publisher:
         retain: bool = False,
         expiry_seconds: int | None = None,
     ) -> None:
-        if self._connected is not None:
-            self._publish(
-                Publication(
-                    topic=topics.node(self._node, message.KIND),
-                    payload=encode(message),
-                    retain=retain,
-                    expiry_seconds=expiry_seconds,
-                )
-            )
+        self._news[message.KIND] = Publication(
+            topic=topics.node(self._node, message.KIND),
+            payload=encode(message),
+            retain=retain,
+            expiry_seconds=expiry_seconds,
+        )
+
+    def _send_news(self) -> None:
+        while self._news and self._connected is not None:
+            if len(self._in_flight) >= self._connected.max_in_flight:
+                return
+            kind = next(iter(self._news))
+            publication = self._news[kind]
+            try:
+                packet_id = self._publish(publication)
+            except PayloadTooLargeError as error:
+                self._say_once(str(kind), f"{error}; it is not said")
+                del self._news[kind]
+                continue
+            if packet_id is None:
+                return
+            del self._news[kind]
+            self._news_in_flight[packet_id] = (kind, publication)
 
     def _answered(self, answer: Published) -> None:
         if self._connected is None or answer.generation != self._connected.generation:
             return
         seqs = self._in_flight.pop(answer.packet_id, ())
+        kind, _ = self._news_in_flight.pop(answer.packet_id, (None, None))
+        if kind is not None and not answer.accepted:
+            self._say_once(str(kind), f"the broker refuses {kind} of this node: {answer.reason}")
         if answer.accepted and answer.reason_code != NO_MATCHING_SUBSCRIBERS:
             self._outbox.done(seqs)
             if seqs:
                 self._said = None
-        elif answer.reason_code in _HOPELESS:
+                self._probing = False
+        elif seqs and answer.reason_code in _HOPELESS:
             self._say(f"the broker refused a message for good: {answer.reason}")
             self._outbox.done(seqs, refused=True)
         elif seqs:
             self._say(f"windows wait, {len(self._outbox)} so far: the broker says {answer.reason}")
             self._outbox.back(seqs)
+            self._probing = True
             self._hold_until = time.monotonic() + _HOLD_SECONDS
 
     def _drain(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
-        while len(self._outbox) and self.refusal is None and time.monotonic() < deadline:
+        while len(self._outbox) and self.failure is None and time.monotonic() < deadline:
             self._take_mail()
+            self._send_news()
             self._send_windows()
 
     def _say_goodbye(self) -> None:
         # A clean disconnect publishes no will: this is the only word that we are gone.
-        self._publish(self._status(Presence.OFFLINE, PresenceReason.STOPPED))
+        self._leaving = True
+        self._news.pop(Kind.STATUS, None)
+        self._news[Kind.STATUS] = self._presence()
+        self._send_news()
         deadline = time.monotonic() + _GOODBYE_SECONDS
-        while self._in_flight and self._connected is not None and time.monotonic() < deadline:
+        while (self._in_flight or self._news) and self._connected is not None:
+            if time.monotonic() >= deadline:
+                return
             self._take_mail()
+            self._send_news()
+
+    def _presence(self) -> Publication:
+        # A connection that comes while we leave must not have us online for ever.
+        if self._leaving:
+            return self._status(Presence.OFFLINE, PresenceReason.STOPPED)
+        return self._status(Presence.ONLINE, PresenceReason.CONNECTED)
 
     def _status(self, state: Presence, reason: PresenceReason) -> Publication:
         status = Status(
@@ -291,6 +360,11 @@ class Publisher:
         return Publication(
             topic=topics.node(self._node, Kind.STATUS), payload=encode(status), retain=True
         )
+
+    def _say_once(self, key: str, text: str) -> None:
+        level = logging.DEBUG if key in self._told else logging.WARNING
+        self._told.add(key)
+        logger.log(level, "%s", text)
 
     def _say(self, text: str) -> None:
         """Once when it begins, not for every window."""

@@ -29,8 +29,8 @@ def read_release(folder: Path) -> Release:
     manifest_path = folder / MANIFEST_NAME
     if not manifest_path.is_file():
         raise ReleaseError(
-            f"{folder}: expected a release folder with {MANIFEST_NAME}; `python -m training train`"
-            " or `python -m training import` makes one"
+            f"{folder.absolute()}: expected a release folder with {MANIFEST_NAME} (a relative path"
+            " starts at the current directory; `python -m training train` makes a release)"
         )
     try:
         manifest = decode_manifest(_read(manifest_path))

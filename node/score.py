@@ -15,7 +15,12 @@ from node.framing import FramedWindow, Framer
 from node.release_store import Release
 from node.runtime import Runtime
 from node.scorer import Scorer
-from node.sources.recordings import Recording, RecordingSource, find_recordings
+from node.sources.recordings import (
+    Recording,
+    RecordingSource,
+    check_channel,
+    find_recordings,
+)
 from node.sources.sound import EndOfSound
 
 Format = Literal["table", "json", "csv"]
@@ -46,17 +51,38 @@ def score_path(
         ReleaseError: the release does not run here.
     """
     recordings = find_recordings(path)
+    check_channel(recordings, channel)
     scorer = Scorer(release, runtime, threads=threads)
     return chain.from_iterable(_score_recording(r, scorer, channel) for r in recordings)
 
 
 def write(
     windows: Iterator[ScoredFileWindow], manifest: Manifest, form: Format, out: TextIO
-) -> int:
-    """Writes them as they come; gives how many were flagged."""
+) -> tuple[int, int]:
+    """Writes them as they come; gives how many were scored, and how many of them flagged."""
+    counts = _Counts()
     if form == "json":
-        return _write_json(list(windows), manifest, out)
-    return _write_csv(windows, out) if form == "csv" else _write_table(windows, manifest, out)
+        _write_json(list(counts.of(windows)), manifest, counts, out)
+    elif form == "csv":
+        _write_csv(counts.of(windows), out)
+    else:
+        _write_table(counts.of(windows), manifest, out)
+        out.write(f"{counts.flagged} of {counts.scored} windows above the threshold\n")
+    return counts.scored, counts.flagged
+
+
+class _Counts:
+    """Counts windows as they pass."""
+
+    def __init__(self) -> None:
+        self.scored = 0
+        self.flagged = 0
+
+    def of(self, windows: Iterator[ScoredFileWindow]) -> Iterator[ScoredFileWindow]:
+        for window in windows:
+            self.scored += window.score is not None
+            self.flagged += window.anomaly is True
+            yield window
 
 
 def _score_recording(
@@ -106,34 +132,30 @@ def _windows(recording: Recording, framer: Framer, channel: int | None) -> Itera
     yield from framer.finish()
 
 
-def _write_json(windows: Sequence[ScoredFileWindow], manifest: Manifest, out: TextIO) -> int:
-    flagged = _count_flagged(windows)
+def _write_json(
+    windows: Sequence[ScoredFileWindow], manifest: Manifest, counts: _Counts, out: TextIO
+) -> None:
     document = {
         "model": manifest.label,
         "threshold": manifest.threshold.value,
-        "windows_scored": sum(window.score is not None for window in windows),
-        "windows_flagged": flagged,
+        "windows_scored": counts.scored,
+        "windows_flagged": counts.flagged,
         "windows": [msgspec.structs.asdict(window) for window in windows],
     }
     json.dump(document, out, indent=1, allow_nan=False)
     out.write("\n")
-    return flagged
 
 
-def _write_csv(windows: Iterator[ScoredFileWindow], out: TextIO) -> int:
+def _write_csv(windows: Iterator[ScoredFileWindow], out: TextIO) -> None:
     writer = csv.DictWriter(out, ScoredFileWindow.__struct_fields__)
     writer.writeheader()
-    flagged = 0
-    for window in windows:
-        writer.writerow(msgspec.structs.asdict(window))
-        flagged += window.anomaly is True
-    return flagged
+    writer.writerows(msgspec.structs.asdict(window) for window in windows)
 
 
-def _write_table(windows: Iterator[ScoredFileWindow], manifest: Manifest, out: TextIO) -> int:
+def _write_table(windows: Iterator[ScoredFileWindow], manifest: Manifest, out: TextIO) -> None:
     out.write(f"{manifest.label}, threshold {manifest.threshold.value:.6g}\n")
     out.write(f"{'start':>8}  {'mse':>12}  {'score':>7}  {'level':>7}  flag\n")
-    file, count, flagged = None, 0, 0
+    file = None
     for window in windows:
         if window.file != file:
             file = window.file
@@ -143,11 +165,3 @@ def _write_table(windows: Iterator[ScoredFileWindow], manifest: Manifest, out: T
         score = "-" if window.score is None else f"{window.score:.3f}"
         level = f"{window.level_dbfs:.1f}"
         out.write(f"{window.start_s:7.1f}s  {mse:>12}  {score:>7}  {level:>7}  {flag}\n")
-        count += 1
-        flagged += window.anomaly is True
-    out.write(f"{flagged} of {count} windows above the threshold\n")
-    return flagged
-
-
-def _count_flagged(windows: Sequence[ScoredFileWindow]) -> int:
-    return sum(window.anomaly is True for window in windows)

@@ -12,11 +12,11 @@ import platform
 import threading
 import time
 from collections import deque
-from importlib.metadata import version
 
 import msgspec
 import numpy as np
 
+from contract import VERSION
 from contract.errors import EarshotError
 from contract.messages import (
     Birth,
@@ -39,6 +39,7 @@ from node.release_store import Release
 from node.runtime import Runtime
 from node.scorer import Scored, Scorer
 from node.settings import NodeSettings
+from node.sources.errors import SourceError
 from node.sources.sound import AudioSource, EndOfSound
 
 logger = logging.getLogger(__name__)
@@ -151,18 +152,31 @@ class _Node:
         self._publisher.start()
         try:
             while not stop.is_set():
-                self._check_broker()
+                self._check_publisher()
                 self._hear_once()
                 self._look_after_health()
         except EndOfSound:
             for framed in self._framer.finish():
                 self._score(framed, time.monotonic())
             logger.info("the sound has ended after %d windows", self._windows)
+            if not self._windows:
+                raise SourceError(
+                    "no_sound", f"{self._source.identity}: ended before the first window was full"
+                ) from None
         finally:
             # The last word on how many windows there were, for whoever counts what is stored.
             self._tell_health(time.monotonic())
+            if len(self._outbox):
+                logger.info(
+                    "%d windows are not delivered yet; trying for %g s (Ctrl-C gives them up)",
+                    len(self._outbox),
+                    self._settings.outbox.drain_seconds,
+                )
             left = self._publisher.stop(drain_seconds=self._settings.outbox.drain_seconds)
-        self._check_broker()
+            if left:
+                # Said here, too: whatever else ends the node would be raised in its place.
+                logger.error("%d of %d windows were not delivered", left, self._windows)
+        self._check_publisher()
         if left:
             raise UndeliveredError(
                 f"{left} of {self._windows} windows were not delivered to"
@@ -281,7 +295,7 @@ class _Node:
             node=self._settings.node.id,
             boot=self._boot,
             at_us=self._clock.now_us(),
-            software=f"earshot {version('earshot')}",
+            software=f"earshot {VERSION}",
             python=platform.python_version(),
             board=board_name()[:200],
             operating_system=operating_system()[:200],
@@ -299,6 +313,6 @@ class _Node:
             capabilities=(),
         )
 
-    def _check_broker(self) -> None:
-        if self._publisher.refusal is not None:
-            raise self._publisher.refusal
+    def _check_publisher(self) -> None:
+        if self._publisher.failure is not None:
+            raise self._publisher.failure

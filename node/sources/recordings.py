@@ -62,13 +62,7 @@ class RecordingSource:
     """
 
     def __init__(self, recordings: Sequence[Recording], *, channel: int | None, fast: bool) -> None:
-        for recording in recordings:
-            if channel is not None and not 0 <= channel < recording.channels:
-                raise SourceError(
-                    "bad_format",
-                    f"{recording.path}: expected channel {channel} (counted from 0),"
-                    f" got {recording.channels} channels; change source.channel",
-                )
+        check_channel(recordings, channel)
         self.overruns = 0
         self._recordings = tuple(recordings)
         self._channel = channel
@@ -131,6 +125,17 @@ class RecordingSource:
                     continuous=continuous,
                 )
                 continuous = True
+
+
+def check_channel(recordings: Sequence[Recording], channel: int | None) -> None:
+    """Raises SourceError when a recording does not have the channel (None: all are mixed)."""
+    for recording in recordings:
+        if channel is not None and not 0 <= channel < recording.channels:
+            raise SourceError(
+                "bad_format",
+                f"{recording.path}: expected channel {channel} (counted from 0),"
+                f" got {recording.channels} channels; choose another one, or none to mix them",
+            )
 
 
 def open_recording(path: Path) -> Recording:

@@ -251,3 +251,69 @@ def test_importing_the_node_package_loads_next_to_nothing() -> None:
     )
 
     assert ended.stdout == "False\n"
+
+
+_NOT_INSTALLED = """
+import importlib.metadata, sys
+real = importlib.metadata.version
+def version(name):
+    if name == "earshot":
+        raise importlib.metadata.PackageNotFoundError(name)
+    return real(name)
+importlib.metadata.version = version
+from node.__main__ import main
+sys.exit(main(["run"]))
+"""
+
+
+def test_node_runs_from_a_checkout_that_is_not_installed(mosquitto: Mosquitto) -> None:
+    """The README's way on to a Pi installs the libraries alone; birth and windows go out."""
+    with Listener(mosquitto) as listener:
+        ended = subprocess.run(
+            [sys.executable, "-c", _NOT_INSTALLED],
+            cwd=ROOT,
+            env=environment(node_settings(mosquitto, "synthetic:fan?seconds=3")),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        listener.wait_for_windows(2)
+
+    assert ended.returncode == 0, ended.stderr
+    assert listener.all_of(Birth)
+
+
+def test_windows_left_behind_are_told_when_the_sound_fails(
+    mosquitto: Mosquitto, tmp_path: Path
+) -> None:
+    """A source that breaks does not hide that nobody took the windows before."""
+    sound = Synthesizer(MachineSound(), sample_rate_hz=16_000)
+    broken = tmp_path / "broken.flac"
+    soundfile.write(broken, sound.read(16_000 * 20), 16_000)
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[: len(whole) // 2])
+    settings = node_settings(mosquitto, str(broken), OUTBOX_DRAIN_SECONDS="0.5")
+    ended = run("node", "run", "--fast", settings=settings)
+
+    assert ended.returncode == EXIT_BAD_INPUT
+    assert "windows were not delivered" in ended.stderr
+    assert "broken.flac" in _one_line(ended.stderr)
+
+
+def test_refused_birth_is_told(tmp_path: Path) -> None:
+    """An ACL that forgets a topic of the node is not found out by missing it months later."""
+    acl = "user press-07\n" + "".join(
+        f"topic write earshot/1/n/press-07/{kind}\n" for kind in ("status", "window", "backlog")
+    )
+    with Mosquitto(tmp_path, users={"press-07": "right"}, acl=acl) as broker:
+        settings = node_settings(
+            broker,
+            "synthetic:fan?seconds=2",
+            MQTT_USERNAME="press-07",
+            MQTT_PASSWORD="right",
+            OUTBOX_DRAIN_SECONDS="0.5",
+        )
+        ended = run("node", "run", settings=settings)
+
+    assert "the broker refuses birth of this node: Not authorized" in ended.stderr

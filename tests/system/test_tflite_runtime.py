@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 import soundfile
 
+from contract import VERSION
+from contract.messages import Birth
 from node.synthetic import MachineSound, Synthesizer
-from tests.fleet import MODEL, ROOT
+from tests.fleet import MODEL, ROOT, Listener, environment, node_settings
+from tests.servers import Mosquitto
 
 _PYTHON = ROOT / ".venv-tflite" / "bin" / "python"
 _TOLERANCE = 1e-3
@@ -41,6 +44,28 @@ def test_both_runtimes_give_the_same_scores(tflite_python: Path, tmp_path: Path)
 
     assert len(scores[0]) == 9
     assert scores[0] == pytest.approx(scores[1], rel=_TOLERANCE)
+
+
+def test_a_checkout_with_the_locked_packages_alone_is_a_node(
+    tflite_python: Path, mosquitto: Mosquitto
+) -> None:
+    """As on a Pi: only the lock is installed, not earshot itself; everything is published."""
+    with Listener(mosquitto) as listener:
+        ended = subprocess.run(
+            [tflite_python, "-m", "node", "run"],
+            cwd=ROOT,
+            env=environment(node_settings(mosquitto, "synthetic:fan?seconds=4")),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        listener.wait_for_windows(3)
+        (birth,) = listener.all_of(Birth)
+
+        assert ended.returncode == 0, ended.stderr
+        assert birth.runtime == "tflite-runtime"
+        assert birth.software == f"earshot {VERSION}"
 
 
 def _scores(python: Path, recording: Path) -> list[float]:
