@@ -83,7 +83,7 @@ _FEWEST_BARS = 8
 _COLUMNS = (
     _Column("node", 12),
     _Column("is", 9),
-    _Column("MSE", 6, 70, "right"),
+    _Column("MSE", 6, 78, "right"),
     _Column("threshold", 9, 120, "right"),
     _Column("score", 6, 0, "right"),
     _Column(_SCORES, SPARKLINE_SCORES),
@@ -92,7 +92,7 @@ _COLUMNS = (
     _Column("model", 18, 150),
     _Column("level", 9, 150, "right"),
     _Column("windows", 7, 150, "right"),
-    _Column("heard", 9, 60, "right"),
+    _Column("heard", 9, 68, "right"),
 )
 
 

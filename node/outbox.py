@@ -109,7 +109,10 @@ class MemoryOutbox:
         return 0.0
 
     def _give_one_up(self) -> None:
-        seq = next(iter(self._expendable), None)
+        # What is on its way is likely to be confirmed: given up only when there is nothing else.
+        seq = next((s for s in self._expendable if s not in self._on_their_way), None)
+        if seq is None:
+            seq = next((s for s in self._entries if s not in self._on_their_way), None)
         if seq is None:
             seq = next(iter(self._entries))
         self._expendable.pop(seq, None)

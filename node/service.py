@@ -163,6 +163,10 @@ class _Node:
                 raise SourceError(
                     "no_sound", f"{self._source.identity}: ended before the first window was full"
                 ) from None
+        except SourceError:
+            # Nobody hears the machine any more: "normal" must not be what late joiners read.
+            self._tell_state(MachineState.UNKNOWN, MicrophoneState.GONE)
+            raise
         finally:
             # The last word on how many windows there were, for whoever counts what is stored.
             self._tell_health(time.monotonic())

@@ -20,15 +20,15 @@ def view_of(*messages: Message) -> FleetView:
     return view
 
 
-def drawn(view: FleetView, now_us: int = NOW_US, *, color: bool = False) -> str:
+def drawn(view: FleetView, now_us: int = NOW_US, *, color: bool = False, width: int = 160) -> str:
     console = Console(
         file=io.StringIO(),
-        width=160,
+        width=width,
         force_terminal=color,
         color_system="standard" if color else None,
         legacy_windows=False,
     )
-    console.print(render(view, now_us))
+    console.print(render(view, now_us, width=width))
     file = console.file
     assert isinstance(file, io.StringIO)
     return file.getvalue()
@@ -46,6 +46,26 @@ def test_table_has_a_row_per_node() -> None:
     for part in ("healthy", "31", "45", "0.689", "fan@17", "-31 dBFS", "7 s ago"):
         assert part in a
     assert "anomalous" in b
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 110, 120, 150])
+def test_narrow_terminal_still_shows_what_matters(width: int) -> None:
+    """Node, word, score and the newest scores are whole at any usual width; nothing is cut off."""
+    scores = [0.1] * 40 + [2.0, 2.0, 2.0]
+    view = view_of(
+        *(
+            window(node="press-line-07", seq=n, mse=31.0, score=score, anomaly=score > 1)
+            for n, score in enumerate(scores)
+        )
+    )
+
+    text = drawn(view, width=width)
+
+    (row,) = [row for row in text.splitlines() if "press-line-07" in row]
+    assert "anomalous" in row
+    assert " 2 " in row
+    assert "▁▁███" in row
+    assert "…" not in text
 
 
 @pytest.mark.parametrize(

@@ -153,17 +153,17 @@ def test_normal_newcomer_does_not_drive_out_an_anomaly(kinds: str) -> None:
     assert outbox.discarded_full == len(kinds) - 3
 
 
-def test_window_given_up_on_its_way_is_counted_once() -> None:
-    """When its answer comes after all, a window given up is neither counted again nor back."""
+def test_window_on_its_way_is_given_up_last() -> None:
+    """Its confirmation is near: what still waits makes room before it, and each counts once."""
     outbox = filled("...", max_windows=3)
     outbox.sent([0, 1])
 
     outbox.add(window(".", 3), 3.0)
     outbox.add(window(".", 4), 4.0)
-    outbox.done([0], refused=True)
+    outbox.done([0])
     outbox.back([1])
 
-    assert waiting(outbox) == [2, 3, 4]
+    assert waiting(outbox) == [1, 4]
     assert (outbox.discarded_full, outbox.discarded_refused) == (2, 0)
 
 

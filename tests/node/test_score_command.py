@@ -240,7 +240,7 @@ def test_bad_model_is_one_line_and_exit_code_2(sound: Path, tmp_path: Path, dama
 
 
 def test_nothing_scored_is_no_success(tmp_path: Path) -> None:
-    """A recording too short to be scored is named, and alone it is a failure: nothing was judged."""
+    """A recording too short to score is named, and alone it is a failure: nothing was judged."""
     path = tmp_path / "short.wav"
     soundfile.write(path, np.full(1600, 0.1), 16_000)
 
