@@ -144,13 +144,15 @@ def test_anomaly_fails_only_when_asked(
     assert ("ANOMALY" in result.stdout) is (threshold == TOO_LOW)
 
 
-def test_silence_is_no_anomaly(sound: Path, tmp_path: Path) -> None:
-    """Windows that could not be scored do not fail the command, and are not called normal."""
+def test_silence_is_neither_normal_nor_an_anomaly(sound: Path, tmp_path: Path) -> None:
+    """A recording that is silent all through was not judged: no success, and not exit code 3."""
     model = fan(tmp_path, TOO_LOW)
 
     result = run(sound / "b.flac", "--model", model, "--fail-on-anomaly")
 
-    assert (result.returncode, complaints(result)) == (0, [])
+    (line,) = complaints(result)
+    assert result.returncode == 2
+    assert line.endswith("no window could be scored")
     assert "mic_silent" in result.stdout
     assert "normal" not in result.stdout
 
