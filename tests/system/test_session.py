@@ -169,6 +169,7 @@ def test_publish_without_a_connection_sends_nothing_ever(mosquitto: Mosquitto) -
         session(_settings(mosquitto), "listener", "t/#") as (_, listener),
         session(_settings(mosquitto), "speaker") as (speaker, spoken),
     ):
+        listener.wait_for(Subscribed)
         spoken.wait_for(Connected)
         mosquitto.kill()
         spoken.wait_for(Disconnected)
