@@ -58,7 +58,7 @@ class MemoryOutbox:
     When it is full, the oldest normal window goes first; flagged and unscored ones go last.
 
     Args:
-        max_windows: how many it holds; some 0.7 kB of memory each.
+        max_windows: how many it holds; some 0.5 kB of memory each.
     """
 
     def __init__(self, *, max_windows: int) -> None:

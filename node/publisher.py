@@ -144,13 +144,8 @@ class Publisher:
 
     @property
     def backlog(self) -> int:
-        """Windows that are not confirmed yet."""
+        """What is not dealt with yet: windows that are not confirmed, and mail that is not read."""
         return len(self._outbox) + self._mail.qsize()
-
-    @property
-    def connected(self) -> bool:
-        """Whether there is a connection now."""
-        return self._connected is not None
 
     def stop(self, *, drain_seconds: float) -> int:
         """Send what waits, say goodbye, disconnect; gives how many windows were left behind."""

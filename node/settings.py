@@ -43,7 +43,7 @@ class OutboxSection(msgspec.Struct, frozen=True, kw_only=True):
     """What happens to windows while the broker is away."""
 
     max_windows: Annotated[int, msgspec.Meta(ge=100, le=1_000_000)] = 10_000
-    """Kept in memory, some 0.7 kB each: 10 000 are 2.8 hours at a hop of one second."""
+    """Kept in memory, some 0.5 kB each: 10 000 are 2.8 hours at a hop of one second."""
     drain_seconds: Seconds = 10.0
     """How long a node that is stopped tries to send what it still has."""
 
