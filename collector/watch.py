@@ -337,7 +337,12 @@ def _bar(score: float) -> str:
 
 
 def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3g}"
+    """In at most six characters: scores of several models may be 1e130, or its inverse."""
+    if value is None:
+        return "-"
+    if 999.5 <= value < 999_999.5:
+        return f"{value:.0f}"
+    return f"{value:.3g}" if 0.01 <= value < 999.5 else f"{value:.1g}"
 
 
 def _ago(row: Row, now_us: int) -> str:

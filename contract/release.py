@@ -38,14 +38,31 @@ class ReleaseFile(msgspec.Struct, frozen=True, kw_only=True):
     size_bytes: Annotated[int, msgspec.Meta(ge=1, le=MAX_FILE_BYTES)]
 
 
+class LogNormals(msgspec.Struct, frozen=True, kw_only=True):
+    """Mean and standard deviation of the natural logarithm of a number over normal windows."""
+
+    mean: float
+    sd: Positive
+
+
 class Model(msgspec.Struct, frozen=True, kw_only=True):
-    """One TFLite graph: features in, reconstruction out."""
+    """One TFLite graph: features in, their reconstruction or what it left over out."""
 
     file: FileName
     input_shape: Shape
     output_shape: Shape
+    output: Literal["reconstruction", "residual"]
+    """`reconstruction`: of the features, in their shape and unit; `residual`: the difference, of
+    any shape and unit, of what the graph makes of the features and its reconstruction of that."""
+    error: Literal["mse", "time_mean_mse"]
+    """What of the residual counts: `mse`, its mean square; `time_mean_mse`, the mean square of its
+    mean over time, which is its last dimension."""
+    log_error: LogNormals | None
+    """Of the error; makes the errors of several models comparable. None with a single model."""
     parameters: Annotated[int, msgspec.Meta(ge=0)] | None
     """Trainable parameters; None where the graph came from elsewhere."""
+    quantisation: Literal["float32", "float16", "dynamic", "int8"] | None = None
+    """Of the weights, and with `int8` of the activations too; None where it is not known."""
     runtimes: Annotated[tuple[Text, ...], msgspec.Meta(max_length=8)]
     """Inference libraries that have loaded and run it."""
 
@@ -54,18 +71,39 @@ class Threshold(msgspec.Struct, frozen=True, kw_only=True):
     """Above which statistic a window is an anomaly, and how that was chosen."""
 
     value: Positive
-    method: Literal["quantile", "given"]
-    """`quantile`: of the statistic over held-out normal windows; `given`: by a person."""
+    method: Literal["held_out", "sessions_left_out", "given"]
+    """`held_out`: quantile of the statistic over normal windows of files that the model has not
+    heard; `sessions_left_out`: over windows of sessions that models of the same recipe, trained on
+    the other sessions, have not heard; `given`: by a person."""
     false_alarm_rate: Annotated[float, msgspec.Meta(gt=0, lt=1)] | None
-    """Share of held-out normal windows that the quantile lets through; None when given."""
+    """Share of such windows that the quantile lets through; None when given."""
     calibration_windows: Annotated[int, msgspec.Meta(ge=0)]
-    """Held-out normal windows that it was chosen from."""
+    """Normal windows that it was chosen from."""
+
+
+class Calibration(msgspec.Struct, frozen=True, kw_only=True):
+    """What a node needs to find limits of its own where it hangs.
+
+    The log of the statistic is averaged over blocks; a block whose mean is above a prediction limit
+    (Student's t) of the blocks heard while calibrating is an alarm.
+    """
+
+    method: Literal["block_mean_t"] = "block_mean_t"
+    block_seconds: Annotated[int, msgspec.Meta(ge=1, le=3600)] = 60
+    false_alarms_per_week: Positive = 1.0
+    """What the limit is set for."""
+    log_statistic: LogNormals
+    """Over the held-out normal windows of training: what to expect, and no more."""
+    sessions: Annotated[int, msgspec.Meta(ge=0)] | None
+    """Sessions of normal sound that training has heard; None where the data do not say."""
 
 
 class Training(msgspec.Struct, frozen=True, kw_only=True):
     """Where the model comes from."""
 
     command: Annotated[str, msgspec.Meta(max_length=1000)]
+    recipe: Text | None
+    """None where the model comes from elsewhere."""
     data: Text
     files: int
     windows: int
@@ -89,10 +127,14 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     window_hop_samples: Annotated[int, msgspec.Meta(ge=1)]
     """Distance between the starts of two windows, at the features' sample rate."""
     files: Annotated[tuple[ReleaseFile, ...], msgspec.Meta(min_length=1, max_length=8)]
-    model: Model
-    statistic: Literal["mse"]
-    """`mse`: mean over all features of the squared difference of input and output, in float32."""
+    models: Annotated[tuple[Model, ...], msgspec.Meta(min_length=1, max_length=4)]
+    """All hear the same features. The first one's mean squared error is what nodes publish."""
+    statistic: Literal["error", "exp_sum_log_z"]
+    """`error`: the single model's error; `exp_sum_log_z`: `exp` of the sum over all models of
+    `(log(error) - log_error.mean) / log_error.sd`, the sum kept within -300 to 300."""
     threshold: Threshold
+    calibration: Calibration | None
+    """None where no normal sound was at hand, as with an imported model."""
     training: Training
 
     def __post_init__(self) -> None:
@@ -101,14 +143,28 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
                 f"{self.label}: expected a window hop of at most {self.features.window_samples}"
                 f" samples (one window), got {self.window_hop_samples}"
             )
-        self.file(self.model.file)
-        for what, shape in (
-            ("input", self.model.input_shape),
-            ("output", self.model.output_shape),
-        ):
+        if (self.statistic == "error") != (len(self.models) == 1):
+            raise ReleaseError(
+                f"{self.label}: expected one model for the statistic `error` and several for"
+                f" `exp_sum_log_z`, got {len(self.models)} for `{self.statistic}`"
+            )
+        for model in self.models:
+            self._check_model(model)
+
+    def _check_model(self, model: Model) -> None:
+        self.file(model.file)
+        if self.statistic != "error" and model.log_error is None:
+            raise ReleaseError(
+                f"{self.label}: expected the log_error of each of several models, {model.file} has"
+                " none"
+            )
+        shapes = [("input", model.input_shape)]
+        if model.output == "reconstruction":
+            shapes.append(("output", model.output_shape))
+        for what, shape in shapes:
             if squeezed(shape) != squeezed(self.features.shape):
                 raise ReleaseError(
-                    f"{self.label}: the model's {what} is {shape},"
+                    f"{self.label}: {what} of {model.file} is {shape},"
                     f" its features are {self.features.shape}"
                 )
 
@@ -121,6 +177,31 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     def hop_us(self) -> int:
         """Distance between the starts of two windows in microseconds."""
         return self.window_hop_samples * 1_000_000 // self.features.sample_rate_hz
+
+    @property
+    def models_bytes(self) -> int:
+        """Size of all models together."""
+        return sum(self.file(model.file).size_bytes for model in self.models)
+
+    @property
+    def models_sha256(self) -> str:
+        """What tells one set of models from another.
+
+        Of a single model it is its own SHA-256, of several the SHA-256 of theirs, joined as text.
+        """
+        digests = [self.file(model.file).sha256 for model in self.models]
+        if len(digests) == 1:
+            return digests[0]
+        return hashlib.sha256("".join(digests).encode()).hexdigest()
+
+    @property
+    def runtimes(self) -> tuple[str, ...]:
+        """Inference libraries that have run every model."""
+        return tuple(
+            name
+            for name in self.models[0].runtimes
+            if all(name in model.runtimes for model in self.models)
+        )
 
     def file(self, name: str) -> ReleaseFile:
         """The listed file of that name.

@@ -5,7 +5,14 @@ from pathlib import Path
 import msgspec
 
 from contract.errors import ReleaseError
-from contract.release import MANIFEST_NAME, MAX_FILE_BYTES, Manifest, check_file, decode_manifest
+from contract.release import (
+    MANIFEST_NAME,
+    MAX_FILE_BYTES,
+    Manifest,
+    Model,
+    check_file,
+    decode_manifest,
+)
 
 
 class Release(msgspec.Struct, frozen=True):
@@ -14,10 +21,9 @@ class Release(msgspec.Struct, frozen=True):
     manifest: Manifest
     files: dict[str, bytes]
 
-    @property
-    def model_content(self) -> bytes:
-        """Bytes of the `.tflite` file."""
-        return self.files[self.manifest.model.file]
+    def content(self, model: Model) -> bytes:
+        """Bytes of a model's `.tflite` file."""
+        return self.files[model.file]
 
 
 def read_release(folder: Path) -> Release:

@@ -97,7 +97,8 @@ class LoadedModel:
             features: float32, of the input's shape but for dimensions of one.
 
         Returns:
-            float32 of the same shape as `features`.
+            float32 of the graph's own output shape without its first dimension, which is the batch
+            of one.
 
         Raises:
             ReleaseError: the shapes do not fit.
@@ -110,9 +111,14 @@ class LoadedModel:
         self._interpreter.set_tensor(self._input, features.reshape(self.input_shape))
         self._interpreter.invoke()
         output: Float32Array = self._interpreter.get_tensor(self._output)
-        if output.size != features.size:
-            raise ReleaseError(f"Expected a reconstruction of {features.shape}, got {output.shape}")
-        return output.reshape(features.shape)
+        return output[0] if len(output.shape) > 1 and output.shape[0] == 1 else output
+
+    @property
+    def operators(self) -> frozenset[str]:
+        """Kinds of operators in the graph."""
+        # The only way to ask either library. DELEGATE is what XNNPACK has taken over, not a kind.
+        found = {str(operator["op_name"]) for operator in self._interpreter._get_ops_details()}
+        return frozenset(found - {"DELEGATE"})
 
 
 @contextmanager

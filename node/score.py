@@ -154,7 +154,7 @@ def _write_csv(windows: Iterator[ScoredFileWindow], out: TextIO) -> None:
 
 def _write_table(windows: Iterator[ScoredFileWindow], manifest: Manifest, out: TextIO) -> None:
     out.write(f"{manifest.label}, threshold {manifest.threshold.value:.6g}\n")
-    out.write(f"{'start':>8}  {'mse':>12}  {'score':>7}  {'level':>7}  flag\n")
+    out.write(f"{'start':>8}  {'mse':>12}  {'score':>9}  {'level':>7}  flag\n")
     file = None
     for window in windows:
         if window.file != file:
@@ -162,6 +162,11 @@ def _write_table(windows: Iterator[ScoredFileWindow], manifest: Manifest, out: T
             out.write(f"{file}\n")
         flag = window.problem or ("ANOMALY" if window.anomaly else "normal")
         mse = "-" if window.mse is None else f"{window.mse:.5g}"
-        score = "-" if window.score is None else f"{window.score:.3f}"
+        score = "-" if window.score is None else _score_text(window.score)
         level = f"{window.level_dbfs:.1f}"
-        out.write(f"{window.start_s:7.1f}s  {mse:>12}  {score:>7}  {level:>7}  {flag}\n")
+        out.write(f"{window.start_s:7.1f}s  {mse:>12}  {score:>9}  {level:>7}  {flag}\n")
+
+
+def _score_text(score: float) -> str:
+    # Of several models it may be as large as 1e130.
+    return f"{score:.3f}" if score < 10_000 else f"{score:.3g}"

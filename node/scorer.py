@@ -1,20 +1,20 @@
-"""One window of sound in, its reconstruction error and score out.
+"""One window of sound in, its reconstruction error, statistic and score out.
 
 This is the only scoring code in earshot: the live node, `node score` and the training package's
 evaluation all run it.
 """
 
+import math
 import time
 
 import msgspec
 import numpy as np
 
-from contract.errors import ReleaseError
 from contract.features import FeatureExtractor, Float32Array
 from contract.messages import Problem
-from contract.release import squeezed
+from node.detector import Detector
 from node.release_store import Release
-from node.runtime import LoadedModel, Runtime
+from node.runtime import Runtime
 
 # A digital zero has no level in dB; this is below the noise of any 24-bit converter.
 SILENCE_DBFS = -144.0
@@ -26,8 +26,9 @@ class Scored(msgspec.Struct, frozen=True, kw_only=True):
     """What one window sounds like to a release."""
 
     mse: float | None
-    """Mean squared reconstruction error; None when the window could not be scored."""
+    """Mean squared residual of the release's first model; None if the window was not scored."""
     statistic: float | None
+    """What the release decides on."""
     score: float | None
     """`statistic / threshold`: above 1 is an anomaly."""
     anomaly: bool | None
@@ -57,16 +58,7 @@ class Scorer:
         manifest = release.manifest
         self.manifest = manifest
         self._extract = FeatureExtractor(manifest.features)
-        self._model = LoadedModel(release.model_content, runtime, threads=threads)
-        for what, shape in (
-            ("input", self._model.input_shape),
-            ("output", self._model.output_shape),
-        ):
-            if squeezed(shape) != squeezed(manifest.features.shape):
-                raise ReleaseError(
-                    f"{manifest.label}: the model's {what} is {shape},"
-                    f" its features are {manifest.features.shape}"
-                )
+        self._judge = Detector(release, runtime, threads=threads)
 
     def score(self, window: Float32Array) -> Scored:
         """Score one window.
@@ -79,20 +71,20 @@ class Scorer:
             FeatureError: the window has another shape.
         """
         started = time.perf_counter()
-        problem, mse = None, None
+        problem, judged = None, None
         if not np.isfinite(window).all():
             problem = Problem.ERROR
             window = np.nan_to_num(window, nan=0.0, posinf=1.0, neginf=-1.0)
         elif not window.any():
             problem = Problem.MIC_SILENT
         else:
-            mse = self.reconstruction_error(window)
-            if not np.isfinite(mse):
-                problem, mse = Problem.ERROR, None
-        score = None if mse is None else mse / self.manifest.threshold.value
+            judged = self._judge(self._extract(window))
+            if not (math.isfinite(judged.mse) and math.isfinite(judged.statistic)):
+                problem, judged = Problem.ERROR, None
+        score = None if judged is None else judged.statistic / self.manifest.threshold.value
         return Scored(
-            mse=mse,
-            statistic=mse,
+            mse=None if judged is None else judged.mse,
+            statistic=None if judged is None else judged.statistic,
             score=score,
             anomaly=None if score is None else score > 1.0,
             problem=problem,
@@ -100,15 +92,6 @@ class Scorer:
             clipped=float(np.mean(np.abs(window) >= _FULL_SCALE)),
             seconds=time.perf_counter() - started,
         )
-
-    def reconstruction_error(self, window: Float32Array) -> float:
-        """Mean squared error of the features' reconstruction, computed in float32.
-
-        Raises:
-            FeatureError: the window has another shape than `(window_samples,)`.
-        """
-        features = self._extract(window)
-        return float(np.mean(np.square(features - self._model(features)), dtype=np.float32))
 
 
 def level_dbfs(samples: Float32Array) -> float:

@@ -309,7 +309,7 @@ class _Node:
             source_rate_hz=self._source.sample_rate_hz,
             group_id=self._settings.node.group,
             model=manifest.label,
-            model_sha256=manifest.file(manifest.model.file).sha256,
+            model_sha256=manifest.models_sha256,
             threshold=manifest.threshold.value,
             threshold_source=ThresholdSource.RELEASE,
             window_us=manifest.features.window_us,

@@ -26,8 +26,9 @@ import numpy as np
 
 from contract.features import FeatureExtractor
 from node.board import board_name
+from node.detector import Detector
 from node.release_store import read_release
-from node.runtime import LoadedModel, find_runtime
+from node.runtime import find_runtime
 from node.scorer import Scorer
 from node.synthetic import MachineSound, Synthesizer
 
@@ -79,7 +80,7 @@ def _window_costs(repeats: int) -> dict[str, Any]:
     )
     extract = FeatureExtractor(params)
     features = extract(window)
-    model = LoadedModel(release.model_content, find_runtime())
+    detector = Detector(release, find_runtime())
     scorer = Scorer(release, find_runtime())
     ours, theirs, inference, whole = _in_turn(
         repeats,
@@ -91,7 +92,7 @@ def _window_costs(repeats: int) -> dict[str, Any]:
             n_fft=params.n_fft,
             hop_length=params.frame_hop_samples,
         ),
-        lambda: model(features),
+        lambda: detector(features),
         lambda: scorer.score(window),
     )
     return {

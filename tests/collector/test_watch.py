@@ -102,6 +102,40 @@ def test_age_has_a_fitting_unit(seconds: int, text: str) -> None:
     assert line(row, now_us).endswith(f"heard {text} ago")
 
 
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0, "0"),
+        (1.9424e-130, "2e-130"),
+        (9.6e-6, "1e-05"),
+        (0.000123, "0.0001"),
+        (0.00999, "0.01"),
+        (0.01234, "0.0123"),
+        (0.6889, "0.689"),
+        (1.0, "1"),
+        (45.678, "45.7"),
+        (999.49, "999"),
+        (999.5, "1000"),
+        (12345.6, "12346"),
+        (999_999.4, "999999"),
+        (999_999.5, "1e+06"),
+        (1.9424e130, "2e+130"),
+    ],
+)
+def test_number_has_six_characters_at_most(value: float, text: str) -> None:
+    """MSE, threshold and score of any size fit their columns, also in the narrowest table."""
+    view = view_of(window(mse=value, statistic=value, score=value, threshold=max(value, 1e-12)))
+    (row,) = view.rows(now_us=NOW_US)
+
+    assert len(text) <= 6
+    assert f"mse {text} threshold" in line(row, NOW_US)
+    assert f"score {text} machine" in line(row, NOW_US)
+    for width in (60, 80, 120):
+        table = drawn(view, width=width)
+        assert f" {text} " in table
+        assert "…" not in table
+
+
 def test_line_says_as_much_as_a_row() -> None:
     """For logs and pipes."""
     (row,) = view_of(window()).rows(now_us=NOW_US)

@@ -318,6 +318,31 @@ def test_list_is_bounded() -> None:
     assert reason_for(EXAMPLES["receipt"].topic, json.dumps(holes).encode()) == "malformed"
 
 
+@pytest.mark.parametrize(
+    "statistic", [1e130, 1.9424263952412558e130, 1e-130, 5.148200222412013e-131]
+)
+@pytest.mark.parametrize("threshold", [1e-12, 45.0, 1e130])
+def test_statistic_of_several_models_may_be_of_any_size(statistic: float, threshold: float) -> None:
+    """Statistic, score and threshold of 1e130 or its inverse come back as they were given."""
+    window = msgspec.structs.replace(
+        WINDOW, statistic=statistic, score=statistic / threshold, threshold=threshold
+    )
+    birth = msgspec.structs.replace(EXAMPLES["birth"].message, threshold=threshold)
+    event = msgspec.structs.replace(EXAMPLES["event"].message, peak_score=statistic / threshold)
+
+    assert decode(EXAMPLES["window"].topic, encode(window)) == window
+    assert decode(EXAMPLES["birth"].topic, encode(birth)) == birth
+    assert decode(EXAMPLES["event"].topic, encode(event)) == event
+
+
+@pytest.mark.parametrize("threshold", [9e-13, 0.0, -1.0])
+def test_threshold_that_is_no_divisor_is_malformed(threshold: float) -> None:
+    """Below 1e-12 a score could be infinite."""
+    text = json.dumps(golden_object("window") | {"threshold": threshold}).encode()
+
+    assert reason_for(EXAMPLES["window"].topic, text) == "malformed"
+
+
 @pytest.mark.parametrize("count", [1, MAX_BACKLOG_WINDOWS])
 def test_backlog_holds_up_to_fifty_windows(count: int) -> None:
     """One to fifty windows come back as they were given, also when every text is the longest."""

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from contract.errors import ReleaseError
-from contract.release import MANIFEST_NAME, encode_manifest
-from node.release_store import read_release
-from tests.node.fake_inference import release
+from contract.release import MANIFEST_NAME, LogNormals, encode_manifest
+from node.release_store import Release, read_release
+from tests.node.fake_inference import FakeModel, release, release_of
 
 FAN = Path(__file__).parents[2] / "models/fan-synthetic"
 
@@ -15,8 +15,10 @@ FAN = Path(__file__).parents[2] / "models/fan-synthetic"
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A release as it lies on disk."""
-    given = release(add=1)
-    path = tmp_path / "fake"
+    return written(tmp_path / "fake", release(add=1))
+
+
+def written(path: Path, given: Release) -> Path:
     path.mkdir()
     (path / MANIFEST_NAME).write_bytes(encode_manifest(given.manifest))
     for name, content in given.files.items():
@@ -27,7 +29,23 @@ def folder(tmp_path: Path) -> Path:
 def test_release_is_read(folder: Path) -> None:
     """The manifest and the content of each listed file come back."""
     assert read_release(folder) == release(add=1)
-    assert read_release(folder).model_content == (folder / "model.tflite").read_bytes()
+    found = read_release(folder)
+    assert found.content(found.manifest.models[0]) == (folder / "model.tflite").read_bytes()
+
+
+def test_each_model_has_its_own_content(tmp_path: Path) -> None:
+    """Of a release of several models each one's bytes are found."""
+    normal = LogNormals(mean=0.0, sd=1.0)
+    path = written(
+        tmp_path / "two", release_of(FakeModel({"add": 1}, normal), FakeModel({"add": 2}, normal))
+    )
+
+    found = read_release(path)
+
+    first, second = found.manifest.models
+    assert found.content(first) == (path / "model.tflite").read_bytes()
+    assert found.content(second) == (path / "model-1.tflite").read_bytes()
+    assert found.content(first) != found.content(second)
 
 
 def test_files_beside_the_release_are_not_read(folder: Path) -> None:
@@ -42,7 +60,7 @@ def test_released_model_is_what_its_manifest_says() -> None:
     found = read_release(FAN)
 
     assert found.manifest.name == "fan-synthetic"
-    assert found.model_content
+    assert all(found.content(model) for model in found.manifest.models)
 
 
 def test_folder_without_a_manifest_says_how_to_make_one(tmp_path: Path) -> None:

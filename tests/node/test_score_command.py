@@ -17,7 +17,7 @@ import soundfile
 from contract.features import FeatureParams
 from contract.release import MANIFEST_NAME, encode_manifest
 from node.release_store import Release, read_release
-from node.score import score_path
+from node.score import ScoredFileWindow, score_path, write
 from node.synthetic import MachineSound, Synthesizer
 from tests.node.fake_inference import RUNTIME, release, with_threshold
 
@@ -126,6 +126,64 @@ def test_table_can_be_read(sound: Path, tmp_path: Path) -> None:
     assert {line.split()[-1] for line in windows} == {"normal", "mic_silent"}
     scored = [line for line in windows if line.endswith("normal")]
     assert lines[-1] == f"0 of {len(scored)} windows above the threshold"
+
+
+@pytest.mark.parametrize(
+    ("number", "mse", "score"),
+    [
+        (1.9424e130, "1.9424e+130", "1.94e+130"),
+        (12345.6, "12346", "1.23e+04"),
+        (9999.4, "9999.4", "9999.400"),
+        (1.5, "1.5", "1.500"),
+        (1.9424e-130, "1.9424e-130", "0.000"),
+    ],
+)
+def test_table_keeps_its_columns(number: float, mse: str, score: str) -> None:
+    """Numbers of several models, which may be of any size, end where their heading ends."""
+    window = ScoredFileWindow(
+        file="a.wav",
+        start_s=3.0,
+        mse=number,
+        statistic=number,
+        threshold=1.0,
+        score=number,
+        anomaly=number > 1,
+        problem=None,
+        level_dbfs=-31.2,
+    )
+    out = io.StringIO()
+
+    write(iter([window]), release().manifest, "table", out)
+
+    _, heading, _, row, _ = out.getvalue().splitlines()
+    for name, text in (("mse", mse), ("score", score), ("level", "-31.2")):
+        end = heading.index(name) + len(name)
+        assert row[:end].endswith(f" {text}")
+        assert row[end] == " "
+
+
+@pytest.mark.parametrize("score", [1.9424263952412558e130, 1.9424263952412558e-130])
+def test_large_and_small_scores_are_written_in_full(score: float) -> None:
+    """JSON and CSV lose nothing of them."""
+    window = ScoredFileWindow(
+        file="a.wav",
+        start_s=3.0,
+        mse=1.0,
+        statistic=score,
+        threshold=1.0,
+        score=score,
+        anomaly=score > 1,
+        problem=None,
+        level_dbfs=-31.2,
+    )
+    as_json, as_csv = io.StringIO(), io.StringIO()
+
+    write(iter([window]), release().manifest, "json", as_json)
+    write(iter([window]), release().manifest, "csv", as_csv)
+
+    assert json.loads(as_json.getvalue())["windows"][0]["score"] == score
+    (row,) = csv.DictReader(io.StringIO(as_csv.getvalue()))
+    assert float(row["statistic"]) == float(row["score"]) == score
 
 
 @pytest.mark.parametrize(

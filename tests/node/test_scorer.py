@@ -10,10 +10,19 @@ import pytest
 from contract.errors import FeatureError, ReleaseError
 from contract.features import FeatureExtractor
 from contract.messages import Problem
+from contract.release import LogNormals
 from node.release_store import read_release
 from node.runtime import LoadedModel, find_runtime
 from node.scorer import SILENCE_DBFS, Scorer, level_dbfs
-from tests.node.fake_inference import FEATURES, RUNTIME, release, with_threshold
+from tests.node.fake_inference import (
+    FEATURES,
+    RUNTIME,
+    FakeModel,
+    recording_runtime,
+    release,
+    release_of,
+    with_threshold,
+)
 
 FAN = Path(__file__).parents[2] / "models/fan-synthetic"
 COUNT = FEATURES.window_samples
@@ -35,8 +44,9 @@ def test_mse_is_that_of_numpy(seed: int) -> None:
     given = read_release(FAN)
     window = noise(given.manifest.features.window_samples, seed)
     features = FeatureExtractor(given.manifest.features)(window)
-    reconstruction = LoadedModel(given.model_content, find_runtime())(features)
-    difference = features.astype(np.float64) - reconstruction.astype(np.float64)
+    (model,) = given.manifest.models
+    output = LoadedModel(given.content(model), find_runtime())(features)
+    difference = features.astype(np.float64) - output.astype(np.float64)[..., 0]
 
     scored = Scorer(given, find_runtime()).score(window)
 
@@ -54,6 +64,52 @@ def test_score_is_the_same_each_time() -> None:
     fan.score(noise(count, 1))
 
     assert fan.score(noise(count)).mse == first
+
+
+def test_mse_is_published_and_the_statistic_decides() -> None:
+    """Where something else than the MSE counts, the score is of that, and the MSE is told."""
+    answer = [[[1, 2, 3], [4, 5, 6]]]
+    model = FakeModel({"answer": answer}, error="time_mean_mse", residual_shape=(1, 2, 3))
+
+    scored = Scorer(release_of(model, threshold=29.0), RUNTIME).score(noise())
+
+    assert scored.mse == pytest.approx(91 / 6)
+    assert scored.statistic == pytest.approx(14.5)
+    assert scored.score == pytest.approx(0.5)
+    assert scored.anomaly is False
+
+
+def test_score_of_several_models_is_of_all() -> None:
+    """The statistic of several models is compared with the threshold; the MSE is the first's."""
+    given = release_of(
+        FakeModel({"answer": [[2.0]]}, LogNormals(mean=0.0, sd=1.0), residual_shape=(1, 1)),
+        FakeModel({"answer": [[3.0]]}, LogNormals(mean=0.0, sd=1.0), residual_shape=(1, 1)),
+        threshold=18.0,
+    )
+
+    scored = Scorer(given, RUNTIME).score(noise())
+
+    assert scored.mse == pytest.approx(4.0)
+    assert scored.statistic == pytest.approx(36.0)
+    assert scored.score == pytest.approx(2.0)
+    assert scored.anomaly is True
+
+
+@pytest.mark.parametrize("broken", [0, 1])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_one_of_several_models_without_a_number_is_an_error(broken: int, value: float) -> None:
+    """Not the others' word alone: the window is not scored, and has no MSE either."""
+    answers = [[[1.0]], [[1.0]]]
+    answers[broken] = [[value]]
+    normal = LogNormals(mean=0.0, sd=1.0)
+    given = release_of(
+        *(FakeModel({"answer": answer}, normal, residual_shape=(1, 1)) for answer in answers)
+    )
+
+    scored = Scorer(given, RUNTIME).score(noise())
+
+    assert scored.problem is Problem.ERROR
+    assert (scored.mse, scored.statistic, scored.score, scored.anomaly) == (None,) * 4
 
 
 def test_score_is_the_statistic_over_the_threshold() -> None:
@@ -169,23 +225,42 @@ def test_clipped_is_the_share_at_full_scale() -> None:
     assert scorer().score(window).clipped == pytest.approx(400 / COUNT)
 
 
+def test_mse_that_is_no_number_is_an_error() -> None:
+    """Even where the statistic is one: what is published is always finite."""
+    model = FakeModel({"answer": [[3e38, -3e38]]}, error="time_mean_mse", residual_shape=(1, 2))
+
+    scored = Scorer(release_of(model), RUNTIME).score(noise())
+
+    assert scored.problem is Problem.ERROR
+    assert (scored.mse, scored.statistic, scored.score, scored.anomaly) == (None,) * 4
+
+
+def test_threads_are_passed_on() -> None:
+    """The library may use as many as the settings allow."""
+    runtime, made = recording_runtime()
+
+    Scorer(release(), runtime, threads=2)
+
+    assert [each.num_threads for each in made] == [2]
+
+
 def test_time_taken_is_told() -> None:
     """What the scoring took is positive, and not absurd."""
     assert 0 < scorer().score(noise()).seconds < 10
 
 
-@pytest.mark.parametrize("shape", [(COUNT - 1,), (COUNT, 1), (0,)])
-@pytest.mark.parametrize("value", [0.5])
-def test_window_of_another_shape_is_refused(shape: tuple[int, ...], value: float) -> None:
+@pytest.mark.parametrize("shape", [(COUNT - 1,), (COUNT, 1), (1, COUNT), (1,)])
+def test_window_of_another_shape_is_refused(shape: tuple[int, ...]) -> None:
     """A window that does not fit the release is the caller's mistake, not a problem of sound."""
     with pytest.raises(FeatureError, match="Expected a window of 3200 samples"):
-        scorer().reconstruction_error(np.full(shape, value, np.float32))
+        scorer().score(np.full(shape, 0.5, np.float32))
 
 
 @pytest.mark.parametrize("which", ["input", "output"])
 def test_model_that_is_not_as_its_manifest_says_is_refused(which: str) -> None:
     """A graph of another shape than the features is refused before the first window."""
-    with pytest.raises(ReleaseError, match=rf"fake@1: the model's {which} is \(1, 16, 13\), its"):
+    refusal = rf"fake@1: {which} of model\.tflite is \(1, 16, 13\), the manifest says \(1, 13, 16"
+    with pytest.raises(ReleaseError, match=refusal):
         scorer(**{f"{which}_shapes": [[1, 16, 13]]})
 
 
