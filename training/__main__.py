@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import os
 import re
 import shlex
 import signal
@@ -13,13 +14,15 @@ from typing import TYPE_CHECKING
 from contract.errors import EXIT_BAD_INPUT, EarshotError
 from contract.topics import RELEASE_NAME_PATTERN
 from node.synthetic import FAULTS, MACHINES
-from training.errors import DestinationError
+from training.errors import DataError, DestinationError
 from training.progress import on_terminal
+from training.recipes import DEFAULT_RECIPE, QUANTISATIONS, recipe_names, with_epochs
 
 if TYPE_CHECKING:
-    from training.fit import Outcome
-    from training.metrics import Figures
+    from training.feature_cache import FeatureCache
+    from training.synthesize import DatasetPlan
 
+_EXIT_PROBLEMS = 1
 _EXIT_INTERRUPTED = 130
 _MAX_SEED = 2**32 - 1
 _MAX_DESCRIPTION = 200
@@ -29,70 +32,181 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     options = _parser().parse_args(arguments)
     try:
-        options.run(options)
+        return options.run(options) or 0
     except EarshotError as error:
         _note(" ".join(str(error).split()))
         return EXIT_BAD_INPUT
     except ModuleNotFoundError as error:
         _note(f"{error.name} is not installed; install requirements/training.txt")
         return EXIT_BAD_INPUT
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; without this, Python says so when it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         _note("interrupted; nothing was written")
         return _EXIT_INTERRUPTED
-    return 0
+
+
+def _data(options: argparse.Namespace) -> int:
+    from training.data_report import lines, report_on, write_json
+
+    report = report_on(options.folder, options.machine, progress=on_terminal)
+    if options.json is not None:
+        write_json(report, options.json)
+    print("\n".join(lines(report)), flush=True)
+    return _EXIT_PROBLEMS if report.problems else 0
 
 
 def _train(options: argparse.Namespace) -> None:
-    from training.fit import TrainRequest, train_release
+    from training.recipes import read_recipe
+    from training.tables import training_lines
+    from training.train import TrainRequest, train_release
 
     name = _release_name(options)
-    data = options.data.resolve().name
+    recipe = read_recipe(options.recipe)
+    if options.epochs is not None:
+        recipe = with_epochs(recipe, options.epochs)
     request = TrainRequest(
         data=options.data,
         machine=options.machine,
+        recipe=recipe,
         out=options.out,
         name=name,
         version=options.version,
         description=options.description,
         seed=options.seed,
-        epochs=options.epochs,
-        batch_size=options.batch_size,
+        seeds=options.seeds,
         false_alarm_rate=options.false_alarm_rate,
-        weights=options.weights,
+        threshold_from=options.threshold_from.replace("-", "_"),
+        folds=options.folds,
+        quantisation=options.quantisation or recipe.quantisation,
+        variants=not options.no_variants,
+        unreadable=options.unreadable,
+        channel=options.channel,
+        cache=_cache(options),
+        tflite_python=_tflite_python(options),
         overwrite=options.overwrite,
         command=_command(
             "train",
-            data=data,
+            data=options.data.resolve().name,
             machine=options.machine,
+            recipe=Path(options.recipe).name,
             out=_shown(options.out),
             name=name,
             version=options.version,
             seed=options.seed,
+            seeds=options.seeds,
             epochs=options.epochs,
-            batch_size=options.batch_size,
             false_alarm_rate=options.false_alarm_rate,
-            weights=options.weights,
+            threshold_from=options.threshold_from,
+            folds=options.folds,
+            quantisation=options.quantisation,
+            channel=options.channel,
         ),
     )
-    _print_outcome(train_release(request, note=_note, progress=on_terminal), options.out)
+    outcome = train_release(request, note=_note, progress=on_terminal)
+    print("\n".join(training_lines(outcome, options.out)))
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from training.evaluate import EvaluateRequest, evaluate_release
+    from training.tables import evaluation_lines
+
+    request = EvaluateRequest(
+        release=options.release,
+        data=options.data,
+        machine=options.machine,
+        json=options.json,
+        command=_command(
+            f"evaluate {shlex.quote(_shown(options.release))}",
+            data=options.data.resolve().name,
+            machine=options.machine,
+            channel=options.channel,
+        ),
+        channel=options.channel,
+        tflite_python=_tflite_python(options),
+        cache=_cache(options),
+    )
+    print("\n".join(evaluation_lines(evaluate_release(request, note=_note, progress=on_terminal))))
 
 
 def _synthesize(options: argparse.Namespace) -> None:
-    from training.synthesize import DatasetPlan, synthesize
+    _refuse_mixed_up(options)
+    if options.hard:
+        _synthesize_hard(options)
+        return
+    from training.synthesize import synthesize
 
-    plan = DatasetPlan(
-        machine=options.machine,
-        units=options.units,
-        faults=options.faults,
-        severity=options.severity,
-        seed=options.seed,
-        train_clips=options.train_clips,
-        target_clips=options.target_clips,
-        test_clips=options.test_clips,
-        seconds=options.seconds,
-    )
+    plan = _generated_plan(options)
     clips = synthesize(plan, options.out, progress=on_terminal)
     print(f"{clips} clips of {plan.seconds:g} s in {options.out / plan.machine}")
+
+
+def _synthesize_hard(options: argparse.Namespace) -> None:
+    from training.dataset import find_dataset
+    from training.harden import HardPlan, generated, harden, recorded
+
+    given = {name: getattr(options, name) for name in _OF_HARD if name != "normals"}
+    given["faults"] = given.pop("planted")
+    given["ratio_db"] = given.pop("noise_ratio_db")
+    plan = HardPlan(
+        seed=options.seed,
+        **{name: value for name, value in given.items() if value is not None},
+    )
+    if options.normals is None:
+        generated_plan = _generated_plan(options)
+        originals, machine = generated(generated_plan), generated_plan.machine
+    else:
+        dataset = find_dataset(options.normals, options.machine)
+        originals, machine = recorded(dataset), dataset.machine
+    summary = harden(originals, machine, plan, options.out, progress=on_terminal)
+    print(f"{summary.clips} clips in {options.out / machine}")
+    if summary.made_quieter:
+        print(f"{summary.made_quieter} of them made quieter, so that no peak clips")
+
+
+def _generated_plan(options: argparse.Namespace) -> "DatasetPlan":
+    from training.synthesize import DatasetPlan
+
+    given = {name: getattr(options, name) for name in (*_OF_GENERATED, *_OF_GENERATED_FAULTS)}
+    return DatasetPlan(
+        machine=options.machine or MACHINES[0],
+        seed=options.seed,
+        **{"faults": FAULTS} | {name: value for name, value in given.items() if value is not None},
+    )
+
+
+# Options of `synthesize` that would have no effect in some of its uses.
+_OF_GENERATED = ("units", "train_clips", "target_clips", "test_clips", "seconds")
+_OF_GENERATED_FAULTS = ("faults", "severity")
+_OF_HARD = (
+    "normals",
+    "planted",
+    "severities",
+    "noise",
+    "noise_ratio_db",
+    "keep_anomalies",
+    "level_dbfs",
+)
+
+
+def _refuse_mixed_up(options: argparse.Namespace) -> None:
+    def given(*names: str) -> list[str]:
+        return [
+            f"--{name.replace('_', '-')}" for name in names if getattr(options, name) is not None
+        ]
+
+    for wrong, names, reason in (
+        (not options.hard, _OF_HARD, "only goes with --hard"),
+        (options.hard, _OF_GENERATED_FAULTS, "does not go with --hard; see --planted"),
+        (options.normals is not None, _OF_GENERATED, "does not go with --normals"),
+        (options.normals is None, ("keep_anomalies",), "only goes with --normals"),
+        (options.noise is None, ("noise_ratio_db",), "only goes with --noise"),
+        (options.keep_anomalies, ("planted", "severities"), "does not go with --keep-anomalies"),
+    ):
+        if wrong and (mixed_up := given(*names)):
+            raise DataError(f"{mixed_up[0]} {reason}")
 
 
 def _import(options: argparse.Namespace) -> None:
@@ -116,10 +230,9 @@ def _import(options: argparse.Namespace) -> None:
         ),
     )
     manifest = import_model(request)
-    size = manifest.file(manifest.model.file).size_bytes
     print(
-        f"{manifest.label} in {options.out}: {size / 1e6:.2f} MB, threshold"
-        f" {manifest.threshold.value:g}, runs in {', '.join(manifest.model.runtimes)}"
+        f"{manifest.label} in {options.out}: {manifest.models_bytes / 1e6:.2f} MB, threshold"
+        f" {manifest.threshold.value:g}, runs in {', '.join(manifest.runtimes)}"
     )
 
 
@@ -129,19 +242,32 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    train = _add(commands, "train", _train, "train the reference network and write a release")
-    train.add_argument(
-        "--data",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        help="recordings laid out as in DCASE 2021 Task 2: the machine's folder or the one above",
+    data = _add(commands, "data", _data, "say what a data set holds and what is wrong with it")
+    data.epilog = f"Exit code {_EXIT_PROBLEMS} says that training on it would be a mistake."
+    data.add_argument(
+        "folder", type=Path, metavar="DIR", help="the machine's folder or the one above"
     )
-    train.add_argument("--machine", help="the machine's folder; not needed if there is only one")
+    data.add_argument("--machine", help="the machine's folder; not needed if there is only one")
+    data.add_argument("--json", type=Path, metavar="FILE", help="write all findings here as well")
+
+    train = _add(commands, "train", _train, "train a detector and write a release")
+    _add_data_options(train)
+    train.add_argument(
+        "--recipe",
+        default=DEFAULT_RECIPE,
+        metavar="NAME",
+        help=f"{', '.join(recipe_names())}, or a .toml file (default: {DEFAULT_RECIPE})",
+    )
     _add_release_options(train)
     train.add_argument("--seed", type=_whole(0, _MAX_SEED), default=42)
-    train.add_argument("--epochs", type=_whole(1, 100_000), default=40)
-    train.add_argument("--batch-size", type=_whole(1, 65_536), default=16)
+    train.add_argument(
+        "--seeds",
+        type=_whole(1, 100),
+        default=3,
+        metavar="N",
+        help="trainings that differ in the seed alone; the first one is released (default: 3)",
+    )
+    train.add_argument("--epochs", type=_whole(1, 100_000), help="in place of the recipe's")
     train.add_argument(
         "--false-alarm-rate",
         type=_share,
@@ -149,17 +275,48 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SHARE",
         help="share of normal windows that the threshold lets through (default: 0.01)",
     )
-    train.add_argument("--weights", choices=("float16", "float32"), default="float16")
+    train.add_argument(
+        "--threshold-from",
+        choices=("held-out", "sessions-left-out"),
+        default="held-out",
+        help="files that the model has not heard, or whole sessions (default: held-out)",
+    )
+    train.add_argument(
+        "--folds",
+        type=_whole(0, 1000),
+        default=5,
+        metavar="N",
+        help="train anew without each of up to N sessions, to see what the threshold is worth"
+        " (default: 5)",
+    )
+    train.add_argument("--quantisation", choices=QUANTISATIONS, help="in place of the recipe's")
+    train.add_argument(
+        "--no-variants", action="store_true", help="leave the other quantisations out"
+    )
+    train.add_argument(
+        "--unreadable",
+        choices=("refuse", "skip"),
+        default="refuse",
+        help="what to do about recordings that cannot be read (default: refuse)",
+    )
+
+    evaluate = _add(commands, "evaluate", _evaluate, "judge a release by labelled recordings")
+    evaluate.add_argument("release", type=Path, metavar="RELEASE", help="the release's folder")
+    _add_data_options(evaluate)
+    evaluate.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
 
     synthesize = _add(
         commands, "synthesize", _synthesize, "write a data set of generated machine sound"
     )
     synthesize.add_argument("--out", type=Path, required=True, metavar="DIR")
-    synthesize.add_argument("--machine", choices=MACHINES, default="fan")
+    synthesize.add_argument(
+        "--machine",
+        help=f"which to generate, {' or '.join(MACHINES)} (default: {MACHINES[0]}); with --normals,"
+        " the machine's folder",
+    )
     synthesize.add_argument(
         "--units",
         type=_units,
-        default=(0, 1, 2),
         metavar="LIST",
         help="individuals of the machine, one section each, such as 0-2,5 (default: 0-2)",
     )
@@ -167,37 +324,30 @@ def _parser() -> argparse.ArgumentParser:
     synthesize.add_argument(
         "--train-clips",
         type=_whole(0, 100_000),
-        default=60,
         metavar="N",
         help="normal clips per unit to train on, in the source domain (default: 60)",
     )
     synthesize.add_argument(
         "--target-clips",
         type=_whole(0, 100_000),
-        default=3,
         metavar="N",
         help="normal clips per unit to train on, in the target domain (default: 3)",
     )
     synthesize.add_argument(
         "--test-clips",
         type=_whole(0, 100_000),
-        default=20,
         metavar="N",
         help="clips per unit and domain to test with, half of them anomalous (default: 20)",
     )
-    synthesize.add_argument(
-        "--seconds", type=float, default=10.0, help="length of each clip (default: 10)"
-    )
+    synthesize.add_argument("--seconds", type=float, help="length of each clip (default: 10)")
     synthesize.add_argument(
         "--faults",
-        type=_faults,
-        default=FAULTS,
+        type=_names,
         metavar="LIST",
         help=f"what the anomalies have, in turn (default: {','.join(FAULTS)})",
     )
-    synthesize.add_argument(
-        "--severity", type=float, default=0.5, help="of the faults, 0 to 1 (default: 0.5)"
-    )
+    synthesize.add_argument("--severity", type=float, help="of the faults, 0 to 1 (default: 0.5)")
+    _add_hard_options(synthesize)
 
     import_ = _add(commands, "import", _import, "write a release around a .tflite from elsewhere")
     import_.add_argument("file", type=Path, metavar="FILE.tflite")
@@ -211,15 +361,89 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_hard_options(synthesize: argparse.ArgumentParser) -> None:
+    hard = synthesize.add_argument_group("hard data sets")
+    hard.add_argument(
+        "--hard",
+        action="store_true",
+        help="anomalies are normal test clips with a fault planted into them; noise may be added",
+    )
+    hard.add_argument(
+        "--normals",
+        type=Path,
+        metavar="DATA",
+        help="a data set of recordings to take the normal sound from (default: generated sound)",
+    )
+    hard.add_argument(
+        "--planted",
+        type=_names,
+        metavar="LIST",
+        help="tone, clicks, modulation, hiss, speed, muffled (default: all)",
+    )
+    hard.add_argument(
+        "--severities",
+        type=_floats,
+        metavar="LIST",
+        help="of planted faults, 0 to 1 (default: 0.25,0.5,1)",
+    )
+    hard.add_argument(
+        "--noise",
+        type=Path,
+        metavar="NOISE_DIR",
+        help="recordings of a room's noise to mix into every clip, one folder per kind",
+    )
+    hard.add_argument(
+        "--noise-ratio-db",
+        type=_float,
+        metavar="DB",
+        help="rms of the machine over rms of the noise (default: 0)",
+    )
+    hard.add_argument(
+        "--keep-anomalies",
+        action="store_const",
+        const=True,
+        help="write the recorded anomalies in place of planted ones",
+    )
+    hard.add_argument(
+        "--level-dbfs",
+        type=_float,
+        metavar="DB",
+        help="rms of every clip, so that loudness gives nothing away (default: as recorded)",
+    )
+
+
 def _add(
     commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
     name: str,
-    run: Callable[[argparse.Namespace], None],
+    run: Callable[[argparse.Namespace], int | None],
     text: str,
 ) -> argparse.ArgumentParser:
     parser = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
     parser.set_defaults(run=run)
     return parser
+
+
+def _add_data_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="recordings: the machine's folder or the one above (DCASE Task 2, or normal/ and"
+        " anomaly/; `python -m training data DIR` says what is there)",
+    )
+    parser.add_argument("--machine", help="the machine's folder; not needed if there is only one")
+    parser.add_argument(
+        "--channel", type=_whole(0, 255), help="of several, from 0 (default: all are mixed)"
+    )
+    parser.add_argument("--cache", type=Path, metavar="DIR", help="where features are kept")
+    parser.add_argument("--no-cache", action="store_true", help="keep no features")
+    parser.add_argument(
+        "--tflite-python",
+        type=Path,
+        metavar="FILE",
+        help="Python of an environment that has tflite-runtime (default: .venv-tflite, if there)",
+    )
 
 
 def _add_release_options(parser: argparse.ArgumentParser) -> None:
@@ -257,66 +481,19 @@ def _shown(path: Path) -> str:
     return path.name if path.is_absolute() or ".." in path.parts else path.as_posix()
 
 
-def _print_outcome(outcome: "Outcome", out: Path) -> None:
-    manifest = outcome.manifest
-    threshold, size = manifest.threshold, manifest.file(manifest.model.file).size_bytes
-    rows = [
-        ("release", f"{manifest.label} in {out}"),
-        (
-            "data",
-            f"{outcome.train_files} files, {outcome.train_windows} windows to train on;"
-            f" {outcome.held_out_files} files, {threshold.calibration_windows} windows held out",
-        ),
-        ("model", f"{manifest.model.parameters} parameters, {size / 1e6:.2f} MB"),
-        (
-            "loss",
-            f"{outcome.losses[-1].train_loss:.3f} trained, {outcome.losses[-1].held_out_loss:.3f}"
-            f" held out, after {len(outcome.losses)} epochs",
-        ),
-        (
-            "threshold",
-            f"{threshold.value:.3f}, for a false-alarm rate of {threshold.false_alarm_rate:.2g} on"
-            " sound like the held-out files",
-        ),
-        ("seconds", ", ".join(f"{what} {took:.1f}" for what, took in outcome.seconds.items())),
-    ]
-    for what, text in rows:
-        print(f"{what:<10} {text}")
-    if outcome.figures:
-        _print_figures(outcome.figures)
-    else:
-        print("test       no labelled test clips, so nothing is known of faults")
+def _cache(options: argparse.Namespace) -> "FeatureCache":
+    from training.feature_cache import FeatureCache, default_cache_folder
+
+    if options.no_cache:
+        return FeatureCache(None)
+    return FeatureCache(options.cache or default_cache_folder())
 
 
-def _print_figures(figures: "dict[str, Figures]") -> None:
-    columns = ("clips", "AUC", "level AUC", "F1", "flag-all F1", "normal >", "anomalous >")
-    print("\n" + f"{'test':<10}" + "".join(f"{column:>14}" for column in columns))
-    for domain, group in figures.items():
-        level = "-"
-        if group.level_auc is not None:
-            level = f"{group.level_auc:.3f} {group.level_direction}"
-        cells = (
-            f"{group.normal_clips}+{group.anomalous_clips}",
-            _number(group.auc),
-            level,
-            _number(group.f1),
-            _number(group.flag_all_f1),
-            _percent(group.normal_windows_flagged),
-            _percent(group.anomalous_windows_flagged),
-        )
-        print(f"{domain:<10}" + "".join(f"{cell:>14}" for cell in cells))
-    print(
-        "clips: normal + anomalous; AUC and F1 of the clips' mean error, beside the AUC of the\n"
-        "level alone and the F1 of flagging everything; > share of windows above the threshold"
-    )
+def _tflite_python(options: argparse.Namespace) -> Path | None:
+    from training.runtimes import find_tflite_python
 
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1%}"
+    given: Path | None = options.tflite_python
+    return given or find_tflite_python()
 
 
 def _note(text: str) -> None:
@@ -373,8 +550,12 @@ def _units(text: str) -> tuple[int, ...]:
     return tuple(units)
 
 
-def _faults(text: str) -> tuple[str, ...]:
+def _names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _floats(text: str) -> tuple[float, ...]:
+    return tuple(_float(part) for part in _names(text))
 
 
 if __name__ == "__main__":

@@ -1,15 +1,16 @@
-"""The network, its training and its export; the only module that imports TensorFlow.
+"""The networks of the recipes and their training.
 
-TensorFlow has no types and takes seconds to load: what leaves this module are arrays and bytes.
+A network has a core, which is trained on prepared arrays (centred, scaled, averaged, stacked), and
+a graph around it, which takes the features as a node computes them and does the same preparation
+inside. What leaves the graph is the reconstruction (reference network) or the residual, in units of
+the prepared array.
+
+Preparation is a mean per coefficient or band and ONE scale for all: on MFCC a scale of its own for
+each coefficient makes the noise of the high ones as loud as the spectrum's shape.
 """
 
-import io
-import os
-import sys
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
-from importlib import import_module
+import math
+from collections.abc import Callable
 from typing import Any, Literal
 
 import msgspec
@@ -17,147 +18,81 @@ import numpy as np
 
 from contract.features import Float32Array
 from training.errors import TrainingError
+from training.recipes import ModelRecipe, NetworkName
+from training.tf import tf
 
 REFERENCE_PARAMETERS = 386_529
 """Of the reference design. Another number is another network, and none of its figures hold."""
 
-Weights = Literal["float32", "float16"]
-
-
-@contextmanager
-def _native_stderr_held() -> Iterator[None]:
-    """Keep the chatter of C++ libraries off the terminal, unless the block fails."""
-    sys.stderr.flush()
-    terminal = os.dup(2)
-    with tempfile.TemporaryFile() as held:
-        os.dup2(held.fileno(), 2)
-        try:
-            yield
-        except BaseException:
-            held.seek(0)
-            os.write(terminal, held.read())
-            raise
-        finally:
-            os.dup2(terminal, 2)
-            os.close(terminal)
-
-
-# Read when the library loads; 3 leaves only fatal errors.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-with _native_stderr_held():
-    tf: Any = import_module("tensorflow")
-
-# Its Python side warns about its own deprecations, which our users can do nothing about.
-tf.get_logger().setLevel("ERROR")
+# The dense baseline sees five neighbouring frames at once.
+_STACKED_FRAMES = 5
+_SMALLEST_SCALE = 1e-6
 
 
 class Epoch(msgspec.Struct, frozen=True):
-    """Mean squared errors at the end of one pass over the data."""
+    """Mean squared errors at the end of one pass over the data, in units of the prepared array."""
 
     number: int
     train_loss: float
     held_out_loss: float
 
 
-class Autoencoder:
-    """A network and its weights."""
+class Preparation(msgspec.Struct, frozen=True):
+    """What is done to features before the core sees them: `(x - centre) / scale`."""
 
-    def __init__(self, network: Any) -> None:
-        self.network = network
-
-    @property
-    def parameters(self) -> int:
-        """Trainable parameters."""
-        return sum(int(np.prod(weight.shape)) for weight in self.network.trainable_weights)
-
-    def reconstruct(self, features: Float32Array) -> Float32Array:
-        """What the network makes of features, shape (n, coefficients, frames)."""
-        output: Float32Array = self.network.predict(features[..., None], batch_size=64, verbose=0)
-        return output[..., 0]
-
-    def to_tflite(self, weights: Weights) -> bytes:
-        """The network as a TFLite graph with a fixed batch of one.
-
-        With a batch that is open, XNNPACK leaves the graph alone and it takes 25 to 100 times as
-        long. Float16 weights are widened when the graph is loaded: half the size, same speed.
-        """
-        fixed = tf.keras.Input(batch_shape=(1, *self.network.input_shape[1:]))
-        # Keras prints the path of a temporary export, not worth anybody's attention.
-        with _native_stderr_held(), redirect_stdout(io.StringIO()):
-            converter = tf.lite.TFLiteConverter.from_keras_model(
-                tf.keras.Model(fixed, self.network(fixed))
-            )
-            if weights == "float16":
-                converter.optimizations = [tf.lite.Optimize.DEFAULT]
-                converter.target_spec.supported_types = [tf.float16]
-            return bytes(converter.convert())
+    centre: Float32Array
+    """Shape (coefficients, 1)."""
+    scale: float
 
 
-def reference_network() -> Autoencoder:
-    """The reference design's network, untrained: features (40, 64) in, their reconstruction out.
+class Trained(msgspec.Struct, frozen=True):
+    """A trained network, ready to export."""
 
-    Raises:
-        TrainingError: it does not have its number of parameters.
-    """
-    layers = tf.keras.layers
+    graph: Any
+    """Keras model: features (1, coefficients, frames) in, `output` out."""
+    output: Literal["reconstruction", "residual"]
+    parameters: int
+    """Trainable parameters."""
+    float_operators: tuple[str, ...]
+    """Operators before and after the core, which stay in float32 when the core is quantised."""
 
-    def conv(layer: Any, filters: int, stride: int, activation: str = "relu") -> Any:
-        return layer(filters, 3, strides=stride, padding="same", activation=activation)
-
-    network = Autoencoder(
-        tf.keras.Sequential(
-            [
-                tf.keras.Input((40, 64, 1)),
-                conv(layers.Conv2D, 16, 2),
-                conv(layers.Conv2D, 32, 2),
-                conv(layers.Conv2D, 64, 1),
-                layers.GlobalAveragePooling2D(),
-                layers.Dense(32, activation="relu"),
-                layers.Dense(10 * 16 * 64, activation="relu"),
-                layers.Reshape((10, 16, 64)),
-                conv(layers.Conv2DTranspose, 32, 2),
-                conv(layers.Conv2DTranspose, 16, 2),
-                conv(layers.Conv2D, 1, 1, "linear"),
-            ]
+    def __call__(self, features: Float32Array) -> Float32Array:
+        """What the graph gives for features of shape (n, coefficients, frames)."""
+        # One by one: the graph is made for a batch of one, as it is on a node.
+        return np.stack(
+            [self.graph(window[None], training=False).numpy()[0] for window in features]
         )
-    )
-    if network.parameters != REFERENCE_PARAMETERS:
-        raise TrainingError(
-            f"Expected {REFERENCE_PARAMETERS} trainable parameters in the reference network,"
-            f" got {network.parameters}"
-        )
-    return network
 
 
-def train_reference(
-    train: Float32Array,
+def train(
+    recipe: ModelRecipe,
+    features: Float32Array,
     held_out: Float32Array,
     *,
     seed: int,
-    epochs: int,
-    batch_size: int,
     on_epoch: Callable[[Epoch], None],
-) -> Autoencoder:
-    """Train the reference network with Adam on the mean squared error.
+) -> Trained:
+    """Train a recipe's network with Adam on the mean squared error.
 
     The same data and seed give the same weights on the same machine and library versions.
 
     Args:
-        train: features, shape (n, 40, 64).
-        held_out: features, same shape; only their loss is watched, no weight ever sees them.
+        recipe: network and hyper-parameters.
+        features: of normal windows, float32, shape (n, coefficients, frames).
+        held_out: the same of others; only their loss is watched, no weight ever sees them.
         seed: of initial weights and of the order of windows.
-        epochs: passes over `train`.
-        batch_size: windows per step.
         on_epoch: called after each pass.
 
     Raises:
         TrainingError: the loss became NaN or infinite.
     """
+    # Models of earlier trainings would stay in memory.
+    tf.keras.backend.clear_session()
     tf.keras.utils.set_random_seed(seed)
     tf.config.experimental.enable_op_determinism()
-    autoencoder = reference_network()
-    network = autoencoder.network
-    network.compile(optimizer="adam", loss="mse")
+    network = _NETWORKS[recipe.network](features)
+    core = network.core()
+    core.compile(optimizer=tf.keras.optimizers.Adam(recipe.learning_rate), loss="mse")
 
     def report(number: int, logs: Any) -> None:
         epoch = Epoch(number + 1, float(logs["loss"]), float(logs["val_loss"]))
@@ -167,14 +102,296 @@ def train_reference(
             )
         on_epoch(epoch)
 
-    train, held_out = train[..., None], held_out[..., None]
-    network.fit(
-        train,
-        train,
-        validation_data=(held_out, held_out),
-        epochs=epochs,
-        batch_size=batch_size,
+    core.fit(
+        network.batches(features, recipe.batch_size, seed=seed),
+        validation_data=network.batches(held_out, recipe.batch_size, seed=None),
+        epochs=recipe.epochs,
         verbose=0,
         callbacks=[tf.keras.callbacks.LambdaCallback(on_epoch_end=report)],
     )
-    return autoencoder
+    given = tf.keras.Input(batch_shape=(1, *features.shape[1:]))
+    return Trained(
+        graph=tf.keras.Model(given, network.graph(given, core)),
+        output=network.output,
+        parameters=sum(int(np.prod(weight.shape)) for weight in core.trainable_weights),
+        float_operators=network.float_operators,
+    )
+
+
+class _Batches(tf.keras.utils.PyDataset):  # type: ignore[misc]
+    """Prepared arrays in batches, made when they are needed, in a new order each epoch."""
+
+    def __init__(
+        self,
+        count: int,
+        batch_size: int,
+        *,
+        seed: int | None,
+        prepare: Callable[[Any], Float32Array],
+    ) -> None:
+        super().__init__()
+        self._batch_size = batch_size
+        self._prepare = prepare
+        self._rng = None if seed is None else np.random.default_rng(seed)
+        self._order = np.arange(count)
+        self.on_epoch_end()
+
+    def __len__(self) -> int:
+        return math.ceil(len(self._order) / self._batch_size)
+
+    def __getitem__(self, index: int) -> tuple[Float32Array, Float32Array]:
+        start = index * self._batch_size
+        batch = self._prepare(self._order[start : start + self._batch_size])
+        return batch, batch
+
+    def on_epoch_end(self) -> None:
+        if self._rng is not None:
+            self._rng.shuffle(self._order)
+
+
+class _Reference:
+    """The reference design's network: raw MFCC in, their reconstruction out."""
+
+    output: Literal["reconstruction", "residual"] = "reconstruction"
+    float_operators: tuple[str, ...] = ()
+
+    def __init__(self, features: Float32Array) -> None:
+        if features.shape[1:] != (40, 64):
+            raise TrainingError(
+                "Expected 40 coefficients and 64 frames for the reference network,"
+                f" got {features.shape[1:]}"
+            )
+
+    def core(self) -> Any:
+        layers = tf.keras.layers
+        core = tf.keras.Sequential(
+            [
+                tf.keras.Input((40, 64, 1)),
+                _conv(16, stride=2),
+                _conv(32, stride=2),
+                _conv(64),
+                layers.GlobalAveragePooling2D(),
+                layers.Dense(32, activation="relu"),
+                layers.Dense(10 * 16 * 64, activation="relu"),
+                layers.Reshape((10, 16, 64)),
+                _conv(32, stride=2, layer=layers.Conv2DTranspose),
+                _conv(16, stride=2, layer=layers.Conv2DTranspose),
+                _conv(1, activation="linear"),
+            ]
+        )
+        _check_reference(core)
+        return core
+
+    def batches(self, features: Float32Array, batch_size: int, *, seed: int | None) -> Any:
+        pictures = features[..., None]
+        return _Batches(len(pictures), batch_size, seed=seed, prepare=lambda rows: pictures[rows])
+
+    def graph(self, given: Any, core: Any) -> Any:
+        return core(given[..., None])[..., 0]
+
+
+class _Pictures:
+    """What the convolutional networks share: MFCC as a picture, centred, scaled, padded inside."""
+
+    output: Literal["reconstruction", "residual"] = "residual"
+    float_operators: tuple[str, ...] = ("SUB", "MUL")
+
+    def __init__(self, features: Float32Array) -> None:
+        self._shape = features.shape[1:]
+        self._preparation = prepare_frames(features)
+
+    def layers(self) -> list[Any]:
+        """From a padded picture to one of the same size."""
+        raise NotImplementedError
+
+    def core(self) -> Any:
+        rows, columns = self._shape
+        # Three layers halve; what they cannot halve is padded with zeros, the mean of normal sound.
+        below, right = -rows % 8, -columns % 8
+        return tf.keras.Sequential(
+            [
+                tf.keras.Input((rows, columns, 1)),
+                tf.keras.layers.ZeroPadding2D(((0, below), (0, right))),
+                *self.layers(),
+                tf.keras.layers.Cropping2D(((0, below), (0, right))),
+            ]
+        )
+
+    def batches(self, features: Float32Array, batch_size: int, *, seed: int | None) -> Any:
+        pictures = _prepared(features, self._preparation)[..., None]
+        return _Batches(len(pictures), batch_size, seed=seed, prepare=lambda rows: pictures[rows])
+
+    def graph(self, given: Any, core: Any) -> Any:
+        prepared = _prepared(given, self._preparation)
+        return prepared - core(prepared[..., None])[..., 0]
+
+
+class _Repaired(_Pictures):
+    """The reference network with resize and convolution in place of transposed convolution."""
+
+    def layers(self) -> list[Any]:
+        rows, columns = (-(-size // 8) * 8 // 4 for size in self._shape)
+        layers = tf.keras.layers
+        return [
+            _conv(16, stride=2),
+            _conv(32, stride=2),
+            _conv(64),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(32, activation="relu"),
+            layers.Dense(rows * columns * 64, activation="relu"),
+            layers.Reshape((rows, columns, 64)),
+            layers.UpSampling2D(),
+            _conv(32),
+            layers.UpSampling2D(),
+            _conv(16),
+            _conv(1, activation="linear"),
+        ]
+
+    def core(self) -> Any:
+        core = super().core()
+        if self._shape == (40, 63):
+            _check_reference(core)
+        return core
+
+
+class _Conv(_Pictures):
+    """Convolutions all the way: each place of the bottleneck keeps its time and frequency."""
+
+    def layers(self) -> list[Any]:
+        layers = tf.keras.layers
+        decoder = [
+            step for filters in (32, 16, 8) for step in (layers.UpSampling2D(), _conv(filters))
+        ]
+        return [
+            _conv(16, stride=2),
+            _conv(32, stride=2),
+            _conv(64, stride=2),
+            layers.Conv2D(8, 1),
+            layers.Conv2D(64, 1, activation="relu"),
+            *decoder,
+            _conv(1, activation="linear"),
+        ]
+
+
+class _Profile:
+    """A dense autoencoder on the mean over time of a window's features."""
+
+    output: Literal["reconstruction", "residual"] = "residual"
+    float_operators: tuple[str, ...] = ("MEAN", "SUB", "MUL")
+
+    def __init__(self, features: Float32Array) -> None:
+        self._preparation = prepare_frames(features.mean(axis=2, keepdims=True))
+
+    def core(self) -> Any:
+        size = len(self._preparation.centre)
+
+        def dense(units: int, activation: str) -> Any:
+            # Glorot's initial weights, Keras's own, lose .03 AUC and more here.
+            return tf.keras.layers.Dense(
+                units, activation=activation, kernel_initializer="he_normal"
+            )
+
+        return tf.keras.Sequential(
+            [
+                tf.keras.Input((size,)),
+                dense(64, "relu"),
+                dense(8, "linear"),
+                dense(64, "relu"),
+                dense(size, "linear"),
+            ]
+        )
+
+    def batches(self, features: Float32Array, batch_size: int, *, seed: int | None) -> Any:
+        means = _prepared(features.mean(axis=2, keepdims=True), self._preparation)[..., 0]
+        return _Batches(len(means), batch_size, seed=seed, prepare=lambda rows: means[rows])
+
+    def graph(self, given: Any, core: Any) -> Any:
+        means = tf.keras.ops.mean(given, axis=2, keepdims=True)
+        prepared = _prepared(means, self._preparation)[..., 0]
+        return prepared - core(prepared)
+
+
+class _Dense:
+    """The official baseline of DCASE 2021 Task 2 (autoencoder): five frames in, five frames out.
+
+    As there, nothing is centred or scaled. Source: y-kawagu/dcase2021_task2_baseline_ae.
+    """
+
+    output: Literal["reconstruction", "residual"] = "residual"
+    float_operators: tuple[str, ...] = ("SUB",)
+
+    def __init__(self, features: Float32Array) -> None:
+        _, self._bands, self._frames = features.shape
+        self._vectors = self._frames - _STACKED_FRAMES + 1
+
+    def core(self) -> Any:
+        layers = tf.keras.layers
+        size = _STACKED_FRAMES * self._bands
+        hidden = [
+            layer
+            for units in (128, 128, 128, 128, 8, 128, 128, 128, 128)
+            for layer in (
+                layers.Dense(units),
+                layers.BatchNormalization(),
+                layers.Activation("relu"),
+            )
+        ]
+        return tf.keras.Sequential([tf.keras.Input((size,)), *hidden, layers.Dense(size)])
+
+    def batches(self, features: Float32Array, batch_size: int, *, seed: int | None) -> Any:
+        frames = np.ascontiguousarray(features.transpose(0, 2, 1))
+
+        def stacked(rows: Any) -> Float32Array:
+            window, first = np.divmod(rows, self._vectors)
+            several = first[:, None] + np.arange(_STACKED_FRAMES)
+            vectors: Float32Array = frames[window[:, None], several].reshape(len(rows), -1)
+            return vectors
+
+        return _Batches(len(frames) * self._vectors, batch_size, seed=seed, prepare=stacked)
+
+    def graph(self, given: Any, core: Any) -> Any:
+        ops = tf.keras.ops
+        frames = ops.reshape(ops.transpose(given, (0, 2, 1)), (self._frames, self._bands))
+        size = (self._vectors, self._bands)
+        stacked = ops.concatenate(
+            [ops.slice(frames, (first, 0), size) for first in range(_STACKED_FRAMES)], axis=1
+        )
+        return ops.expand_dims(stacked - core(stacked), 0)
+
+
+def prepare_frames(features: Float32Array) -> Preparation:
+    """Mean of each coefficient over windows and frames; root mean square of their deviations.
+
+    Args:
+        features: shape (n, coefficients, frames).
+    """
+    centre = features.mean(axis=(0, 2), dtype=np.float64)[:, None].astype(np.float32)
+    scale = float(np.sqrt(np.mean(np.square(features - centre), dtype=np.float64)))
+    return Preparation(centre, max(scale, _SMALLEST_SCALE))
+
+
+def _prepared(features: Any, preparation: Preparation) -> Any:
+    return (features - preparation.centre) * np.float32(1 / preparation.scale)
+
+
+def _conv(filters: int, *, stride: int = 1, activation: str = "relu", layer: Any = None) -> Any:
+    kind = tf.keras.layers.Conv2D if layer is None else layer
+    return kind(filters, 3, strides=stride, padding="same", activation=activation)
+
+
+def _check_reference(core: Any) -> None:
+    found = sum(int(np.prod(weight.shape)) for weight in core.trainable_weights)
+    if found != REFERENCE_PARAMETERS:
+        raise TrainingError(
+            f"Expected {REFERENCE_PARAMETERS} trainable parameters in the reference network,"
+            f" got {found}"
+        )
+
+
+_NETWORKS: dict[NetworkName, Any] = {
+    "reference": _Reference,
+    "repaired": _Repaired,
+    "conv": _Conv,
+    "profile": _Profile,
+    "dense": _Dense,
+}

@@ -13,3 +13,7 @@ class DestinationError(EarshotError):
 
 class TrainingError(EarshotError):
     """A training that gave no usable model: change its settings or its data."""
+
+
+class RecipeError(EarshotError):
+    """A recipe that is not there or not one: choose or write another."""

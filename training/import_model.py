@@ -16,6 +16,7 @@ from contract.release import (
     Training,
     describe_file,
 )
+from node.release_store import Release
 from node.runtime import LoadedModel, find_runtime
 from training.release import MODEL_NAME, check_destination, write_release
 
@@ -54,19 +55,26 @@ def import_model(request: ImportRequest, *, hop_seconds: float = 1.0) -> Manifes
         features=params,
         window_hop_samples=round(hop_seconds * params.sample_rate_hz),
         files=(describe_file(MODEL_NAME, content),),
-        model=Model(
-            file=MODEL_NAME,
-            input_shape=model.input_shape,
-            output_shape=model.output_shape,
-            parameters=None,
-            runtimes=(runtime.name,),
+        models=(
+            Model(
+                file=MODEL_NAME,
+                input_shape=model.input_shape,
+                output_shape=model.output_shape,
+                output="reconstruction",
+                error="mse",
+                log_error=None,
+                parameters=None,
+                runtimes=(runtime.name,),
+            ),
         ),
-        statistic="mse",
+        statistic="error",
         threshold=Threshold(
             value=request.threshold, method="given", false_alarm_rate=None, calibration_windows=0
         ),
+        calibration=None,
         training=Training(
             command=request.command,
+            recipe=None,
             data="not known: trained elsewhere",
             files=0,
             windows=0,
@@ -75,7 +83,9 @@ def import_model(request: ImportRequest, *, hop_seconds: float = 1.0) -> Manifes
         ),
     )
     _try_out(model, params)
-    write_release(request.out, manifest, {MODEL_NAME: content}, overwrite=request.overwrite)
+    write_release(
+        request.out, Release(manifest, {MODEL_NAME: content}), overwrite=request.overwrite
+    )
     return manifest
 
 

@@ -1,94 +1,609 @@
-"""How well clips are told apart, and the yardsticks that stand beside every figure.
+"""How well clips are told apart: AUC, pAUC, the official scores of DCASE Task 2, and decisions.
 
-A clip's score is the mean of its windows' reconstruction errors; it is flagged when that is above
-the threshold. F1 and AUC never stand alone: flagging everything has an F1 too, and so may the
-level alone tell the clips apart.
+A clip's score comes from its windows' statistics. Two official rules are always computed:
+
+- 2021: AUC and pAUC of each section and domain, its normals against its own anomalies; the
+  harmonic mean of all of them.
+- 2022 and later: AUC of each section and domain, its normals against the anomalies of both
+  domains; pAUC of each section, all against all; the harmonic mean of all of them.
+
+pAUC ends at a false-positive rate of 0.1 and is standardised by McClish (1989): 0.5 is chance. F1
+never stands alone: flagging everything has an F1 too.
+
+Every figure is computed for many resamples of the clips at once, of which the clips themselves
+are the first; `training.intervals` draws them.
 """
 
-from collections.abc import Sequence
-from typing import Literal
+import math
+from collections.abc import Iterable, Sequence
+from typing import Final, Literal, NamedTuple
 
 import msgspec
 import numpy as np
-from sklearn.metrics import f1_score, roc_auc_score
+import numpy.typing as npt
 
 from training.dataset import Clip, Domain
+from training.errors import DataError, TrainingError
+from training.stream import alarms
+
+Float64Array = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
+
+ClipScore = Literal["mean", "top10", "max"]
+"""Which windows speak for a clip: all, the largest tenth (rounded up), or the largest."""
+Rule = Literal["2021", "2022"]
+Figure = Literal["auc", "pauc", "official"]
+Interval = tuple[float, float]
+Group = Domain | Literal["overall"]
+
+MAX_FPR: Final = 0.1
+"""Where pAUC ends, as in DCASE."""
+_DOMAINS: Final[tuple[Domain, ...]] = ("source", "target")
+_INTERVAL_PERCENTILES: Final = (2.5, 97.5)
+# With one clip of a label no resample varies it, and the interval would only look narrow.
+_CLIPS_FOR_INTERVAL: Final = 2
 
 
 class ScoredClip(msgspec.Struct, frozen=True):
-    """A labelled clip with what the node's scorer says of its windows."""
+    """A labelled clip with what the release says of its windows.
+
+    Raises:
+        DataError: the clip has no label.
+        TrainingError: there is no window, or not a finite number for each.
+    """
 
     clip: Clip
-    errors: tuple[float, ...]
-    """Reconstruction error of each window; at least one."""
+    statistics: Float64Array
+    """Shape (n,): what the release decides on, one for each window; at least one."""
     level_dbfs: float
     """RMS level, mean over the windows."""
 
-    @property
-    def score(self) -> float:
-        """Mean reconstruction error."""
-        return float(np.mean(self.errors))
+    def __post_init__(self) -> None:
+        name = self.clip.path.name
+        if self.clip.label is None:
+            raise DataError(f"{name}: expected a clip labelled normal or anomaly, got none")
+        if self.statistics.ndim != 1 or self.statistics.size == 0:
+            raise TrainingError(
+                f"{name}: expected one number for each window, got shape {self.statistics.shape}"
+            )
+        _refuse_not_finite(self.statistics, name)
+        _refuse_not_finite(np.array([self.level_dbfs]), f"{name}, level")
 
     @property
     def is_anomaly(self) -> bool:
-        """What its name says."""
-        return self.clip.name.label == "anomaly"
+        """What its label says."""
+        return self.clip.label == "anomaly"
 
 
 class Figures(msgspec.Struct, frozen=True, kw_only=True):
-    """What a set of labelled clips says about a detector; None where a label is missing."""
+    """How well a group of clips is told apart; None where a label is missing.
+
+    Of one section and domain these are its own numbers; of several, harmonic means over them.
+    """
 
     normal_clips: int
-    anomalous_clips: int
+    anomaly_clips: int
     auc: float | None
-    """Of the clips' scores: the chance that an anomaly scores above a normal clip."""
-    level_auc: float | None
-    """The same for the RMS level alone, in whichever direction tells the clips apart better."""
-    level_direction: Literal["louder", "quieter"] | None
-    """Which clips that calls anomalous."""
+    pauc: float | None
+    official: float | None
+    """Harmonic mean of the group's AUCs and pAUCs."""
+    auc_interval: Interval | None
+    """95 % percentile interval; None without resamples, or with less than 2 clips of a label."""
+    official_interval: Interval | None
+
+
+class Figures2022(msgspec.Struct, frozen=True, kw_only=True):
+    """The rule of 2022 and later; None where a label is missing."""
+
+    auc_source: float | None
+    """Normals of the source domain against the anomalies of both."""
+    auc_target: float | None
+    pauc: float | None
+    """All normals against all anomalies of a section."""
+    official: float | None
+    """Harmonic mean of the three, or of those that there are, over the sections."""
+    official_interval: Interval | None
+
+
+class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
+    """All that the scores of labelled clips say without a threshold."""
+
+    how: ClipScore
+    rule: Rule
+    """Whose `official` is."""
+    official: float | None
+    official_interval: Interval | None
+    overall: Figures
+    """By the rule of 2021."""
+    by_domain: dict[Domain, Figures]
+    by_section: dict[str, Figures]
+    by_section_and_domain: dict[str, dict[Domain, Figures]]
+    left_out: tuple[str, ...]
+    """Sections and domains (`00 target`) without both labels, in none of the means above."""
+    overall_2022: Figures2022
+    by_section_2022: dict[str, Figures2022]
+    left_out_2022: tuple[str, ...]
+    pooled: Figures
+    """All clips together, as if they were one section and domain."""
+
+
+class Decision(msgspec.Struct, frozen=True, kw_only=True):
+    """What flagging all clips above a threshold gives; None where a label is missing."""
+
+    threshold: float
+    normal_clips: int
+    anomaly_clips: int
+    precision: float | None
+    """0 if nothing is flagged."""
+    recall: float | None
+    """The same as `tpr`."""
     f1: float | None
-    """Of clips whose score is above the threshold."""
     flag_all_f1: float | None
-    """What flagging every clip gives."""
+    """What flagging every clip gives: an F1 below it is worth nothing."""
+    fpr: float | None
+    """Share of the normal clips that are flagged."""
+    tpr: float | None
+    """Share of the anomalous clips that are flagged."""
+    mcc: float | None
+    """Matthews correlation; 0 if all clips or none are flagged."""
+    balanced_accuracy: float | None
     normal_windows_flagged: float | None
     """Share of the normal clips' windows above the threshold."""
-    anomalous_windows_flagged: float | None
+    anomaly_windows_flagged: float | None
 
 
-def figures_by_domain(
-    clips: Sequence[ScoredClip], *, threshold: float
-) -> dict[Domain | Literal["overall"], Figures]:
-    """Figures of each domain that has clips, and of all together."""
-    domains: tuple[Domain, ...] = ("source", "target")
-    groups: dict[Domain | Literal["overall"], list[ScoredClip]] = {
-        domain: [clip for clip in clips if clip.clip.name.domain == domain] for domain in domains
-    }
-    groups["overall"] = list(clips)
-    return {
-        domain: figures(group, threshold=threshold) for domain, group in groups.items() if group
-    }
+class Vote(msgspec.Struct, frozen=True, kw_only=True):
+    """What is left of a threshold after the node's vote over each clip's consecutive windows."""
+
+    normal_windows_alarmed: float | None
+    """Share of the normal clips' windows after which the node is in alarm."""
+    anomaly_windows_alarmed: float | None
+    normal_clips_alarmed: float | None
+    """Share of the normal clips with such a window."""
+    anomaly_clips_alarmed: float | None
 
 
-def figures(clips: Sequence[ScoredClip], *, threshold: float) -> Figures:
-    """Figures of a set of clips."""
-    labels = np.array([clip.is_anomaly for clip in clips])
-    scores = np.array([clip.score for clip in clips])
-    normal, anomalous = int(np.sum(~labels)), int(np.sum(labels))
-    both = bool(normal and anomalous)
-    louder = float(roc_auc_score(labels, [clip.level_dbfs for clip in clips])) if both else 0.5
-    return Figures(
-        normal_clips=normal,
-        anomalous_clips=anomalous,
-        auc=float(roc_auc_score(labels, scores)) if both else None,
-        level_auc=max(louder, 1 - louder) if both else None,
-        level_direction=("louder" if louder >= 0.5 else "quieter") if both else None,
-        f1=float(f1_score(labels, scores > threshold, zero_division=0)) if both else None,
-        flag_all_f1=2 * anomalous / (2 * anomalous + normal) if both else None,
-        normal_windows_flagged=_share_above(threshold, [c for c in clips if not c.is_anomaly]),
-        anomalous_windows_flagged=_share_above(threshold, [c for c in clips if c.is_anomaly]),
+class RocAreas(NamedTuple):
+    """Areas under ROC curves, shape (resamples,) each."""
+
+    auc: Float64Array
+    pauc: Float64Array
+
+
+def clip_score(statistics: Float64Array, how: ClipScore) -> float:
+    """A clip's score from its windows' statistics, shape (n,), n >= 1.
+
+    Example:
+        >>> clip_score(np.arange(11.0), "top10")  # the largest ceil(1.1) = 2
+        9.5
+    """
+    if how == "max":
+        return float(statistics.max())
+    if how == "top10":
+        # Integers, since 0.1 * 30 is more than 3.
+        largest = -(-statistics.size // 10)
+        return float(np.sort(statistics)[-largest:].mean())
+    return float(statistics.mean())
+
+
+def clip_scores(clips: Sequence[ScoredClip], how: ClipScore) -> Float64Array:
+    """Score of each clip, shape (n,)."""
+    return np.array([clip_score(clip.statistics, how) for clip in clips], dtype=np.float64)
+
+
+def rescored(clips: Sequence[ScoredClip], scores: Float64Array) -> list[ScoredClip]:
+    """The same clips with another detector's scores, shape (n,), one for each clip."""
+    return [
+        msgspec.structs.replace(clip, statistics=np.array([score], dtype=np.float64))
+        for clip, score in zip(clips, scores, strict=True)
+    ]
+
+
+def auc(labels: BoolArray, scores: Float64Array) -> float | None:
+    """Area under the ROC curve: the chance that an anomaly scores above a normal clip.
+
+    Args:
+        labels: True for anomalies, shape (n,).
+        scores: shape (n,).
+
+    Returns:
+        scikit-learn's `roc_auc_score`; None if a label is missing.
+
+    Raises:
+        TrainingError: a score is not a finite number.
+    """
+    areas = _areas_of(labels, scores)
+    return None if areas is None else float(areas.auc[0])
+
+
+def pauc(labels: BoolArray, scores: Float64Array) -> float | None:
+    """Area up to a false-positive rate of 0.1, standardised so that chance is 0.5.
+
+    As `auc`, with scikit-learn's `max_fpr=0.1`.
+    """
+    areas = _areas_of(labels, scores)
+    return None if areas is None else float(areas.pauc[0])
+
+
+def harmonic_mean(values: Sequence[float | None]) -> float | None:
+    """Harmonic mean of numbers that are not negative; 0 if one is 0, None if one is missing."""
+    rows = [np.array([value]) for value in values if value is not None]
+    return _point(_harmonic(rows)) if len(rows) == len(values) else None
+
+
+def roc_areas(labels: BoolArray, scores: Float64Array, weights: Float64Array) -> RocAreas:
+    """AUC and pAUC of many resamples of the same scores.
+
+    Equal to scikit-learn's `roc_auc_score` with `sample_weight`, with and without `max_fpr=0.1`.
+    Tied scores are one step of the curve, sloped; it is interpolated where pAUC ends.
+
+    Args:
+        labels: True for anomalies, shape (n,).
+        scores: shape (n,), finite.
+        weights: how often each resample holds each clip, shape (resamples, n); each holds both
+            labels.
+    """
+    order = np.argsort(-scores, kind="stable")
+    ends = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))
+    anomaly = labels[order]
+    ordered = weights[:, order]
+    tpr = _cumulative_share(np.where(anomaly, ordered, 0.0), ends)
+    fpr = _cumulative_share(np.where(anomaly, 0.0, ordered), ends)
+
+    width, rise, left = np.diff(fpr), np.diff(tpr), tpr[:, :-1]
+    area = np.sum(width * (left + rise / 2), axis=1)
+
+    inside = np.diff(np.minimum(fpr, MAX_FPR))
+    # A step without width has no area, whatever its slope is taken to be.
+    slope = rise / np.where(width > 0, width, 1.0)
+    partial = np.sum(inside * (left + slope * inside / 2), axis=1)
+    chance = MAX_FPR**2 / 2
+    return RocAreas(area, 0.5 * (1 + (partial - chance) / (MAX_FPR - chance)))
+
+
+def flag_all_f1(*, normal_clips: int, anomaly_clips: int) -> float | None:
+    """F1 of calling every clip an anomaly; None if a label is missing."""
+    if not (normal_clips and anomaly_clips):
+        return None
+    return 2 * anomaly_clips / (2 * anomaly_clips + normal_clips)
+
+
+def evaluate_scores(
+    clips: Sequence[ScoredClip],
+    *,
+    how: ClipScore,
+    rule: Rule | None = None,
+    resamples: Float64Array | None = None,
+) -> Evaluation:
+    """AUC, pAUC and official scores by both rules, with their means.
+
+    Args:
+        clips: labelled test clips of one machine.
+        how: a clip's score from its windows.
+        rule: whose official score is the headline; None chooses 2021 where every domain has
+            anomalies of its own, and 2022 elsewhere.
+        resamples: from `intervals.draw_resamples` for these clips in this order, shape
+            (resamples, n); None leaves the intervals out.
+    """
+    table = _Table(clips, how, resamples)
+    numbers, numbers_2022 = _numbers_2021(table), _numbers_2022(table)
+    overall = _figures(numbers.values(), table, table.everything)
+    overall_2022 = _figures_2022(numbers_2022.values(), table, table.everything)
+    pooled = table.areas(table.everything)
+    rule = rule or table.rule
+    headline: Figures | Figures2022 = overall if rule == "2021" else overall_2022
+    return Evaluation(
+        how=how,
+        rule=rule,
+        official=headline.official,
+        official_interval=headline.official_interval,
+        overall=overall,
+        by_domain={
+            domain: _figures(
+                [areas for (_, own), areas in numbers.items() if own == domain],
+                table,
+                table.domains == domain,
+            )
+            for domain in table.domain_names
+        },
+        by_section={
+            section: _figures(
+                [areas for (own, _), areas in numbers.items() if own == section],
+                table,
+                table.sections == section,
+            )
+            for section in table.section_names
+        },
+        by_section_and_domain={
+            section: {
+                domain: _figures(
+                    [numbers[section, domain]] if (section, domain) in numbers else [],
+                    table,
+                    table.cell(section, domain),
+                )
+                for own, domain in table.cells
+                if own == section
+            }
+            for section in table.section_names
+        },
+        left_out=tuple(f"{cell[0]} {cell[1]}" for cell in table.cells if cell not in numbers),
+        overall_2022=overall_2022,
+        by_section_2022={
+            section: _figures_2022([of_section], table, table.sections == section)
+            for section, of_section in numbers_2022.items()
+        },
+        left_out_2022=tuple(
+            f"{section} {domain}"
+            for section, domain in table.cells
+            if domain not in numbers_2022[section].aucs
+        ),
+        pooled=_figures([] if pooled is None else [pooled], table, table.everything),
     )
 
 
-def _share_above(threshold: float, clips: Sequence[ScoredClip]) -> float | None:
-    errors = [error for clip in clips for error in clip.errors]
-    return float(np.mean(np.array(errors) > threshold)) if errors else None
+def resampled_figure(
+    clips: Sequence[ScoredClip],
+    figure: Figure,
+    *,
+    how: ClipScore,
+    rule: Rule | None = None,
+    resamples: Float64Array,
+) -> Float64Array | None:
+    """One overall figure of the clips themselves and of each resample.
+
+    Returns:
+        float64 array of shape (1 + resamples,), the clips' own first; None if a label is missing.
+    """
+    table = _Table(clips, how, resamples)
+    if (rule or table.rule) == "2021":
+        cells = _numbers_2021(table).values()
+        aucs, paucs = [cell.auc for cell in cells], [cell.pauc for cell in cells]
+    else:
+        sections = _numbers_2022(table).values()
+        aucs = [found for section in sections for found in section.aucs.values()]
+        paucs = [section.pauc for section in sections if section.pauc is not None]
+    return _harmonic({"auc": aucs, "pauc": paucs, "official": [*aucs, *paucs]}[figure])
+
+
+def percentile_interval(values: Float64Array) -> Interval:
+    """The middle 95 % of resampled values, shape (resamples,)."""
+    low, high = np.percentile(values, _INTERVAL_PERCENTILES)
+    return float(low), float(high)
+
+
+def decisions(
+    clips: Sequence[ScoredClip], *, threshold: float, how: ClipScore
+) -> dict[Group, Decision]:
+    """Decisions over all clips and over each domain that has clips.
+
+    A clip is flagged when its score is above the threshold, a window when its statistic is.
+    """
+    return {
+        group: _decision(members, threshold=threshold, how=how)
+        for group, members in _groups(clips).items()
+    }
+
+
+def votes(clips: Sequence[ScoredClip], *, threshold: float) -> dict[Group, Vote]:
+    """The node's vote over all clips and over each domain that has clips.
+
+    Each clip begins with an empty vote, as a node does that has just started: a clip of another
+    label before it would lend it its flags.
+    """
+    return {group: _vote(members, threshold=threshold) for group, members in _groups(clips).items()}
+
+
+class _Table:
+    """Clips as columns, and how often each resample holds each clip (first row: once)."""
+
+    def __init__(
+        self, clips: Sequence[ScoredClip], how: ClipScore, resamples: Float64Array | None
+    ) -> None:
+        self.labels = np.array([clip.is_anomaly for clip in clips], dtype=np.bool_)
+        self.scores = clip_scores(clips, how)
+        self.sections = np.array([clip.clip.section for clip in clips], dtype=np.str_)
+        self.domains = np.array([clip.clip.domain for clip in clips], dtype=np.str_)
+        self.everything = np.ones(len(clips), dtype=np.bool_)
+        once = np.ones((1, len(clips)))
+        self.weights = once if resamples is None else np.concatenate([once, resamples])
+        present = {(clip.clip.section, clip.clip.domain) for clip in clips}
+        self.cells = sorted(present)
+
+    @property
+    def section_names(self) -> list[str]:
+        return sorted({section for section, _ in self.cells})
+
+    @property
+    def domain_names(self) -> list[Domain]:
+        found = {domain for _, domain in self.cells}
+        return [domain for domain in _DOMAINS if domain in found]
+
+    @property
+    def rule(self) -> Rule:
+        """The rule of 2021, unless a domain has no anomalies of its own."""
+        own = all(self.labels[self.domains == domain].any() for domain in self.domain_names)
+        return "2021" if own else "2022"
+
+    def cell(self, section: str, domain: Domain) -> BoolArray:
+        chosen: BoolArray = (self.sections == section) & (self.domains == domain)
+        return chosen
+
+    def areas(self, chosen: BoolArray) -> RocAreas | None:
+        """Of the chosen clips; None without both labels."""
+        labels = self.labels[chosen]
+        if not labels.any() or labels.all():
+            return None
+        return roc_areas(labels, self.scores[chosen], self.weights[:, chosen])
+
+    def count(self, chosen: BoolArray) -> tuple[int, int]:
+        """Normal and anomalous clips among the chosen."""
+        anomalies = int(np.sum(self.labels & chosen))
+        return int(np.sum(chosen)) - anomalies, anomalies
+
+
+class _Section2022(NamedTuple):
+    aucs: dict[Domain, Float64Array]
+    pauc: Float64Array | None
+
+
+def _numbers_2021(table: _Table) -> dict[tuple[str, Domain], RocAreas]:
+    """AUC and pAUC of each section and domain that has both labels."""
+    found = {cell: table.areas(table.cell(*cell)) for cell in table.cells}
+    return {cell: areas for cell, areas in found.items() if areas is not None}
+
+
+def _numbers_2022(table: _Table) -> dict[str, _Section2022]:
+    """Each section's AUC by domain and its pAUC, as far as its labels go."""
+    found = {}
+    for section in table.section_names:
+        inside = table.sections == section
+        by_domain = {
+            domain: table.areas(inside & (table.labels | (table.domains == domain)))
+            for own, domain in table.cells
+            if own == section
+        }
+        together = table.areas(inside)
+        found[section] = _Section2022(
+            {domain: areas.auc for domain, areas in by_domain.items() if areas is not None},
+            None if together is None else together.pauc,
+        )
+    return found
+
+
+def _figures(cells: Iterable[RocAreas], table: _Table, chosen: BoolArray) -> Figures:
+    """Harmonic means over cells, for a group of clips."""
+    cells = list(cells)
+    aucs, paucs = [cell.auc for cell in cells], [cell.pauc for cell in cells]
+    auc, official = _harmonic(aucs), _harmonic([*aucs, *paucs])
+    normal, anomaly = table.count(chosen)
+    return Figures(
+        normal_clips=normal,
+        anomaly_clips=anomaly,
+        auc=_point(auc),
+        pauc=_point(_harmonic(paucs)),
+        official=_point(official),
+        auc_interval=_interval(auc, table, chosen),
+        official_interval=_interval(official, table, chosen),
+    )
+
+
+def _figures_2022(
+    sections: Iterable[_Section2022], table: _Table, chosen: BoolArray
+) -> Figures2022:
+    sections = list(sections)
+    by_domain = {
+        domain: [section.aucs[domain] for section in sections if domain in section.aucs]
+        for domain in _DOMAINS
+    }
+    paucs = [section.pauc for section in sections if section.pauc is not None]
+    official = _harmonic([*by_domain["source"], *by_domain["target"], *paucs])
+    return Figures2022(
+        auc_source=_point(_harmonic(by_domain["source"])),
+        auc_target=_point(_harmonic(by_domain["target"])),
+        pauc=_point(_harmonic(paucs)),
+        official=_point(official),
+        official_interval=_interval(official, table, chosen),
+    )
+
+
+def _harmonic(rows: Sequence[Float64Array]) -> Float64Array | None:
+    """Harmonic mean over the rows, for each resample; None if there is no row."""
+    if not rows:
+        return None
+    # 1 / 0 is infinite, and the mean then 0, as it should be.
+    with np.errstate(divide="ignore"):
+        mean: Float64Array = len(rows) / np.sum(1 / np.stack(rows), axis=0)
+    return mean
+
+
+def _point(values: Float64Array | None) -> float | None:
+    return None if values is None else float(values[0])
+
+
+def _interval(values: Float64Array | None, table: _Table, chosen: BoolArray) -> Interval | None:
+    if values is None or len(values) == 1 or min(table.count(chosen)) < _CLIPS_FOR_INTERVAL:
+        return None
+    return percentile_interval(values[1:])
+
+
+def _areas_of(labels: BoolArray, scores: Float64Array) -> RocAreas | None:
+    _refuse_not_finite(scores, "scores")
+    if not labels.any() or labels.all():
+        return None
+    return roc_areas(labels, scores, np.ones((1, labels.size)))
+
+
+def _cumulative_share(weights: Float64Array, ends: npt.NDArray[np.intp]) -> Float64Array:
+    """Share of the weight up to each end, from 0 to 1, shape (resamples, ends + 1)."""
+    passed = np.cumsum(weights, axis=1)[:, ends]
+    shares: Float64Array = np.pad(passed / passed[:, -1:], ((0, 0), (1, 0)))
+    return shares
+
+
+def _groups(clips: Sequence[ScoredClip]) -> dict[Group, list[ScoredClip]]:
+    groups: dict[Group, list[ScoredClip]] = {"overall": list(clips)}
+    for domain in _DOMAINS:
+        members = [clip for clip in clips if clip.clip.domain == domain]
+        if members:
+            groups[domain] = members
+    return groups
+
+
+def _decision(clips: Sequence[ScoredClip], *, threshold: float, how: ClipScore) -> Decision:
+    labels = np.array([clip.is_anomaly for clip in clips], dtype=np.bool_)
+    flagged = clip_scores(clips, how) > threshold
+    hits, misses = int(np.sum(labels & flagged)), int(np.sum(labels & ~flagged))
+    false, rests = int(np.sum(~labels & flagged)), int(np.sum(~labels & ~flagged))
+    anomaly, normal = hits + misses, false + rests
+    both = bool(anomaly and normal)
+    tpr = hits / anomaly if anomaly else None
+    fpr = false / normal if normal else None
+    return Decision(
+        threshold=threshold,
+        normal_clips=normal,
+        anomaly_clips=anomaly,
+        precision=hits / max(hits + false, 1) if both else None,
+        recall=tpr,
+        f1=2 * hits / (2 * hits + false + misses) if both else None,
+        flag_all_f1=flag_all_f1(normal_clips=normal, anomaly_clips=anomaly),
+        fpr=fpr,
+        tpr=tpr,
+        mcc=_matthews(hits, misses, false, rests) if both else None,
+        balanced_accuracy=None if tpr is None or fpr is None else (tpr + 1 - fpr) / 2,
+        normal_windows_flagged=_share(_above(threshold, clips, anomaly=False)),
+        anomaly_windows_flagged=_share(_above(threshold, clips, anomaly=True)),
+    )
+
+
+def _matthews(hits: int, misses: int, false: int, rests: int) -> float:
+    margins = (hits + false) * (hits + misses) * (rests + false) * (rests + misses)
+    return (hits * rests - false * misses) / math.sqrt(margins) if margins else 0.0
+
+
+def _vote(clips: Sequence[ScoredClip], *, threshold: float) -> Vote:
+    normal = [alarms(flags) for flags in _above(threshold, clips, anomaly=False)]
+    anomaly = [alarms(flags) for flags in _above(threshold, clips, anomaly=True)]
+    return Vote(
+        normal_windows_alarmed=_share(normal),
+        anomaly_windows_alarmed=_share(anomaly),
+        normal_clips_alarmed=_share([np.array([states.any()]) for states in normal]),
+        anomaly_clips_alarmed=_share([np.array([states.any()]) for states in anomaly]),
+    )
+
+
+def _above(threshold: float, clips: Sequence[ScoredClip], *, anomaly: bool) -> list[BoolArray]:
+    """For each clip of this label, which of its windows are above the threshold."""
+    return [clip.statistics > threshold for clip in clips if clip.is_anomaly == anomaly]
+
+
+def _share(flags: Sequence[BoolArray]) -> float | None:
+    return float(np.mean(np.concatenate(flags))) if flags else None
+
+
+def _refuse_not_finite(numbers: Float64Array, what: str) -> None:
+    if not np.isfinite(numbers).all():
+        first = int(np.flatnonzero(~np.isfinite(numbers))[0])
+        raise TrainingError(
+            f"{what}: expected finite numbers, got {numbers[first]} at position {first}; the model"
+            " or the recording is broken"
+        )

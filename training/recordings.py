@@ -4,7 +4,7 @@ A recording that cannot be trusted is refused by name, since a model trained on 
 as good. What is changed on the way (rate, channels) or left out (too short) is counted and said.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -13,8 +13,7 @@ import soxr
 
 from contract.features import FeatureParams, Float32Array
 from node.sources.errors import SourceError
-from node.sources.recordings import open_recording, read_mono
-from training.dataset import Clip, and_more
+from node.sources.recordings import check_channel, open_recording, read_mono
 from training.errors import DataError
 
 
@@ -27,16 +26,6 @@ class Recording(msgspec.Struct, frozen=True):
     file_channels: int
 
 
-class Windows(msgspec.Struct, frozen=True):
-    """The windows of one clip."""
-
-    clip: Clip
-    windows: Float32Array
-    """Shape (count, window_samples); those that are digitally silent are left out."""
-    silent: int
-    """How many were left out. A node does not score silence, it reports the microphone."""
-
-
 class Tally(msgspec.Struct):
     """What was changed or left out while reading."""
 
@@ -46,7 +35,16 @@ class Tally(msgspec.Struct):
     mixed_example: str = ""
     short: int = 0
     short_example: str = ""
+    silent: int = 0
+    silent_example: str = ""
     silent_windows: int = 0
+    """Those of the silent files included."""
+    unusable: list[str] = msgspec.field(default_factory=list)
+    """Names of the files that were left out because they cannot be trusted."""
+    unusable_reason: str = ""
+    """What is wrong with the first of them."""
+    cache_problem: str = ""
+    """Why features are not kept for the next time."""
 
     def lines(self, params: FeatureParams) -> list[str]:
         """One line for each thing to know; none if all files were as expected."""
@@ -69,21 +67,76 @@ class Tally(msgspec.Struct):
                     f"{self.short} files skipped, shorter than one window of {seconds:g} s, such as"
                     f" {self.short_example}",
                 ),
+                (
+                    self.silent,
+                    f"{self.silent} files skipped, digitally silent throughout, such as"
+                    f" {self.silent_example}",
+                ),
                 (self.silent_windows, f"{self.silent_windows} windows skipped, digitally silent"),
+                (
+                    len(self.unusable),
+                    f"{len(self.unusable)} files skipped, not usable:"
+                    f" {_first_names(self.unusable)}; of the first: {self.unusable_reason}",
+                ),
+                (
+                    len(self.cache_problem),
+                    f"features are not kept for the next time: {self.cache_problem}",
+                ),
             )
             if count
         ]
 
+    def count(
+        self,
+        name: str,
+        *,
+        file_rate_hz: int,
+        sample_rate_hz: int,
+        mixed_channels: int,
+        windows: int,
+        silent_windows: int,
+    ) -> None:
+        """Take down what happened to one file.
 
-def read_recording(path: Path, *, sample_rate_hz: int) -> Recording:
-    """Read one file as the node does: all channels mixed, resampled.
+        Args:
+            name: to give as an example.
+            file_rate_hz: what the file has.
+            sample_rate_hz: what was asked for.
+            mixed_channels: how many were mixed; 1 if one was all there was, or was chosen.
+            windows: how many fit into it; 0 if it is too short.
+            silent_windows: how many of them were left out.
+        """
+        if file_rate_hz != sample_rate_hz:
+            self.resampled += 1
+            self.resampled_example = self.resampled_example or f"{name} ({file_rate_hz} Hz)"
+        if mixed_channels > 1:
+            self.mixed += 1
+            self.mixed_example = self.mixed_example or f"{name} ({mixed_channels})"
+        if windows == 0:
+            self.short += 1
+            self.short_example = self.short_example or name
+        elif windows == silent_windows:
+            self.silent += 1
+            self.silent_example = self.silent_example or name
+        self.silent_windows += silent_windows
+
+
+def read_recording(path: Path, *, sample_rate_hz: int, channel: int | None = None) -> Recording:
+    """Read one file as the node does: made mono, resampled.
+
+    Args:
+        path: WAV, FLAC or OGG.
+        sample_rate_hz: what to resample to.
+        channel: which channel to hear, from 0; None mixes all of them.
 
     Raises:
-        DataError: it cannot be read, or is empty, cut short, or holds NaN or infinity.
+        DataError: it cannot be read, or is empty, cut short, or holds NaN or infinity, or does not
+            have the channel.
     """
     try:
         found = open_recording(path)
-        mono: Float32Array = np.concatenate(list(read_mono(found, channel=None)))
+        check_channel([found], channel)
+        mono: Float32Array = np.concatenate(list(read_mono(found, channel)))
     except SourceError as error:
         raise DataError(str(error)) from error
     if not np.isfinite(mono).all():
@@ -93,63 +146,22 @@ def read_recording(path: Path, *, sample_rate_hz: int) -> Recording:
     return Recording(mono, found.sample_rate_hz, found.channels)
 
 
-def read_windows(
-    clips: Iterable[Clip], params: FeatureParams, *, hop_samples: int, tally: Tally
-) -> Iterator[Windows]:
-    """The windows of every clip that has at least one.
-
-    Raises:
-        DataError: a recording is refused; see `read_recording`.
-    """
-    for clip in clips:
-        recording = read_recording(clip.path, sample_rate_hz=params.sample_rate_hz)
-        _count(recording, clip, params, tally)
-        if len(recording.samples) < params.window_samples:
-            continue
-        windows = cut(recording.samples, params, hop_samples=hop_samples)
-        heard = windows.any(axis=1)
-        silent = int(np.count_nonzero(~heard))
-        tally.silent_windows += silent
-        yield Windows(clip, windows[heard], silent)
-
-
 def cut(samples: Float32Array, params: FeatureParams, *, hop_samples: int) -> Float32Array:
     """Windows of a longer sound: row i is `samples[i * hop : i * hop + window_samples]`.
 
     Returns:
-        View of shape `(1 + (n - window_samples) // hop_samples, window_samples)`.
+        View of shape `(1 + (n - window_samples) // hop_samples, window_samples)`; of shape
+        `(0, window_samples)` if the sound is shorter than a window.
     """
+    if len(samples) < params.window_samples:
+        return np.empty((0, params.window_samples), np.float32)
     every = np.lib.stride_tricks.sliding_window_view(samples, params.window_samples)
     return every[::hop_samples]
 
 
-def refuse_unusable(clips: Iterable[Clip], *, sample_rate_hz: int) -> None:
-    """Read every clip once, so that a bad one is named before hours of training, not after.
-
-    Raises:
-        DataError: naming the first bad one, and how many more there are.
-    """
-    problems: list[tuple[Path, str]] = []
-    for clip in clips:
-        try:
-            read_recording(clip.path, sample_rate_hz=sample_rate_hz)
-        except DataError as error:
-            problems.append((clip.path, str(error)))
-    if problems:
-        raise DataError(problems[0][1] + and_more([path for path, _ in problems]))
-
-
-def _count(recording: Recording, clip: Clip, params: FeatureParams, tally: Tally) -> None:
-    name = clip.path.name
-    if recording.file_rate_hz != params.sample_rate_hz:
-        tally.resampled += 1
-        tally.resampled_example = tally.resampled_example or f"{name} ({recording.file_rate_hz} Hz)"
-    if recording.file_channels > 1:
-        tally.mixed += 1
-        tally.mixed_example = tally.mixed_example or f"{name} ({recording.file_channels})"
-    if len(recording.samples) < params.window_samples:
-        tally.short += 1
-        tally.short_example = tally.short_example or name
+def _first_names(names: list[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
 
 
 Note = Callable[[str], None]

@@ -1,17 +1,24 @@
-"""Writing release folders; reading them is the node's (`node.release_store`)."""
+"""Writing release folders; reading them is the node's (`node.release_store`).
 
-import json
-from collections.abc import Mapping
+Beside the release itself, a folder that `training train` wrote holds what was measured
+(`metrics.json`, `results.csv`, `report.html`) and `variants/`: the same networks in every
+quantisation, each a release of its own.
+"""
+
 from pathlib import Path
 
 from contract.errors import ReleaseError
-from contract.release import MANIFEST_NAME, Manifest, encode_manifest
-from node.release_store import read_release
+from contract.release import MANIFEST_NAME, encode_manifest
+from node.release_store import Release, read_release
 from training.errors import DestinationError
 from training.staging import is_free, refuse_unwritable, staged_folder
 
 MODEL_NAME = "model.tflite"
 METRICS_NAME = "metrics.json"
+RESULTS_NAME = "results.csv"
+REPORT_NAME = "report.html"
+VARIANTS_NAME = "variants"
+_BESIDE = {MANIFEST_NAME, METRICS_NAME, RESULTS_NAME, REPORT_NAME, VARIANTS_NAME}
 
 
 def check_destination(folder: Path, *, overwrite: bool) -> None:
@@ -31,7 +38,7 @@ def check_destination(folder: Path, *, overwrite: bool) -> None:
         raise DestinationError(
             f"{folder}: not empty and not a release, so it is left as it is"
         ) from error
-    others = {path.name for path in folder.iterdir()} - listed - {MANIFEST_NAME, METRICS_NAME}
+    others = {path.name for path in folder.iterdir()} - listed - _BESIDE
     if others:
         raise DestinationError(
             f"{folder}: holds {min(others)}, which is not part of the release; take it away first"
@@ -40,22 +47,8 @@ def check_destination(folder: Path, *, overwrite: bool) -> None:
         raise DestinationError(f"{folder}: is a release already; --overwrite replaces it")
 
 
-def write_release(
-    folder: Path,
-    manifest: Manifest,
-    files: Mapping[str, bytes],
-    *,
-    metrics: Mapping[str, object] | None = None,
-    overwrite: bool = False,
-) -> None:
+def write_release(folder: Path, release: Release, *, overwrite: bool = False) -> None:
     """Write a release folder, whole or not at all.
-
-    Args:
-        folder: where; made if it is not there.
-        manifest: lists `files`.
-        files: content by name.
-        metrics: goes into `metrics.json`, beside the release and not part of it.
-        overwrite: replace a release that is there.
 
     Raises:
         DestinationError: it may not or cannot be written there.
@@ -63,10 +56,26 @@ def write_release(
     """
     check_destination(folder, overwrite=overwrite)
     with staged_folder(folder) as staging:
-        for name, content in files.items():
-            (staging / name).write_bytes(content)
-        if metrics is not None:
-            text = json.dumps(metrics, indent=2, allow_nan=False)
-            (staging / METRICS_NAME).write_text(text + "\n", encoding="utf-8")
-        (staging / MANIFEST_NAME).write_bytes(encode_manifest(manifest))
-        read_release(staging)
+        put_release(staging, release)
+
+
+def put_release(folder: Path, release: Release) -> None:
+    """Put a release into a folder that nobody looks at yet, and read it back.
+
+    Raises:
+        ReleaseError: the files are not what the manifest says.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in release.files.items():
+        (folder / name).write_bytes(content)
+    (folder / MANIFEST_NAME).write_bytes(encode_manifest(release.manifest))
+    read_release(folder)
+
+
+def variant_folders(folder: Path) -> dict[str, Path]:
+    """The releases below `variants/`, by their quantisation."""
+    variants = folder / VARIANTS_NAME
+    if not variants.is_dir():
+        return {}
+    found = sorted(variants.iterdir())
+    return {path.name: path for path in found if (path / MANIFEST_NAME).is_file()}

@@ -21,8 +21,9 @@ import msgspec
 import numpy as np
 import soundfile
 
+from contract.features import Float32Array
 from node.synthetic import MachineSound, SpecError, Synthesizer
-from training.dataset import Domain, Label
+from training.dataset import Domain, Label, Split
 from training.errors import DataError, DestinationError
 from training.progress import Progress
 from training.staging import is_free, refuse_unwritable, staged_folder
@@ -102,7 +103,7 @@ class DatasetPlan(msgspec.Struct, frozen=True, kw_only=True):
                         yield self._clip(unit, domain, "test", label, index)
 
     def _clip(
-        self, unit: int, domain: Domain, split: str, label: Label, index: int
+        self, unit: int, domain: Domain, split: Split, label: Label, index: int
     ) -> "PlannedClip":
         # Words, not positions: more clips of one kind leave all others as they were.
         rng = self._rng(unit, domain, split, label, str(index))
@@ -125,9 +126,10 @@ class DatasetPlan(msgspec.Struct, frozen=True, kw_only=True):
         )
         folder = "train" if split == "train" else f"{domain}_test"
         # As in 2021, names in the tests do not give away what is heard.
-        attributes = f"_speed_{sound.speed * 100:.0f}" if split == "train" else ""
-        name = f"section_{unit:02d}_{domain}_{split}_{label}_{index:04d}{attributes}.wav"
-        return PlannedClip(unit, f"{folder}/{name}", sound)
+        attributes = f"speed_{sound.speed * 100:.0f}" if split == "train" else ""
+        name = f"section_{unit:02d}_{domain}_{split}_{label}_{index:04d}"
+        path = f"{folder}/{name}_{attributes}.wav" if attributes else f"{folder}/{name}.wav"
+        return PlannedClip(unit, domain, split, attributes, path, sound)
 
     def _sound(self, unit: int, fault: str | None) -> MachineSound:
         severity = self.severity if fault else 0.5
@@ -150,6 +152,10 @@ class PlannedClip(msgspec.Struct, frozen=True):
     """One clip to generate."""
 
     unit: int
+    domain: Domain
+    split: Split
+    attributes: str
+    """What the name says after the index; empty in the tests."""
     path: str
     """Below the machine's folder."""
     sound: MachineSound
@@ -192,12 +198,16 @@ def synthesize(plan: DatasetPlan, folder: Path, *, progress: Progress) -> int:
     return len(clips)
 
 
-def _write_clip(sound: MachineSound, path: Path) -> None:
+def generate(sound: MachineSound) -> Float32Array:
+    """All of a sound at `SAMPLE_RATE_HZ`, shape (n,); its `seconds` must say how long."""
     assert sound.seconds is not None
     synthesizer = Synthesizer(sound, sample_rate_hz=SAMPLE_RATE_HZ)
-    samples = synthesizer.read(round(sound.seconds * SAMPLE_RATE_HZ))
+    return synthesizer.read(round(sound.seconds * SAMPLE_RATE_HZ))
+
+
+def _write_clip(sound: MachineSound, path: Path) -> None:
     try:
-        soundfile.write(path, samples, SAMPLE_RATE_HZ, subtype="PCM_16")
+        soundfile.write(path, generate(sound), SAMPLE_RATE_HZ, subtype="PCM_16")
     except soundfile.LibsndfileError as error:
         raise DestinationError(f"cannot write {path.name}: {error.error_string}") from error
 

@@ -1,44 +1,61 @@
 """From a data set to a release: the story of `training train`, top to bottom.
 
-The threshold and every figure come from the exported file, scored by the node's own code: what is
+Thresholds and all figures come from the exported files, scored by the node's own code: what is
 measured here is what a node will do.
 """
 
+import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 from sklearn.model_selection import train_test_split
 
-from contract.features import FeatureExtractor, FeatureParams, Float32Array
-from contract.release import Manifest, Model, Threshold, Training, describe_file
-from node.release_store import Release
-from node.runtime import LoadedModel, Runtime, find_runtime
-from node.scorer import Scorer
-from training.dataset import Clip, Dataset, find_dataset
-from training.errors import DataError, TrainingError
-from training.metrics import Figures, ScoredClip, figures_by_domain
+from contract.features import FeatureParams
+from contract.release import Manifest, Threshold, Training
+from node.detector import Detector
+from node.release_store import Release, read_release
+from node.runtime import Runtime, find_runtime
+from training.dataset import Dataset, find_dataset
+from training.errors import DataError
+from training.evaluate import Judgement, Line, Report, judge, line, yardsticks
+from training.feature_cache import ClipFeatures, FeatureCache, read_features
+from training.intervals import Spread, mean_and_spread
+from training.metrics import ScoredClip, clip_scores
 from training.progress import Progress
-from training.recordings import Note, Tally, Windows, read_windows, refuse_unusable
-from training.release import MODEL_NAME, check_destination, write_release
-from training.thresholds import Quantile, conformal_quantile
+from training.recipes import QUANTISATIONS, Quantisation, Recipe
+from training.recordings import Note, Tally
+from training.release import (
+    METRICS_NAME,
+    VARIANTS_NAME,
+    check_destination,
+    put_release,
+)
+from training.runtime_trial import statistics
+from training.runtimes import try_runtimes
+from training.scoring import chosen, scored, stacked
+from training.staging import staged_folder
+from training.thresholds import (
+    Fold,
+    SessionCheck,
+    ThresholdChoice,
+    conformal_quantile,
+    leave_one_session_out,
+)
 
 if TYPE_CHECKING:
-    from training.autoencoders import Autoencoder, Epoch, Weights
-
-Float64Array = npt.NDArray[np.float64]
+    from training.assemble import Assembled, Identity
+    from training.autoencoders import Epoch, Trained
 
 HOP_SECONDS = 1.0
 """Distance between the starts of two windows, in training and on the node."""
+ENOUGH_SESSIONS = 5
+"""Fewer than these, and a threshold says little about the next session."""
 _HELD_OUT_SHARE = 0.2
-# What the exported graph may differ from Keras, relative to the reconstruction error of a window:
-# float16 rounds weights to 1 part in 2048, which on trained networks gave at most 0.003.
-_EXPORT_TOLERANCE = 0.02
-_COMPARED_WINDOWS = 16
 # Among takes of a steady machine the largest errors differ by some tens of percent.
 _ONE_FILE_FACTOR = 2.0
 
@@ -48,172 +65,188 @@ class TrainRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     data: Path
     machine: str | None
+    recipe: Recipe
     out: Path
     name: str
     version: int
     description: str | None
     seed: int
-    epochs: int
-    batch_size: int
+    seeds: int
+    """How many trainings, with `seed` and those that follow it; the first one is released."""
     false_alarm_rate: float
-    weights: "Weights"
+    threshold_from: Literal["held_out", "sessions_left_out"]
+    folds: int
+    """At most so many sessions are left out in turn; 0 leaves out none."""
+    quantisation: Quantisation
+    variants: bool
+    """Also every other quantisation, into `variants/`."""
+    unreadable: Literal["refuse", "skip"]
+    channel: int | None
+    cache: FeatureCache
+    tflite_python: Path | None
     overwrite: bool
     command: str
     """The command that does this, without paths of this machine."""
 
 
+class SeedFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """The same recipe, trained with another seed."""
+
+    seed: int
+    figures: Line
+    scores: tuple[float, ...]
+    """Of the test clips, in the order of `Report.clips`."""
+
+
+class Seeds(msgspec.Struct, frozen=True, kw_only=True):
+    """How much the first random numbers matter."""
+
+    auc: Spread
+    pauc: Spread
+    official: Spread
+    each: tuple[SeedFigures, ...]
+
+
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """What was trained, and how good it is."""
+    """What was trained."""
 
     manifest: Manifest
+    recipe: Recipe
     train_files: int
-    held_out_files: int
     train_windows: int
-    losses: tuple["Epoch", ...]
-    held_out_errors: tuple[float, ...]
-    """Of the held-out normal windows, sorted."""
-    runtime: str
-    figures: dict[str, Figures]
-    """By domain and overall; empty without labelled test clips."""
+    held_out_files: int
+    held_out: dict[str, list[float]]
+    """Statistics of the windows of each held-out clip, by file name."""
+    sessions: tuple[str, ...]
+    session_check: SessionCheck | None
+    losses: dict[str, tuple["Epoch", ...]]
+    """By network."""
+    seeds: Seeds | None
+    report: Report | None
+    """None without labelled test clips."""
     seconds: dict[str, float]
     """What each step took."""
 
 
 def train_release(request: TrainRequest, *, note: Note, progress: Progress) -> Outcome:
-    """Train on a data set and write the release.
+    """Train on a data set and write the release with all that was measured.
 
     Raises:
         EarshotError: the data, the destination or the training does not let it; nothing is written.
     """
     check_destination(request.out, overwrite=request.overwrite)
     runtime = find_runtime()
-    params = FeatureParams()
-    hop_samples = round(HOP_SECONDS * params.sample_rate_hz)
     stopwatch = _Stopwatch()
-
-    dataset = find_dataset(request.data, request.machine)
-    if dataset.unlabelled:
-        note(f"{dataset.unlabelled} test clips without a label are not used")
-    refuse_unusable(
-        progress((*dataset.train, *dataset.test), "checking"), sample_rate_hz=params.sample_rate_hz
-    )
-    stopwatch.lap("check")
-
-    tally = Tally()
-    train_clips, held_out_clips = _split(_long_enough(dataset, params, tally), seed=request.seed)
-    for line in tally.lines(params):
-        note(line)
-
-    def windows(clips: Sequence[Clip]) -> list[Windows]:
-        found = read_windows(clips, params, hop_samples=hop_samples, tally=Tally())
-        return list(progress(found, "reading", total=len(clips)))
-
-    train = _features(windows(train_clips), params)
-    held_out_windows = windows(held_out_clips)
-    held_out = _features(held_out_windows, params)
+    work = _prepare(request, note, progress)
     stopwatch.lap("features")
 
-    autoencoder, losses = _train(request, train, held_out, progress)
+    networks, losses = _fit(work, work.train, work.held_out, seed=request.seed, progress=progress)
     stopwatch.lap("training")
 
-    content = autoencoder.to_tflite(request.weights)
-    _check_export(autoencoder, LoadedModel(content, runtime), held_out[:_COMPARED_WINDOWS])
+    quantisations = QUANTISATIONS if request.variants else (request.quantisation,)
+    variants = {
+        quantisation: _assemble(work, networks, quantisation, runtime)
+        for quantisation in quantisations
+    }
     stopwatch.lap("export")
 
-    manifest = _manifest(
-        request,
-        params,
-        content,
-        model=_model(params, runtime, autoencoder.parameters),
-        training=_training(request, files=len(train_clips), windows=len(train)),
-    )
-    scorer = Scorer(Release(manifest, {MODEL_NAME: content}), runtime)
-    held_out_scored = [_score(scorer, clip) for clip in held_out_windows]
-    errors = _errors(held_out_scored)
-    quantile = conformal_quantile(errors, false_alarm_rate=request.false_alarm_rate)
-    if quantile.false_alarm_rate > request.false_alarm_rate:
-        note(
-            f"{quantile.windows} held-out windows cannot show a false-alarm rate of"
-            f" {request.false_alarm_rate:g}; the threshold is their largest error, for a rate of"
-            f" {quantile.false_alarm_rate:.2g}"
+    session_check = _leave_sessions_out(work, runtime, progress)
+    stopwatch.lap("sessions")
+    released = _set_threshold(variants[request.quantisation], session_check, request, note)
+    seeds = _other_seeds(work, released.release, runtime, progress)
+    stopwatch.lap("seeds")
+
+    with staged_folder(request.out) as staging:
+        _put_releases(staging, released, variants, work)
+        report = _judge(staging, released, work, note, progress)
+        stopwatch.lap("evaluation")
+        outcome = Outcome(
+            manifest=read_release(staging).manifest,
+            recipe=request.recipe,
+            train_files=len(work.train),
+            train_windows=len(stacked(work.train)),
+            held_out_files=len(work.held_out),
+            held_out={c.clip.path.name: c.statistics.tolist() for c in released.held_out},
+            sessions=work.dataset.sessions,
+            session_check=session_check,
+            losses=losses,
+            seeds=seeds,
+            report=report,
+            seconds=stopwatch.laps,
         )
-    suspicion = _rests_on_one_file(held_out_scored, quantile, request.false_alarm_rate)
-    if suspicion is not None:
-        note(suspicion)
-    manifest = msgspec.structs.replace(manifest, threshold=_threshold(quantile))
-    stopwatch.lap("threshold")
-
-    clips = read_windows(dataset.test, params, hop_samples=hop_samples, tally=Tally())
-    scored = [
-        _score(scorer, clip)
-        for clip in progress(clips, "judging", total=len(dataset.test))
-        if len(clip.windows)
-    ]
-    figures = figures_by_domain(scored, threshold=quantile.value)
-    stopwatch.lap("evaluation")
-
-    outcome = Outcome(
-        manifest=manifest,
-        train_files=len(train_clips),
-        held_out_files=len(held_out_clips),
-        train_windows=len(train),
-        losses=losses,
-        held_out_errors=tuple(np.sort(errors).tolist()),
-        runtime=f"{runtime.name} {runtime.version}",
-        figures={str(domain): group for domain, group in figures.items()},
-        seconds=stopwatch.laps,
-    )
-    write_release(
-        request.out,
-        manifest,
-        {MODEL_NAME: content},
-        metrics=metrics_document(outcome),
-        overwrite=request.overwrite,
-    )
+        _write_metrics(staging / METRICS_NAME, outcome)
     return outcome
 
 
-def metrics_document(outcome: Outcome) -> dict[str, object]:
-    """What goes into `metrics.json`."""
-    manifest, errors = outcome.manifest, np.array(outcome.held_out_errors)
-    return {
-        "schema": 1,
-        "release": manifest.label,
-        "command": manifest.training.command,
-        "data": manifest.training.data,
-        "train_files": outcome.train_files,
-        "held_out_files": outcome.held_out_files,
-        "train_windows": outcome.train_windows,
-        "held_out_windows": len(errors),
-        "parameters": manifest.model.parameters,
-        "model_bytes": manifest.file(manifest.model.file).size_bytes,
-        "runtime": outcome.runtime,
-        "threshold": msgspec.to_builtins(manifest.threshold),
-        "held_out_errors": {
-            "mean": float(errors.mean()),
-            "sd": float(errors.std()),
-            **{f"p{p:g}": float(np.percentile(errors, p)) for p in (50, 95, 99, 99.9)},
-            "max": float(errors.max()),
-        },
-        "losses": [msgspec.to_builtins(epoch) for epoch in outcome.losses],
-        "test": {domain: msgspec.to_builtins(group) for domain, group in outcome.figures.items()},
-    }
+class _Work(msgspec.Struct, frozen=True, kw_only=True):
+    """What every step needs: the recipe's windows of each part of the data."""
+
+    request: TrainRequest
+    dataset: Dataset
+    usable: list[ClipFeatures]
+    """All train clips."""
+    train: list[ClipFeatures]
+    held_out: list[ClipFeatures]
+    test: list[ClipFeatures]
 
 
-def _long_enough(dataset: Dataset, params: FeatureParams, tally: Tally) -> list[Clip]:
-    """The train clips that have at least one window that is not silent."""
-    found = read_windows(dataset.train, params, hop_samples=params.window_samples, tally=tally)
-    clips = [windows.clip for windows in found if len(windows.windows)]
-    if len(clips) < 2:
+def _prepare(request: TrainRequest, note: Note, progress: Progress) -> _Work:
+    dataset = find_dataset(request.data, request.machine)
+    if dataset.unlabelled:
+        note(f"{len(dataset.unlabelled)} test clips without a label are not used")
+    params = request.recipe.features
+    tally = Tally()
+    found = read_features(
+        (*dataset.train, *dataset.test),
+        params,
+        hop_samples=_hop_samples(params),
+        cache=request.cache,
+        unreadable=request.unreadable,
+        tally=tally,
+        progress=progress,
+        channel=request.channel,
+    )
+    for text in tally.lines(params):
+        note(text)
+    of_recipe = chosen(found, request.recipe.windows)
+    usable = [clip for clip in of_recipe if clip.clip.split == "train"]
+    if len(usable) < 2:
         raise DataError(
             f"expected at least 2 train clips of one window or more (one to train on, one to choose"
-            f" the threshold from), got {len(clips)} of {len(dataset.train)}"
+            f" the threshold from), got {len(usable)} of {len(dataset.train)}"
         )
-    return clips
+    _note_sessions(dataset, note)
+    train, held_out = _split(usable, seed=request.seed)
+    test = [clip for clip in of_recipe if clip.clip.split == "test"]
+    return _Work(
+        request=request,
+        dataset=dataset,
+        usable=usable,
+        train=train,
+        held_out=held_out,
+        test=test,
+    )
 
 
-def _split(clips: list[Clip], *, seed: int) -> tuple[list[Clip], list[Clip]]:
-    """Clips to train on and clips to choose the threshold from.
+def _note_sessions(dataset: Dataset, note: Note) -> None:
+    count = len(dataset.sessions)
+    if not count:
+        note(
+            "the names of the recordings do not say which were made in one go: record at least"
+            f" {ENOUGH_SESSIONS} sessions, and calibrate on site"
+        )
+    elif count < ENOUGH_SESSIONS:
+        note(
+            f"{count} session{'s' if count > 1 else ''} of normal sound, expected at least"
+            f" {ENOUGH_SESSIONS}: the threshold will flag much of a new session's normal sound;"
+            " calibrate on site"
+        )
+
+
+def _split(
+    clips: list[ClipFeatures], *, seed: int
+) -> tuple[list[ClipFeatures], list[ClipFeatures]]:
+    """Clips to train on, and clips to choose the threshold from.
 
     By file, since neighbouring windows share their sound. With seed 42 and the 3009 clips of the
     DCASE 2021 fan it is the reference design's own split, 2407 and 602.
@@ -222,140 +255,281 @@ def _split(clips: list[Clip], *, seed: int) -> tuple[list[Clip], list[Clip]]:
     return train, held_out
 
 
-def _features(clips: list[Windows], params: FeatureParams) -> Float32Array:
-    extract = FeatureExtractor(params)
-    return np.stack([extract(window) for clip in clips for window in clip.windows])
-
-
-def _train(
-    request: TrainRequest, train: Float32Array, held_out: Float32Array, progress: Progress
-) -> tuple["Autoencoder", tuple["Epoch", ...]]:
+def _fit(
+    work: _Work,
+    train: Sequence[ClipFeatures],
+    held_out: Sequence[ClipFeatures],
+    *,
+    seed: int,
+    progress: Progress,
+) -> tuple[list["Trained"], dict[str, tuple["Epoch", ...]]]:
     # Takes seconds; everything that can be refused without it has been.
-    from training.autoencoders import train_reference
+    from training.autoencoders import train as fit
 
-    losses: list[Epoch] = []
-    bar = progress(range(request.epochs), "training")
-    next(bar)
+    networks: list[Trained] = []
+    losses: dict[str, tuple[Epoch, ...]] = {}
+    for model in work.request.recipe.models:
+        epochs: list[Epoch] = []
+        bar = progress(range(model.epochs), f"training {model.network}")
+        networks.append(
+            fit(
+                model,
+                stacked(train),
+                stacked(held_out),
+                seed=seed,
+                on_epoch=_watch(epochs, bar),
+            )
+        )
+        # The bar ends when it is asked for one step more than there are.
+        next(bar, None)
+        losses[model.network] = tuple(epochs)
+    return networks, losses
 
+
+def _watch(epochs: list["Epoch"], bar: Iterator[int]) -> Callable[["Epoch"], None]:
     def on_epoch(epoch: "Epoch") -> None:
-        losses.append(epoch)
+        epochs.append(epoch)
         next(bar, None)
 
-    autoencoder = train_reference(
-        train,
-        held_out,
-        seed=request.seed,
-        epochs=request.epochs,
-        batch_size=request.batch_size,
-        on_epoch=on_epoch,
-    )
-    return autoencoder, tuple(losses)
+    return on_epoch
 
 
-def _check_export(
-    autoencoder: "Autoencoder", exported: LoadedModel, features: Float32Array
-) -> None:
-    """Raise `TrainingError` if the exported graph does not do what the network does."""
-    if exported.input_shape[0] != 1:
-        raise TrainingError(f"Expected a graph with a batch of 1, got {exported.input_shape}")
-    for before, reconstruction in zip(features, autoencoder.reconstruct(features), strict=True):
-        wanted = float(np.mean(np.square(before - reconstruction)))
-        found = float(np.mean(np.square(before - exported(before))))
-        if not abs(found - wanted) <= _EXPORT_TOLERANCE * wanted:
-            raise TrainingError(
-                f"the exported model differs from the trained one: expected an error of"
-                f" {wanted:.4g} for a window, got {found:.4g}"
-            )
-
-
-def _manifest(
-    request: TrainRequest,
-    params: FeatureParams,
-    content: bytes,
+def _assemble(
+    work: _Work,
+    networks: Sequence["Trained"],
+    quantisation: Quantisation,
+    runtime: Runtime,
     *,
-    model: Model,
-    training: Training,
-) -> Manifest:
-    """The manifest, complete but for its threshold, which needs a scorer first."""
-    return Manifest(
+    train: Sequence[ClipFeatures] | None = None,
+    held_out: Sequence[ClipFeatures] | None = None,
+) -> "Assembled":
+    from training.assemble import assemble
+
+    return assemble(
+        _identity(work),
+        work.request.recipe,
+        networks,
+        quantisation,
+        normal=stacked(work.train if train is None else train),
+        held_out=work.held_out if held_out is None else held_out,
+        sessions=len(work.dataset.sessions) or None,
+        false_alarm_rate=work.request.false_alarm_rate,
+        runtime=runtime,
+    )
+
+
+def _identity(work: _Work) -> "Identity":
+    from training.assemble import Identity
+
+    request = work.request
+    training = Training(
+        command=request.command,
+        recipe=request.recipe.name,
+        data=request.data.resolve().name[:200],
+        files=len(work.train),
+        windows=len(stacked(work.train)),
+        seed=request.seed,
+        epochs=max(model.epochs for model in request.recipe.models),
+    )
+    return Identity(
         name=request.name,
         version=request.version,
         created_us=time.time_ns() // 1000,
         description=request.description
-        or f"Reference network, trained on the normal sound of {training.data}"[:200],
-        features=params,
-        window_hop_samples=round(HOP_SECONDS * params.sample_rate_hz),
-        files=(describe_file(MODEL_NAME, content),),
-        model=model,
-        statistic="mse",
-        threshold=Threshold(
-            value=1.0, method="given", false_alarm_rate=None, calibration_windows=0
-        ),
+        or f"{request.recipe.name}, trained on the normal sound of {training.data}"[:200],
+        window_hop_samples=_hop_samples(request.recipe.features),
         training=training,
     )
 
 
-def _model(params: FeatureParams, runtime: Runtime, parameters: int) -> Model:
-    shape = (1, *params.shape, 1)
-    return Model(
-        file=MODEL_NAME,
-        input_shape=shape,
-        output_shape=shape,
-        parameters=parameters,
-        runtimes=(runtime.name,),
+def _leave_sessions_out(work: _Work, runtime: Runtime, progress: Progress) -> SessionCheck | None:
+    """Train anew without each session in turn: what a threshold is worth for the next one."""
+    sessions = work.dataset.sessions
+    if work.request.folds == 0 or len(sessions) < 2:
+        return None
+    # Evenly over all, so that the first and the last are among them.
+    rows = np.linspace(0, len(sessions) - 1, min(work.request.folds, len(sessions)))
+    folds = []
+    for session in [sessions[row] for row in rows.round().astype(int)]:
+        left_out = [clip for clip in work.usable if clip.clip.session == session]
+        others = [clip for clip in work.usable if clip.clip.session != session]
+        if len(others) < 2 or not left_out:
+            continue
+        train, held_out = _split(others, seed=work.request.seed)
+        networks, _ = _fit(work, train, held_out, seed=work.request.seed, progress=progress)
+        assembled = _assemble(work, networks, "float32", runtime, train=train, held_out=held_out)
+        detector = Detector(assembled.release, runtime)
+        folds.append(
+            Fold(
+                session=session,
+                others=_windows(assembled.held_out),
+                left_out=statistics(detector, stacked(left_out)),
+            )
+        )
+    return leave_one_session_out(folds, false_alarm_rate=work.request.false_alarm_rate)
+
+
+def _set_threshold(
+    assembled: "Assembled",
+    session_check: SessionCheck | None,
+    request: TrainRequest,
+    note: Note,
+) -> "Assembled":
+    """The release with the threshold that was asked for, and what there is to say about it."""
+    choice = assembled.threshold
+    if request.threshold_from == "sessions_left_out":
+        if session_check is None:
+            raise DataError(
+                "a threshold from sessions left out needs at least 2 sessions of normal sound"
+            )
+        choice = session_check.threshold
+    else:
+        suspicion = _rests_on_one_file(assembled.held_out, choice, request.false_alarm_rate)
+        if suspicion is not None:
+            note(suspicion)
+    if choice.false_alarm_rate > request.false_alarm_rate:
+        note(
+            f"{choice.count} windows cannot show a false-alarm rate of"
+            f" {request.false_alarm_rate:g}; the threshold is their largest statistic, for a rate"
+            f" of {choice.false_alarm_rate:.2g}"
+        )
+    threshold = Threshold(
+        value=choice.value,
+        method=request.threshold_from,
+        false_alarm_rate=choice.false_alarm_rate,
+        calibration_windows=choice.count,
     )
-
-
-def _training(request: TrainRequest, *, files: int, windows: int) -> Training:
-    return Training(
-        command=request.command,
-        data=request.data.resolve().name[:200],
-        files=files,
-        windows=windows,
-        seed=request.seed,
-        epochs=request.epochs,
-    )
-
-
-def _threshold(quantile: Quantile) -> Threshold:
-    return Threshold(
-        value=quantile.value,
-        method="quantile",
-        false_alarm_rate=quantile.false_alarm_rate,
-        calibration_windows=quantile.windows,
-    )
-
-
-def _score(scorer: Scorer, clip: Windows) -> ScoredClip:
-    """Score the windows of a clip as a node would."""
-    scored = [scorer.score(np.ascontiguousarray(window)) for window in clip.windows]
-    errors = [window.mse for window in scored if window.mse is not None]
-    if len(errors) < len(scored):
-        raise TrainingError(f"{clip.clip.path.name}: the model gave no number for a window")
-    return ScoredClip(
-        clip.clip, tuple(errors), float(np.mean([window.level_dbfs for window in scored]))
-    )
-
-
-def _errors(clips: Sequence[ScoredClip]) -> Float64Array:
-    return np.array([error for clip in clips for error in clip.errors])
+    manifest = msgspec.structs.replace(assembled.release.manifest, threshold=threshold)
+    return msgspec.structs.replace(assembled, release=Release(manifest, assembled.release.files))
 
 
 def _rests_on_one_file(
-    clips: Sequence[ScoredClip], quantile: Quantile, false_alarm_rate: float
+    clips: Sequence[ScoredClip], choice: ThresholdChoice, false_alarm_rate: float
 ) -> str | None:
     """One line if a single held-out file, perhaps a door that slammed, sets the threshold."""
-    loudest = max(clips, key=lambda clip: max(clip.errors))
+    loudest = max(clips, key=lambda clip: float(clip.statistics.max()))
     others = [clip for clip in clips if clip is not loudest]
     if not others:
         return None
-    without = conformal_quantile(_errors(others), false_alarm_rate=false_alarm_rate).value
-    if quantile.value <= _ONE_FILE_FACTOR * without:
+    without = conformal_quantile(_windows(others), false_alarm_rate=false_alarm_rate).value
+    if choice.value <= _ONE_FILE_FACTOR * without:
         return None
     return (
-        f"the threshold of {quantile.value:.4g} rests on {loudest.clip.path.name} alone; without it"
+        f"the threshold of {choice.value:.4g} rests on {loudest.clip.path.name} alone; without it"
         f" it would be {without:.4g}: listen to that file, or allow a higher --false-alarm-rate"
     )
+
+
+def _other_seeds(
+    work: _Work, released: Release, runtime: Runtime, progress: Progress
+) -> Seeds | None:
+    """Figures of the released training and of others that differ in their seed alone."""
+    if not _both_labels(work.test):
+        return None
+    request = work.request
+    each = [_of_seed(work, request.seed, released, runtime)]
+    for seed in range(request.seed + 1, request.seed + request.seeds):
+        networks, _ = _fit(work, work.train, work.held_out, seed=seed, progress=progress)
+        assembled = _assemble(work, networks, request.quantisation, runtime)
+        each.append(_of_seed(work, seed, assembled.release, runtime))
+    return Seeds(
+        auc=mean_and_spread([found.figures.auc or 0.0 for found in each]),
+        pauc=mean_and_spread([found.figures.pauc or 0.0 for found in each]),
+        official=mean_and_spread([found.figures.official or 0.0 for found in each]),
+        each=tuple(each),
+    )
+
+
+def _of_seed(work: _Work, seed: int, release: Release, runtime: Runtime) -> SeedFigures:
+    clips = scored(work.test, statistics(Detector(release, runtime), stacked(work.test)))
+    how = work.request.recipe.clip_score
+    return SeedFigures(
+        seed=seed,
+        figures=line(clips, how, None),
+        scores=tuple(clip_scores(clips, how).tolist()),
+    )
+
+
+def _both_labels(test: Sequence[ClipFeatures]) -> bool:
+    return {clip.clip.label for clip in test} == {"normal", "anomaly"}
+
+
+def _put_releases(
+    staging: Path, released: "Assembled", variants: dict[Quantisation, "Assembled"], work: _Work
+) -> None:
+    """Write the release and its variants, each naming the libraries that have run it."""
+    of_folder = {staging: released.release}
+    if work.request.variants:
+        for quantisation, assembled in variants.items():
+            of_folder[staging / VARIANTS_NAME / quantisation] = assembled.release
+    for folder, release in of_folder.items():
+        put_release(folder, release)
+    trials = try_runtimes(
+        list(of_folder),
+        stacked(work.held_out)[:1],
+        tflite_python=work.request.tflite_python,
+    )
+    for (folder, release), tried in zip(of_folder.items(), trials, strict=True):
+        names = tuple(trial.runtime for trial in tried if trial.outcome == "ran")
+        models = tuple(
+            msgspec.structs.replace(model, runtimes=names) for model in release.manifest.models
+        )
+        manifest = msgspec.structs.replace(release.manifest, models=models)
+        put_release(folder, Release(manifest, release.files))
+
+
+def _judge(
+    staging: Path, released: "Assembled", work: _Work, note: Note, progress: Progress
+) -> Report | None:
+    if not _both_labels(work.test):
+        return None
+    request = work.request
+    read = partial(
+        read_features,
+        hop_samples=_hop_samples(request.recipe.features),
+        cache=request.cache,
+        unreadable=request.unreadable,
+        tally=Tally(),
+        progress=progress,
+        channel=request.channel,
+    )
+    report = judge(
+        Judgement(
+            folder=staging,
+            dataset=work.dataset,
+            test=work.test,
+            yardsticks=yardsticks(work.dataset, [clip.clip for clip in work.test], read),
+            held_out=released.held_out,
+            recipe=request.recipe.name,
+            clip_score=request.recipe.clip_score,
+            windows=request.recipe.windows,
+            command=request.command,
+            tflite_python=request.tflite_python,
+        )
+    )
+    for text in report.warnings:
+        note(text)
+    return report
+
+
+def _write_metrics(path: Path, outcome: Outcome) -> None:
+    """All of it, the evaluation's keys at the top so that `evaluate` and `train` write alike."""
+    document = msgspec.to_builtins(outcome)
+    report = document.pop("report") or {}
+    document["release"] = outcome.manifest.label
+    document["clip_score"] = outcome.recipe.clip_score
+    document["windows"] = outcome.recipe.windows
+    document["recipe_settings"] = document.pop("recipe")
+    text = json.dumps({**document, **report}, indent=1, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def _windows(clips: Sequence[ScoredClip]) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
+    return np.concatenate([clip.statistics for clip in clips])
+
+
+def _hop_samples(params: FeatureParams) -> int:
+    return round(HOP_SECONDS * params.sample_rate_hz)
 
 
 class _Stopwatch:

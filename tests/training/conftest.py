@@ -77,19 +77,31 @@ def make_manifest() -> MakeManifest:
             features=FeatureParams(),
             window_hop_samples=16_000,
             files=(describe_file("model.tflite", content),),
-            model=Model(
-                file="model.tflite",
-                input_shape=(1, 40, 64, 1),
-                output_shape=(1, 40, 64, 1),
-                parameters=None,
-                runtimes=(),
+            models=(
+                Model(
+                    file="model.tflite",
+                    input_shape=(1, 40, 64, 1),
+                    output_shape=(1, 40, 64, 1),
+                    output="reconstruction",
+                    error="mse",
+                    log_error=None,
+                    parameters=None,
+                    runtimes=(),
+                ),
             ),
-            statistic="mse",
+            statistic="error",
             threshold=Threshold(
                 value=1.0, method="given", false_alarm_rate=None, calibration_windows=0
             ),
+            calibration=None,
             training=Training(
-                command="none", data="none", files=0, windows=0, seed=None, epochs=None
+                command="none",
+                recipe=None,
+                data="none",
+                files=0,
+                windows=0,
+                seed=None,
+                epochs=None,
             ),
         )
 

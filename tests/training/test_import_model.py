@@ -36,12 +36,15 @@ def test_describes_what_it_found(tmp_path: Path) -> None:
 
     release = read_release(tmp_path / "out")
     manifest = release.manifest
-    assert release.model_content == MODEL.read_bytes()
+    (model,) = manifest.models
+    assert release.content(model) == MODEL.read_bytes()
     assert manifest.label == "elsewhere@3"
-    assert manifest.model.input_shape == (1, 40, 64, 1)
-    assert manifest.model.parameters is None
-    assert manifest.model.runtimes in (("ai-edge-litert",), ("tflite-runtime",))
+    assert (model.input_shape, model.output_shape) == ((1, 40, 64, 1), (1, 40, 64, 1))
+    assert (model.output, model.error, model.log_error) == ("reconstruction", "mse", None)
+    assert model.parameters is None
+    assert manifest.runtimes in (("ai-edge-litert",), ("tflite-runtime",))
     assert (manifest.threshold.value, manifest.threshold.method) == (9.0, "given")
+    assert (manifest.calibration, manifest.training.recipe) == (None, None)
     assert manifest.hop_us == 1_000_000
 
 

@@ -7,17 +7,10 @@ import pytest
 
 from contract.features import FeatureParams, Float32Array
 from tests.training.conftest import RATE_HZ, WriteWav, hiss
-from training.dataset import Clip, find_dataset
 from training.errors import DataError
-from training.recordings import Tally, cut, read_recording, read_windows, refuse_unusable
+from training.recordings import Tally, cut, read_recording
 
 PARAMS = FeatureParams()
-NAME = "train/section_00_source_train_normal_{:04d}.wav"
-
-
-def clips_of(folder: Path) -> tuple[Clip, ...]:
-    """List what the tests wrote."""
-    return find_dataset(folder).train
 
 
 @pytest.mark.parametrize(
@@ -46,6 +39,26 @@ def test_channels_are_mixed(tmp_path: Path, write_wav: WriteWav) -> None:
 
     np.testing.assert_allclose(recording.samples, (first + second) / 2, atol=1e-7)
     assert recording.file_channels == 2
+
+
+@pytest.mark.parametrize("channel", [0, 1])
+def test_one_channel_is_chosen(tmp_path: Path, write_wav: WriteWav, channel: int) -> None:
+    """The channel that was asked for comes out alone."""
+    channels = [hiss(0.5, seed=1), hiss(0.5, seed=2)]
+    path = write_wav(tmp_path / "a.wav", np.stack(channels, axis=1), subtype="FLOAT")
+
+    recording = read_recording(path, sample_rate_hz=RATE_HZ, channel=channel)
+
+    np.testing.assert_array_equal(recording.samples, channels[channel])
+
+
+@pytest.mark.parametrize("channel", [-1, 2])
+def test_channel_that_is_not_there(tmp_path: Path, write_wav: WriteWav, channel: int) -> None:
+    """A channel that the file does not have is refused, and so is counting from the end."""
+    path = write_wav(tmp_path / "a.wav", np.stack([hiss(0.5)] * 2, axis=1))
+
+    with pytest.raises(DataError, match=rf"a\.wav: expected channel {channel} .* got 2 channels"):
+        read_recording(path, sample_rate_hz=RATE_HZ, channel=channel)
 
 
 def test_resamples(tmp_path: Path, write_wav: WriteWav) -> None:
@@ -127,16 +140,6 @@ def test_no_number(tmp_path: Path, write_wav: WriteWav, bad: float) -> None:
         read_recording(path, sample_rate_hz=RATE_HZ)
 
 
-def test_all_bad_files_are_counted(tmp_path: Path, write_wav: WriteWav) -> None:
-    """The first bad file is named, the others are counted."""
-    write_wav(tmp_path / NAME.format(0))
-    for index in (1, 2, 3):
-        (tmp_path / NAME.format(index)).touch()
-
-    with pytest.raises(DataError, match=r"normal_0001\.wav: .* \(and 2 more\)"):
-        refuse_unusable(clips_of(tmp_path), sample_rate_hz=RATE_HZ)
-
-
 @pytest.mark.parametrize(("seconds", "count"), [(2, 1), (2.9, 1), (3, 2), (10, 9)])
 def test_windows_of_a_clip(seconds: float, count: int) -> None:
     """Windows of 2 s start each second and never reach past the end."""
@@ -148,33 +151,61 @@ def test_windows_of_a_clip(seconds: float, count: int) -> None:
     np.testing.assert_array_equal(windows[-1], sound[(count - 1) * RATE_HZ :][: 2 * RATE_HZ])
 
 
-def test_short_clips_and_silence_are_left_out(tmp_path: Path, write_wav: WriteWav) -> None:
-    """Clips shorter than a window and windows of digital silence are skipped and counted."""
-    write_wav(tmp_path / NAME.format(0), hiss(1.9))
-    write_wav(tmp_path / NAME.format(1), np.concatenate([hiss(2), np.zeros(3 * RATE_HZ)]))
+@pytest.mark.parametrize("count", [0, 1, 2 * RATE_HZ - 1])
+def test_no_windows_of_a_short_clip(count: int) -> None:
+    """A sound shorter than a window has none."""
+    assert cut(hiss(2)[:count], PARAMS, hop_samples=RATE_HZ).shape == (0, 2 * RATE_HZ)
+
+
+def test_ordinary_files_are_not_spoken_of() -> None:
+    """Nothing is said of files that are as expected."""
     tally = Tally()
 
-    found = list(read_windows(clips_of(tmp_path), PARAMS, hop_samples=RATE_HZ, tally=tally))
+    taken_down(tally, "a.wav")
 
-    assert [(len(clip.windows), clip.silent) for clip in found] == [(2, 2)]
+    assert tally.lines(PARAMS) == []
+
+
+def test_what_was_changed_or_left_out_is_said() -> None:
+    """Each thing is one line, with its count and the first file as an example."""
+    tally = Tally()
+    for name in ("a.wav", "b.wav"):
+        taken_down(tally, name, file_rate_hz=8000)
+        taken_down(tally, f"stereo {name}", mixed_channels=2)
+        taken_down(tally, f"short {name}", windows=0)
+        taken_down(tally, f"silent {name}", silent_windows=9)
+        taken_down(tally, f"half silent {name}", silent_windows=4)
+    tally.unusable = ["w.wav", "x.wav", "y.wav", "z.wav"]
+    tally.unusable_reason = "w.wav: not a sound file"
+    tally.cache_problem = "cache: No space left on device"
+
     assert tally.lines(PARAMS) == [
-        "1 files skipped, shorter than one window of 2 s, such as"
-        " section_00_source_train_normal_0000.wav",
-        "2 windows skipped, digitally silent",
+        "2 files resampled to 16000 Hz, such as a.wav (8000 Hz)",
+        "2 files have several channels, which are mixed, such as stereo a.wav (2)",
+        "2 files skipped, shorter than one window of 2 s, such as short a.wav",
+        "2 files skipped, digitally silent throughout, such as silent a.wav",
+        "26 windows skipped, digitally silent",
+        "4 files skipped, not usable: w.wav, x.wav, y.wav and 1 more; of the first: w.wav: not a"
+        " sound file",
+        "features are not kept for the next time: cache: No space left on device",
     ]
 
 
-def test_what_was_changed_is_said(tmp_path: Path, write_wav: WriteWav) -> None:
-    """Other rates and channels are told in one line each, with an example."""
-    stereo = np.stack([hiss(2, rate_hz=8000)] * 2, axis=1)
-    write_wav(tmp_path / NAME.format(0), stereo, rate_hz=8000)
-    write_wav(tmp_path / NAME.format(1))
-    tally = Tally()
-
-    list(read_windows(clips_of(tmp_path), PARAMS, hop_samples=RATE_HZ, tally=tally))
-
-    name = Path(NAME.format(0)).name
-    assert tally.lines(PARAMS) == [
-        f"1 files resampled to 16000 Hz, such as {name} (8000 Hz)",
-        f"1 files have several channels, which are mixed, such as {name} (2)",
-    ]
+def taken_down(
+    tally: Tally,
+    name: str,
+    *,
+    file_rate_hz: int = RATE_HZ,
+    mixed_channels: int = 1,
+    windows: int = 9,
+    silent_windows: int = 0,
+) -> None:
+    """Count a file that is ordinary but for what is given."""
+    tally.count(
+        name,
+        file_rate_hz=file_rate_hz,
+        sample_rate_hz=RATE_HZ,
+        mixed_channels=mixed_channels,
+        windows=windows,
+        silent_windows=silent_windows,
+    )

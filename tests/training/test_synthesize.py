@@ -33,16 +33,13 @@ def test_layout(tmp_path: Path) -> None:
     count = synthesize(PLAN, tmp_path / "data", progress=silent)
 
     found = find_dataset(tmp_path / "data")
-    kinds = [
-        (clip.name.section, clip.name.domain, clip.name.label)
-        for clip in (*found.train, *found.test)
-    ]
+    kinds = [(clip.section, clip.domain, clip.label) for clip in (*found.train, *found.test)]
     assert count == len(kinds) == 2 * (4 + 3 + 4 + 4)
-    for unit in (0, 3):
-        assert kinds.count((unit, "source", "normal")) == 4 + 2
-        assert kinds.count((unit, "target", "normal")) == 3 + 2
-        assert kinds.count((unit, "source", "anomaly")) == 2
-        assert kinds.count((unit, "target", "anomaly")) == 2
+    for section in ("00", "03"):
+        assert kinds.count((section, "source", "normal")) == 4 + 2
+        assert kinds.count((section, "target", "normal")) == 3 + 2
+        assert kinds.count((section, "source", "anomaly")) == 2
+        assert kinds.count((section, "target", "anomaly")) == 2
     info = soundfile.info(found.train[0].path)
     assert (info.samplerate, info.channels, info.subtype) == (16_000, 1, "PCM_16")
     assert info.frames == 8000

@@ -1,0 +1,562 @@
+"""From a release and labelled recordings to figures: the story of `training evaluate`.
+
+Everything comes from the `.tflite` files, run by the node's own code, and stands beside what needs
+no network: chance, flagging everything, the level, a Gaussian mixture and the nearest neighbour.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from contract import VERSION
+from contract.features import FeatureParams
+from contract.release import Manifest, Threshold
+from node.release_store import read_release
+from training.dataset import Clip, Dataset, Domain, find_dataset
+from training.errors import DataError, DestinationError
+from training.feature_cache import ClipFeatures, FeatureCache, read_features
+from training.harden import original_of
+from training.intervals import draw_resamples
+from training.metrics import (
+    BoolArray,
+    ClipScore,
+    Decision,
+    Evaluation,
+    Figures,
+    Figures2022,
+    Float64Array,
+    Interval,
+    Rule,
+    ScoredClip,
+    Vote,
+    clip_scores,
+    decisions,
+    evaluate_scores,
+    rescored,
+    votes,
+)
+from training.progress import Progress
+from training.recordings import Note, Tally
+from training.release import METRICS_NAME, variant_folders
+from training.runtime_trial import LatencyMs, RuntimeTrial
+from training.runtimes import try_runtimes
+from training.scoring import WindowChoice, chosen, scored, stacked
+from training.stream import Delays, FalseAlarms, detection_delays, false_alarms
+from training.thresholds import (
+    ThresholdChoice,
+    conformal_quantile,
+    gamma_threshold,
+    percentile_threshold,
+)
+from training.yardsticks import (
+    by_section,
+    gmm_scores,
+    level_oracle,
+    nearest_neighbour_scores,
+    pool,
+    random_scores,
+)
+
+YARDSTICK_FEATURES = FeatureParams(kind="logmel", n_fft=1024, frames=63)
+"""Log-mel of 128 bands, as in TWFR-GMM and the official baselines."""
+_TWFR_R = 0.98
+_CLIP_SCORES: tuple[ClipScore, ...] = ("mean", "top10", "max")
+_FEW_TEST_CLIPS = 20
+
+
+class Line(msgspec.Struct, frozen=True, kw_only=True):
+    """The figures of one detector or yardstick in short; None where a label is missing."""
+
+    auc: float | None
+    pauc: float | None
+    official: float | None
+    official_interval: Interval | None
+    domains: dict[Domain, float | None]
+    """AUC of each."""
+    remark: str = ""
+
+
+class SectionFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """A section as a whole and by domain."""
+
+    auc: float | None
+    pauc: float | None
+    official: float | None
+    domains: dict[Domain, Figures]
+
+
+class ThresholdReport(msgspec.Struct, frozen=True, kw_only=True):
+    """A threshold on the clips' scores, from normal sound alone, and what it does."""
+
+    method: str
+    value: float
+    false_alarm_rate: float | None
+    """Asked of it; None where nobody did."""
+    count: int
+    """Scores of held-out normal clips (or windows) that it was chosen from."""
+    overall: Decision
+    domains: dict[Domain, Decision]
+
+
+class RuntimeReport(msgspec.Struct, frozen=True, kw_only=True):
+    """A variant in one inference library."""
+
+    version: str | None
+    outcome: str
+    reason: str | None
+    auc: float | None
+    pauc: float | None
+    official: float | None
+    auc_difference: float | None
+    """To float32 in the library that comes first."""
+    latency_ms: LatencyMs | None
+
+
+class VariantReport(msgspec.Struct, frozen=True, kw_only=True):
+    """One quantisation of the models."""
+
+    released: bool
+    size_bytes: int
+    operators: tuple[str, ...]
+    runtimes: dict[str, RuntimeReport]
+
+
+class ClipRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A clip and its score, for whoever wants to compare runs."""
+
+    file: str
+    section: str
+    domain: Domain
+    label: str
+    attributes: str
+    score: float
+    level_dbfs: float
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """All that labelled recordings say about a release."""
+
+    schema: int = 1
+    earshot: str = VERSION
+    release: str
+    recipe: str | None
+    data: str
+    machine: str
+    layout: str
+    command: str
+    runtime: str
+    clip_score: ClipScore
+    windows: WindowChoice
+    warnings: tuple[str, ...]
+    official: float | None
+    official_interval: Interval | None
+    rule: Rule
+    """Whose `official` is; `overall`, `domains` and `sections` are always by the rule of 2021."""
+    overall: Figures
+    domains: dict[Domain, Figures]
+    sections: dict[str, SectionFigures]
+    official_2022: Figures2022
+    pooled: Figures
+    left_out: tuple[str, ...]
+    clip_scores: dict[ClipScore, Line]
+    thresholds: dict[str, ThresholdReport]
+    votes: dict[str, Vote]
+    """After the node's vote over windows at the release's threshold, overall and by domain."""
+    false_alarms: FalseAlarms | None
+    delays: Delays | None
+    yardsticks: dict[str, Line]
+    variants: dict[str, VariantReport]
+    clips: tuple[ClipRow, ...]
+
+
+class Judgement(msgspec.Struct, frozen=True):
+    """What evaluation needs of a release folder and of recordings."""
+
+    folder: Path
+    dataset: Dataset
+    test: Sequence[ClipFeatures]
+    """With the features of the release."""
+    yardsticks: Mapping[str, Line]
+    held_out: Sequence[ScoredClip]
+    """Normal clips that the release was not trained on; empty where none are known."""
+    recipe: str | None
+    clip_score: ClipScore
+    windows: WindowChoice
+    command: str
+    tflite_python: Path | None
+
+
+class EvaluateRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Which release to judge by which recordings."""
+
+    release: Path
+    data: Path
+    machine: str | None
+    json: Path | None
+    command: str
+    channel: int | None
+    tflite_python: Path | None
+    cache: FeatureCache
+
+
+def evaluate_release(request: EvaluateRequest, *, note: Note, progress: Progress) -> Report:
+    """Judge a release and its variants; write the JSON if it was asked for.
+
+    Raises:
+        EarshotError: release, recordings or destination do not let it.
+    """
+    manifest = read_release(request.release).manifest
+    dataset = find_dataset(request.data, request.machine)
+    require_labels(dataset)
+    metrics = _metrics_beside(request.release)
+    tally = Tally()
+    read = partial(
+        read_features,
+        hop_samples=manifest.window_hop_samples,
+        cache=request.cache,
+        unreadable="refuse",
+        tally=tally,
+        progress=progress,
+        channel=request.channel,
+    )
+    test = read(dataset.test, manifest.features)
+    for line in tally.lines(manifest.features):
+        note(line)
+    judgement = Judgement(
+        folder=request.release,
+        dataset=dataset,
+        test=test,
+        yardsticks=yardsticks(dataset, [clip.clip for clip in test], read),
+        held_out=_held_out(metrics, dataset),
+        recipe=manifest.training.recipe,
+        clip_score=metrics.clip_score,
+        windows=metrics.windows,
+        command=request.command,
+        tflite_python=request.tflite_python,
+    )
+    report = judge(judgement)
+    if request.json is not None:
+        write_json(report, request.json)
+    return report
+
+
+def require_labels(dataset: Dataset) -> None:
+    """Refuse a data set that cannot say how good a detector is.
+
+    Raises:
+        DataError: it has no normal or no anomalous test clips.
+    """
+    for label in ("normal", "anomaly"):
+        if not any(clip.label == label for clip in dataset.test):
+            raise DataError(
+                f"{dataset.folder}: expected test clips labelled normal and anomaly,"
+                f" got none labelled {label}"
+            )
+
+
+ReadFeatures = Callable[[Sequence[Clip], FeatureParams], list[ClipFeatures]]
+
+
+def judge(judgement: Judgement) -> Report:
+    """All figures of a release folder and its variants; see `Report`."""
+    test = chosen(judgement.test, judgement.windows)
+    features = stacked(test)
+    folders = {"released": judgement.folder, **variant_folders(judgement.folder)}
+    trials = dict(
+        zip(
+            folders,
+            try_runtimes(list(folders.values()), features, tflite_python=judgement.tflite_python),
+            strict=True,
+        )
+    )
+    manifest = read_release(judgement.folder).manifest
+    clips = scored(test, _ran(trials["released"]))
+    resamples = draw_resamples([clip.clip for clip in clips], seed=0, group=original_of)
+    evaluation = evaluate_scores(clips, how=judgement.clip_score, resamples=resamples)
+    threshold = manifest.threshold.value
+    ratios = [clip.statistics / threshold for clip in clips]
+    normals = [r for r, clip in zip(ratios, clips, strict=True) if not clip.is_anomaly]
+    anomalies = [r for r, clip in zip(ratios, clips, strict=True) if clip.is_anomaly]
+    hop_seconds = manifest.window_hop_samples / manifest.features.sample_rate_hz
+    return Report(
+        release=manifest.label,
+        recipe=judgement.recipe,
+        data=judgement.dataset.folder.resolve().parent.name,
+        machine=judgement.dataset.machine,
+        layout=judgement.dataset.layout,
+        command=judgement.command,
+        runtime=f"{trials['released'][0].runtime} {trials['released'][0].version}",
+        clip_score=judgement.clip_score,
+        windows=judgement.windows,
+        warnings=tuple(_warnings(clips)),
+        official=evaluation.official,
+        official_interval=evaluation.official_interval,
+        rule=evaluation.rule,
+        overall=evaluation.overall,
+        domains=evaluation.by_domain,
+        sections=_sections(evaluation),
+        official_2022=evaluation.overall_2022,
+        pooled=evaluation.pooled,
+        left_out=evaluation.left_out,
+        clip_scores={how: line(clips, how, resamples) for how in _CLIP_SCORES},
+        thresholds=_thresholds(manifest, clips, judgement),
+        votes={str(group): vote for group, vote in votes(clips, threshold=threshold).items()},
+        false_alarms=false_alarms(normals, hop_seconds=hop_seconds),
+        delays=detection_delays(
+            normals,
+            anomalies,
+            hop_seconds=hop_seconds,
+            window_seconds=manifest.features.window_us / 1e6,
+        ),
+        yardsticks=dict(judgement.yardsticks),
+        variants=_variants(folders, trials, test, judgement.clip_score),
+        clips=tuple(_rows(clips, judgement.clip_score)),
+    )
+
+
+def line(
+    clips: Sequence[ScoredClip],
+    how: ClipScore,
+    resamples: Float64Array | None,
+    remark: str = "",
+) -> Line:
+    """A detector's figures in short."""
+    found = evaluate_scores(clips, how=how, resamples=resamples)
+    return Line(
+        auc=found.overall.auc,
+        pauc=found.overall.pauc,
+        official=found.official,
+        official_interval=found.official_interval,
+        domains={domain: figures.auc for domain, figures in found.by_domain.items()},
+        remark=remark,
+    )
+
+
+def yardsticks(dataset: Dataset, test_clips: Sequence[Clip], read: ReadFeatures) -> dict[str, Line]:
+    """What needs no network, on the same clips; see `training.yardsticks`."""
+    train, test = (read(clips, YARDSTICK_FEATURES) for clips in (dataset.train, list(test_clips)))
+    own = [clip.clip for clip in test]
+    clips = [ScoredClip(clip.clip, np.array([0.0]), float(clip.level_dbfs.mean())) for clip in test]
+    labels: BoolArray = np.array([clip.is_anomaly for clip in clips])
+    level = level_oracle(labels, np.array([clip.level_dbfs for clip in clips]))
+    resamples = draw_resamples(own, seed=0, group=original_of)
+
+    def of(scores: Float64Array, remark: str) -> Line:
+        return line(rescored(clips, scores), "mean", resamples, remark)
+
+    def pooled(r: float) -> tuple[Float64Array, Float64Array]:
+        frames = YARDSTICK_FEATURES.sound_frames
+        each = [
+            np.stack([pool(clip.features, sound_frames=frames, r=r) for clip in clips])
+            for clips in (train, test)
+        ]
+        return each[0], each[1]
+
+    found = {
+        "random": of(random_scores(len(clips), seed=0), "one draw"),
+        "level": of(level.scores, f"{level.direction} is anomalous: chosen with the test labels"),
+    }
+    if len(train) < 2:
+        return found
+    heard = [clip.clip for clip in train]
+    mean_train, mean_test = pooled(1.0)
+    twfr_train, twfr_test = pooled(_TWFR_R)
+    return {
+        **found,
+        "mean_gmm": of(
+            by_section(gmm_scores, mean_train, heard, mean_test, own), "mean log-mel, 2 components"
+        ),
+        "twfr_gmm": of(
+            by_section(gmm_scores, twfr_train, heard, twfr_test, own), f"r = {_TWFR_R:g}"
+        ),
+        "knn": of(
+            by_section(nearest_neighbour_scores, mean_train, heard, mean_test, own),
+            "mean log-mel, k = 1",
+        ),
+    }
+
+
+def write_json(report: Report, path: Path) -> None:
+    """Write a report.
+
+    Raises:
+        DestinationError: the disk does not let it.
+    """
+    text = json.dumps(msgspec.to_builtins(report), indent=1, allow_nan=False)
+    try:
+        path.write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise DestinationError(f"{path}: cannot write: {error.strerror}") from error
+
+
+class _Beside(msgspec.Struct, kw_only=True):
+    """What evaluation takes from the `metrics.json` beside a release."""
+
+    clip_score: ClipScore = "mean"
+    windows: WindowChoice = "all"
+    held_out: dict[str, list[float]] = {}
+    """Statistics of the windows of each held-out clip."""
+
+
+def _metrics_beside(folder: Path) -> _Beside:
+    path = folder / METRICS_NAME
+    if not path.exists():
+        return _Beside()
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=_Beside)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise DataError(f"{path}: expected what `training train` wrote: {error}") from error
+
+
+def _held_out(metrics: _Beside, dataset: Dataset) -> list[ScoredClip]:
+    """Held-out clips, whose sound need not be there: only their scores are used."""
+    return [
+        ScoredClip(
+            Clip(
+                path=dataset.folder / name,
+                section="",
+                domain="source",
+                split="train",
+                label="normal",
+                session=None,
+            ),
+            np.array(of_windows),
+            0.0,
+        )
+        for name, of_windows in metrics.held_out.items()
+    ]
+
+
+def _ran(trials: Sequence[RuntimeTrial]) -> Float64Array:
+    first = trials[0]
+    if first.statistics is None:
+        raise DataError(f"{first.runtime} cannot run the release: {first.reason}")
+    return first.statistics
+
+
+def _warnings(clips: Sequence[ScoredClip]) -> list[str]:
+    counts: dict[tuple[str, str, str], int] = {}
+    for clip in clips:
+        key = clip.clip.section, clip.clip.domain, str(clip.clip.label)
+        counts[key] = counts.get(key, 0) + 1
+    few = [
+        f"{count} {label} of section {section}, {domain}"
+        for (section, domain, label), count in sorted(counts.items())
+        if count < _FEW_TEST_CLIPS
+    ]
+    if not few:
+        return []
+    return [
+        f"few test clips, so that figures are rough: {', '.join(few[:4])}"
+        + (f" and {len(few) - 4} more" if len(few) > 4 else "")
+    ]
+
+
+def _sections(evaluation: Evaluation) -> dict[str, SectionFigures]:
+    return {
+        section: SectionFigures(
+            auc=figures.auc,
+            pauc=figures.pauc,
+            official=figures.official,
+            domains=evaluation.by_section_and_domain[section],
+        )
+        for section, figures in evaluation.by_section.items()
+    }
+
+
+def _thresholds(
+    manifest: Manifest, clips: Sequence[ScoredClip], judgement: Judgement
+) -> dict[str, ThresholdReport]:
+    how = judgement.clip_score
+    found = {"release": _threshold(clips, how, manifest.threshold)}
+    if not judgement.held_out:
+        return found
+    scores = clip_scores(judgement.held_out, how)
+    choices = {
+        "percentile_95": percentile_threshold(scores, 95),
+        "gamma_90": gamma_threshold(scores, 0.9),
+        "conformal_0.10": conformal_quantile(scores, false_alarm_rate=0.1),
+        "conformal_0.01": conformal_quantile(scores, false_alarm_rate=0.01),
+    }
+    return found | {name: _threshold(clips, how, choice) for name, choice in choices.items()}
+
+
+def _threshold(
+    clips: Sequence[ScoredClip], how: ClipScore, choice: Threshold | ThresholdChoice
+) -> ThresholdReport:
+    by_group = decisions(clips, threshold=choice.value, how=how)
+    domains: tuple[Domain, ...] = ("source", "target")
+    return ThresholdReport(
+        method=choice.method,
+        value=choice.value,
+        false_alarm_rate=choice.false_alarm_rate,
+        count=choice.count if isinstance(choice, ThresholdChoice) else choice.calibration_windows,
+        overall=by_group["overall"],
+        domains={domain: by_group[domain] for domain in domains if domain in by_group},
+    )
+
+
+def _variants(
+    folders: Mapping[str, Path],
+    trials: Mapping[str, Sequence[RuntimeTrial]],
+    test: Sequence[ClipFeatures],
+    how: ClipScore,
+) -> dict[str, VariantReport]:
+    released = read_release(folders["released"]).manifest.models[0].quantisation
+    # A folder without variants still has the released one.
+    names = [name for name in folders if name != "released"] or ["released"]
+    exact = trials["float32"][0] if "float32" in trials else None
+    float_auc = None if exact is None else _runtime(exact, test, how, None).auc
+    reports = {}
+    for name in names:
+        manifest = read_release(folders[name]).manifest
+        reports[name if name != "released" else released or "as released"] = VariantReport(
+            released=name in ("released", released),
+            size_bytes=manifest.models_bytes,
+            operators=trials[name][0].operators,
+            runtimes={
+                trial.runtime: _runtime(trial, test, how, float_auc) for trial in trials[name]
+            },
+        )
+    return reports
+
+
+def _runtime(
+    trial: RuntimeTrial, test: Sequence[ClipFeatures], how: ClipScore, float_auc: float | None
+) -> RuntimeReport:
+    found = None
+    if trial.statistics is not None:
+        found = line(scored(test, trial.statistics), how, None)
+    return RuntimeReport(
+        version=trial.version,
+        outcome=trial.outcome,
+        reason=trial.reason,
+        auc=None if found is None else found.auc,
+        pauc=None if found is None else found.pauc,
+        official=None if found is None else found.official,
+        auc_difference=(
+            None
+            if found is None or found.auc is None or float_auc is None
+            else found.auc - float_auc
+        ),
+        latency_ms=trial.latency_ms,
+    )
+
+
+def _rows(clips: Sequence[ScoredClip], how: ClipScore) -> list[ClipRow]:
+    return [
+        ClipRow(
+            file=f"{clip.clip.path.parent.name}/{clip.clip.path.name}",
+            section=clip.clip.section,
+            domain=clip.clip.domain,
+            label=str(clip.clip.label),
+            attributes=clip.clip.attributes,
+            score=float(score),
+            level_dbfs=round(clip.level_dbfs, 2),
+        )
+        for clip, score in zip(clips, clip_scores(clips, how), strict=True)
+    ]

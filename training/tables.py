@@ -1,0 +1,204 @@
+"""What `train`, `evaluate` and `compare` print: figures in columns, for a terminal of 80."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from training.evaluate import Line, Report
+from training.intervals import Spread
+from training.train import Outcome
+
+
+def training_lines(outcome: Outcome, out: Path) -> list[str]:
+    """What was trained, and how good it is."""
+    manifest = outcome.manifest
+    threshold = manifest.threshold
+    parameters = sum(model.parameters or 0 for model in manifest.models)
+    rows = [
+        ("release", f"{manifest.label} in {out}"),
+        ("recipe", f"{outcome.recipe.name}: {outcome.recipe.description}"),
+        (
+            "data",
+            f"{outcome.train_files} files, {outcome.train_windows} windows to train on;"
+            f" {outcome.held_out_files} files, {threshold.calibration_windows} windows held out",
+        ),
+        (
+            "models",
+            f"{parameters} parameters, {manifest.models[0].quantisation},"
+            f" {manifest.models_bytes / 1e6:.2f} MB; run in {', '.join(manifest.runtimes)}",
+        ),
+        *(
+            (
+                "loss",
+                f"{epochs[-1].train_loss:.4g} trained, {epochs[-1].held_out_loss:.4g} held out,"
+                f" after {len(epochs)} epochs of {network}",
+            )
+            for network, epochs in outcome.losses.items()
+        ),
+        (
+            "threshold",
+            f"{threshold.value:.4g}, for a false-alarm rate of {threshold.false_alarm_rate:.2g} on"
+            f" {_THRESHOLD_SOUND[threshold.method]}",
+        ),
+        *_session_rows(outcome),
+        ("seconds", ", ".join(f"{what} {took:.1f}" for what, took in outcome.seconds.items())),
+    ]
+    lines = [f"{what:<10} {text}" for what, text in rows]
+    if outcome.report is None:
+        return [*lines, "test       no labelled test clips, so nothing is known of faults"]
+    if outcome.seeds is not None and outcome.seeds.official.count > 1:
+        seeds = outcome.seeds
+        lines.append(
+            f"{'seeds':<10} official {_spread(seeds.official)}, AUC {_spread(seeds.auc)},"
+            f" pAUC {_spread(seeds.pauc)} over {seeds.official.count} seeds"
+        )
+    return [*lines, "", *evaluation_lines(outcome.report)]
+
+
+def evaluation_lines(report: Report) -> list[str]:
+    """Figures beside their yardsticks."""
+    overall = report.overall
+    lines = [
+        f"{report.release}, {report.recipe or 'recipe not known'}, on {report.data}"
+        f" ({report.machine}, {report.layout}): {overall.normal_clips} normal and"
+        f" {overall.anomaly_clips} anomalous clips",
+        "",
+        *_columns(
+            ("", "official", "95 % interval", "AUC", "pAUC", "AUC source", "AUC target"),
+            [
+                _line_row(
+                    f"clip score: {report.clip_score}", report.clip_scores[report.clip_score]
+                ),
+                *(
+                    _line_row(f"clips by {how}", found)
+                    for how, found in report.clip_scores.items()
+                    if how != report.clip_score
+                ),
+                *(_line_row(name, found) for name, found in report.yardsticks.items()),
+            ],
+        ),
+        "",
+        *_columns(
+            ("threshold", "value", "F1", "flag-all F1", "FPR", "TPR", "FPR source", "FPR target"),
+            [
+                (
+                    name,
+                    f"{found.value:.4g}",
+                    _number(found.overall.f1),
+                    _number(found.overall.flag_all_f1),
+                    _number(found.overall.fpr),
+                    _number(found.overall.tpr),
+                    *(
+                        _number(found.domains[domain].fpr) if domain in found.domains else "-"
+                        for domain in ("source", "target")
+                    ),
+                )
+                for name, found in report.thresholds.items()
+            ],
+        ),
+        "",
+        *_columns(
+            ("variant", "MB", "library", "AUC", "to float", "p50 ms", "p95 ms"),
+            _variant_rows(report),
+        ),
+    ]
+    if report.false_alarms is not None:
+        alarms = report.false_alarms
+        low, high = alarms.per_day_interval
+        lines += [
+            "",
+            f"joined normal clips: {alarms.episodes} false alarms in {alarms.hours:.2f} h,"
+            f" {alarms.per_day:.0f} a day ({low:.0f} to {high:.0f})",
+        ]
+    if report.delays is not None and report.delays.splices:
+        delays = report.delays
+        lines.append(
+            f"delay to the alarm after a splice: median {_seconds(delays.median_seconds)}, p90"
+            f" {_seconds(delays.p90_seconds)}; never: {_number(delays.never_detected)} of"
+            f" {delays.splices}"
+        )
+    remarks = [
+        f"{name}: {found.remark}" for name, found in report.yardsticks.items() if found.remark
+    ]
+    return [*lines, "", "yardsticks need no network: " + "; ".join(remarks)]
+
+
+_THRESHOLD_SOUND = {
+    "held_out": "sound like the held-out files",
+    "sessions_left_out": "sessions that the model has not heard",
+    "given": "unknown sound",
+}
+
+
+def _session_rows(outcome: Outcome) -> list[tuple[str, str]]:
+    check = outcome.session_check
+    if check is None:
+        return []
+    return [
+        (
+            "sessions",
+            f"{len(outcome.sessions)} heard; the threshold of the others flags"
+            f" {check.mean_share_above:.0%} of the windows of a session left out (worst"
+            f" {check.worst_share_above:.0%})",
+        )
+    ]
+
+
+def _line_row(name: str, found: Line) -> tuple[str, ...]:
+    interval = found.official_interval
+    return (
+        name,
+        _number(found.official),
+        "-" if interval is None else f"{interval[0]:.3f}..{interval[1]:.3f}",
+        _number(found.auc),
+        _number(found.pauc),
+        _number(found.domains.get("source")),
+        _number(found.domains.get("target")),
+    )
+
+
+def _variant_rows(report: Report) -> Iterable[tuple[str, ...]]:
+    for name, variant in report.variants.items():
+        for library, trial in variant.runtimes.items():
+            shown = f"{library} {trial.version or ''}".strip()
+            if trial.latency_ms is None:
+                reason = " ".join((trial.reason or "").split())[:60]
+                yield name, f"{variant.size_bytes / 1e6:.3f}", shown, trial.outcome, reason
+                continue
+            yield (
+                name + (" *" if variant.released else ""),
+                f"{variant.size_bytes / 1e6:.3f}",
+                shown,
+                _number(trial.auc),
+                "-" if trial.auc_difference is None else f"{trial.auc_difference:+.4f}",
+                f"{trial.latency_ms.p50:.3f}",
+                f"{trial.latency_ms.p95:.3f}",
+            )
+
+
+def _columns(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Rows in columns; the last cell of a short row may run on."""
+    table = [list(heads), *map(list, rows)]
+    widths = [
+        max(len(row[column]) for row in table if len(row) == len(heads))
+        for column in range(len(heads))
+    ]
+    widths[0] = max(len(row[0]) for row in table)
+    return [
+        "  ".join(
+            cell.ljust(width) if column == 0 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=False))
+        ).rstrip()
+        for row in table
+    ]
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _seconds(value: float | None) -> str:
+    return "never" if value is None else f"{value:.0f} s"
+
+
+def _spread(spread: Spread) -> str:
+    return f"{spread.mean:.3f}" + ("" if spread.sd is None else f" ± {spread.sd:.3f}")
