@@ -131,6 +131,60 @@ def _evaluate(options: argparse.Namespace) -> None:
     print("\n".join(evaluation_lines(evaluate_release(request, note=_note, progress=on_terminal))))
 
 
+def _compare(options: argparse.Namespace) -> None:
+    from training.compare import compare, read_run
+    from training.tables import comparison_lines
+
+    found = compare(read_run(options.first), read_run(options.second), rule=options.rule)
+    print("\n".join(comparison_lines(found)))
+
+
+def _quantize(options: argparse.Namespace) -> None:
+    from training.release import take_variant, write_release
+
+    name = _release_name(options)
+    release = take_variant(options.run, options.to, name=name, version=options.version)
+    write_release(options.out, release, overwrite=options.overwrite)
+    manifest = release.manifest
+    print(
+        f"{manifest.label} in {options.out}: {options.to}, {manifest.models_bytes / 1e6:.2f} MB,"
+        f" threshold {manifest.threshold.value:.4g}, runs in {', '.join(manifest.runtimes)}"
+    )
+
+
+def _reproduce(options: argparse.Namespace) -> None:
+    from training.recipes import read_recipe
+    from training.reproduce import ReproduceRequest, reproduce
+    from training.tables import table_lines
+
+    recipes = tuple(read_recipe(name) for name in options.recipes.split(","))
+    request = ReproduceRequest(
+        data=tuple(options.data),
+        machine=options.machine,
+        year=options.year,
+        recipes=recipes,
+        champion=options.champion,
+        out=options.out,
+        seed=options.seed,
+        seeds=options.seeds,
+        variants=not options.no_variants,
+        epochs=options.epochs,
+        cache=_cache(options),
+        tflite_python=_tflite_python(options),
+        command=_command(
+            "reproduce",
+            data=" ".join(folder.resolve().name for folder in options.data),
+            machine=options.machine,
+            year=options.year,
+            recipes=options.recipes,
+            seed=options.seed,
+            seeds=options.seeds,
+            epochs=options.epochs,
+        ),
+    )
+    print("\n".join(table_lines(reproduce(request, note=_note, progress=on_terminal))))
+
+
 def _synthesize(options: argparse.Namespace) -> None:
     _refuse_mixed_up(options)
     if options.hard:
@@ -305,6 +359,60 @@ def _parser() -> argparse.ArgumentParser:
     _add_data_options(evaluate)
     evaluate.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
 
+    compare = _add(commands, "compare", _compare, "say which of two runs is better, and how surely")
+    for name in ("first", "second"):
+        compare.add_argument(
+            name,
+            type=Path,
+            metavar=name.upper(),
+            help="folder that `train` wrote, or a file of `evaluate --json`",
+        )
+    compare.add_argument("--rule", choices=("2021", "2022"), help="of the official score")
+
+    quantize = _add(
+        commands, "quantize", _quantize, "make a release of another quantisation of a trained run"
+    )
+    quantize.add_argument("run", type=Path, metavar="RUN", help="folder that `train` wrote")
+    quantize.add_argument("--to", choices=QUANTISATIONS, required=True)
+    _add_release_options(quantize, described=False)
+
+    reproduce = _add(
+        commands, "reproduce", _reproduce, "run recipes on data sets, beside published figures"
+    )
+    reproduce.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        action="append",
+        metavar="DIR",
+        help="recordings with labelled tests; may be given several times",
+    )
+    reproduce.add_argument("--machine", help="the machine's folder")
+    reproduce.add_argument(
+        "--year", type=_whole(2020, 2026), help="of the DCASE data: its rule, its baselines"
+    )
+    reproduce.add_argument(
+        "--recipes", default=",".join(recipe_names()), metavar="LIST", help="(default: all)"
+    )
+    reproduce.add_argument(
+        "--champion",
+        default=DEFAULT_RECIPE,
+        metavar="NAME",
+        help=f"whose lead over the others is given with intervals (default: {DEFAULT_RECIPE})",
+    )
+    reproduce.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="for the runs and table.json; runs that are there are not made again",
+    )
+    reproduce.add_argument("--seed", type=_whole(0, _MAX_SEED), default=42)
+    reproduce.add_argument("--seeds", type=_whole(1, 100), default=3, metavar="N")
+    reproduce.add_argument("--epochs", type=_whole(1, 100_000), help="in place of the recipes'")
+    reproduce.add_argument("--no-variants", action="store_true", help="one quantisation each")
+    _add_reading_options(reproduce)
+
     synthesize = _add(
         commands, "synthesize", _synthesize, "write a data set of generated machine sound"
     )
@@ -436,6 +544,10 @@ def _add_data_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--channel", type=_whole(0, 255), help="of several, from 0 (default: all are mixed)"
     )
+    _add_reading_options(parser)
+
+
+def _add_reading_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cache", type=Path, metavar="DIR", help="where features are kept")
     parser.add_argument("--no-cache", action="store_true", help="keep no features")
     parser.add_argument(
@@ -446,13 +558,14 @@ def _add_data_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_release_options(parser: argparse.ArgumentParser) -> None:
+def _add_release_options(parser: argparse.ArgumentParser, *, described: bool = True) -> None:
     parser.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="the release's folder"
     )
     parser.add_argument("--name", help="of the release (default: the folder's name)")
     parser.add_argument("--version", type=_whole(1, 999_999_999), default=1)
-    parser.add_argument("--description", type=_description)
+    if described:
+        parser.add_argument("--description", type=_description)
     parser.add_argument("--overwrite", action="store_true", help="replace a release that is there")
 
 

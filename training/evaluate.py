@@ -66,6 +66,7 @@ YARDSTICK_FEATURES = FeatureParams(kind="logmel", n_fft=1024, frames=63)
 _TWFR_R = 0.98
 _CLIP_SCORES: tuple[ClipScore, ...] = ("mean", "top10", "max")
 _FEW_TEST_CLIPS = 20
+_FEWEST_TO_COMPARE_WITH = 2
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True):
@@ -132,6 +133,8 @@ class ClipRow(msgspec.Struct, frozen=True, kw_only=True):
     section: str
     domain: Domain
     label: str
+    recording: str
+    """The clip itself, or the one that its fault was planted in."""
     attributes: str
     score: float
     level_dbfs: float
@@ -169,8 +172,17 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     false_alarms: FalseAlarms | None
     delays: Delays | None
     yardsticks: dict[str, Line]
+    yardstick_scores: dict[str, tuple[float, ...]]
+    """Of the clips, in their order."""
     variants: dict[str, VariantReport]
     clips: tuple[ClipRow, ...]
+
+
+class Yardsticks(msgspec.Struct, frozen=True):
+    """What detectors without a network say of the test clips."""
+
+    lines: dict[str, Line]
+    scores: dict[str, tuple[float, ...]]
 
 
 class Judgement(msgspec.Struct, frozen=True):
@@ -180,7 +192,7 @@ class Judgement(msgspec.Struct, frozen=True):
     dataset: Dataset
     test: Sequence[ClipFeatures]
     """With the features of the release."""
-    yardsticks: Mapping[str, Line]
+    yardsticks: Yardsticks
     held_out: Sequence[ScoredClip]
     """Normal clips that the release was not trained on; empty where none are known."""
     recipe: str | None
@@ -312,7 +324,8 @@ def judge(judgement: Judgement) -> Report:
             hop_seconds=hop_seconds,
             window_seconds=manifest.features.window_us / 1e6,
         ),
-        yardsticks=dict(judgement.yardsticks),
+        yardsticks=judgement.yardsticks.lines,
+        yardstick_scores=judgement.yardsticks.scores,
         variants=_variants(folders, trials, test, judgement.clip_score),
         clips=tuple(_rows(clips, judgement.clip_score)),
     )
@@ -336,48 +349,52 @@ def line(
     )
 
 
-def yardsticks(dataset: Dataset, test_clips: Sequence[Clip], read: ReadFeatures) -> dict[str, Line]:
+def yardsticks(dataset: Dataset, test_clips: Sequence[Clip], read: ReadFeatures) -> Yardsticks:
     """What needs no network, on the same clips; see `training.yardsticks`."""
     train, test = (read(clips, YARDSTICK_FEATURES) for clips in (dataset.train, list(test_clips)))
     own = [clip.clip for clip in test]
     clips = [ScoredClip(clip.clip, np.array([0.0]), float(clip.level_dbfs.mean())) for clip in test]
     labels: BoolArray = np.array([clip.is_anomaly for clip in clips])
     level = level_oracle(labels, np.array([clip.level_dbfs for clip in clips]))
-    resamples = draw_resamples(own, seed=0, group=original_of)
-
-    def of(scores: Float64Array, remark: str) -> Line:
-        return line(rescored(clips, scores), "mean", resamples, remark)
+    found = {
+        "random": (random_scores(len(clips), seed=0), "one draw"),
+        "level": (level.scores, f"{level.direction} is anomalous, chosen with the test labels"),
+    }
 
     def pooled(r: float) -> tuple[Float64Array, Float64Array]:
         frames = YARDSTICK_FEATURES.sound_frames
-        each = [
-            np.stack([pool(clip.features, sound_frames=frames, r=r) for clip in clips])
-            for clips in (train, test)
+        train_and_test = [
+            np.stack([pool(clip.features, sound_frames=frames, r=r) for clip in part])
+            for part in (train, test)
         ]
-        return each[0], each[1]
+        return train_and_test[0], train_and_test[1]
 
-    found = {
-        "random": of(random_scores(len(clips), seed=0), "one draw"),
-        "level": of(level.scores, f"{level.direction} is anomalous: chosen with the test labels"),
-    }
-    if len(train) < 2:
-        return found
-    heard = [clip.clip for clip in train]
-    mean_train, mean_test = pooled(1.0)
-    twfr_train, twfr_test = pooled(_TWFR_R)
-    return {
-        **found,
-        "mean_gmm": of(
-            by_section(gmm_scores, mean_train, heard, mean_test, own), "mean log-mel, 2 components"
-        ),
-        "twfr_gmm": of(
-            by_section(gmm_scores, twfr_train, heard, twfr_test, own), f"r = {_TWFR_R:g}"
-        ),
-        "knn": of(
-            by_section(nearest_neighbour_scores, mean_train, heard, mean_test, own),
-            "mean log-mel, k = 1",
-        ),
-    }
+    if len(train) >= _FEWEST_TO_COMPARE_WITH:
+        heard = [clip.clip for clip in train]
+        mean_train, mean_test = pooled(1.0)
+        twfr_train, twfr_test = pooled(_TWFR_R)
+        found |= {
+            "mean_gmm": (
+                by_section(gmm_scores, mean_train, heard, mean_test, own),
+                "mean log-mel, 2 components",
+            ),
+            "twfr_gmm": (
+                by_section(gmm_scores, twfr_train, heard, twfr_test, own),
+                f"the same with r = {_TWFR_R:g}",
+            ),
+            "knn": (
+                by_section(nearest_neighbour_scores, mean_train, heard, mean_test, own),
+                "mean log-mel, k = 1",
+            ),
+        }
+    resamples = draw_resamples(own, seed=0, group=original_of)
+    return Yardsticks(
+        {
+            name: line(rescored(clips, scores), "mean", resamples, remark)
+            for name, (scores, remark) in found.items()
+        },
+        {name: tuple(scores.tolist()) for name, (scores, _) in found.items()},
+    )
 
 
 def write_json(report: Report, path: Path) -> None:
@@ -554,6 +571,7 @@ def _rows(clips: Sequence[ScoredClip], how: ClipScore) -> list[ClipRow]:
             section=clip.clip.section,
             domain=clip.clip.domain,
             label=str(clip.clip.label),
+            recording=Path(original_of(clip.clip)).name,
             attributes=clip.clip.attributes,
             score=float(score),
             level_dbfs=round(clip.level_dbfs, 2),

@@ -30,6 +30,9 @@ from training.metrics import (
 GroupOf = Callable[[Clip], str]
 """Names the recording that a clip belongs to; clips of one name are drawn together."""
 
+Runs = Sequence[Sequence[ScoredClip]]
+"""The same clips as scored by one or more trainings of a detector."""
+
 RESAMPLES: Final = 1000
 
 
@@ -132,7 +135,7 @@ def paired_difference(
         DataError: the two have not scored the same clips.
     """
     return paired_difference_over_sets(
-        [(first, second)],
+        [([first], [second])],
         figure=figure,
         how=how,
         rule=rule,
@@ -143,7 +146,7 @@ def paired_difference(
 
 
 def paired_difference_over_sets(
-    pairs: Sequence[tuple[Sequence[ScoredClip], Sequence[ScoredClip]]],
+    pairs: Sequence[tuple[Runs, Runs]],
     *,
     figure: Figure = "official",
     how: tuple[ClipScore, ClipScore] = ("mean", "mean"),
@@ -155,7 +158,9 @@ def paired_difference_over_sets(
     """The same for the arithmetic mean over several data sets, each resampled by itself.
 
     Args:
-        pairs: for each data set the clips as scored by the first and by the second detector.
+        pairs: for each data set the clips as scored by the first and by the second detector. A
+            detector may have several runs, trained with different seeds: its figure is their mean,
+            each resample the same for all.
         figure: overall figure to compare.
         how: each detector's score of a clip.
         rule: official rule; None chooses for each set as `evaluate_scores` does.
@@ -167,26 +172,32 @@ def paired_difference_over_sets(
         None if there is no set, or one lacks a label.
 
     Raises:
-        DataError: the two have not scored the same clips.
+        DataError: the runs have not scored the same clips.
     """
     differences = []
-    for index, (first, second) in enumerate(pairs):
-        ordered = _by_path(first), _by_path(second)
-        _refuse_other_clips(*ordered)
+    for index, runs in enumerate(pairs):
+        ordered = [[_by_path(clips) for clips in detector] for detector in runs]
+        everyone = [clips for detector in ordered for clips in detector]
+        for clips in everyone[1:]:
+            _refuse_other_clips(everyone[0], clips)
         # A seed for each set: the same one would draw the clips of two sets in step.
         resamples = draw_resamples(
-            [clip.clip for clip in ordered[0]],
+            [clip.clip for clip in everyone[0]],
             seed=_seed_of_set(seed, index),
             count=count,
             group=group,
         )
         values = [
-            resampled_figure(clips, figure, how=score, rule=rule, resamples=resamples)
-            for clips, score in zip(ordered, how, strict=True)
+            [
+                resampled_figure(clips, figure, how=score, rule=rule, resamples=resamples)
+                for clips in detector
+            ]
+            for detector, score in zip(ordered, how, strict=True)
         ]
-        if values[0] is None or values[1] is None:
+        known = [[found for found in detector if found is not None] for detector in values]
+        if not all(known):
             return None
-        differences.append(values[0] - values[1])
+        differences.append(np.mean(known[0], axis=0) - np.mean(known[1], axis=0))
     if not differences:
         return None
     mean = np.mean(differences, axis=0)

@@ -7,6 +7,8 @@ quantisation, each a release of its own.
 
 from pathlib import Path
 
+import msgspec
+
 from contract.errors import ReleaseError
 from contract.release import MANIFEST_NAME, encode_manifest
 from node.release_store import Release, read_release
@@ -79,3 +81,22 @@ def variant_folders(folder: Path) -> dict[str, Path]:
         return {}
     found = sorted(variants.iterdir())
     return {path.name: path for path in found if (path / MANIFEST_NAME).is_file()}
+
+
+def take_variant(folder: Path, quantisation: str, *, name: str, version: int) -> Release:
+    """Another quantisation of a trained run, as a release of its own.
+
+    Raises:
+        DestinationError: the run has no such variant.
+        ReleaseError: it is damaged.
+    """
+    variants = variant_folders(folder)
+    if quantisation not in variants:
+        raise DestinationError(
+            f"{folder}: expected {VARIANTS_NAME}/{quantisation}, there is"
+            f" {', '.join(variants) or 'none'}; `training train` writes them all unless told"
+            " --no-variants"
+        )
+    found = read_release(variants[quantisation])
+    manifest = msgspec.structs.replace(found.manifest, name=name, version=version)
+    return Release(manifest, found.files)

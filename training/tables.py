@@ -3,8 +3,10 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from training.compare import Comparison
 from training.evaluate import Line, Report
-from training.intervals import Spread
+from training.intervals import Difference, Spread
+from training.reproduce import Cell, Table
 from training.train import Outcome
 
 
@@ -120,6 +122,72 @@ def evaluation_lines(report: Report) -> list[str]:
         f"{name}: {found.remark}" for name, found in report.yardsticks.items() if found.remark
     ]
     return [*lines, "", "yardsticks need no network: " + "; ".join(remarks)]
+
+
+def comparison_lines(found: Comparison) -> list[str]:
+    """Two runs side by side."""
+    rows = []
+    for figure, (first, second) in found.figures.items():
+        difference = found.differences[figure]
+        rows.append((figure, _number(first), _number(second), *_difference_cells(difference)))
+    return [
+        f"first:  {found.first}, {found.seeds[0]} seeds",
+        f"second: {found.second}, {found.seeds[1]} seeds",
+        f"{found.clips} clips, paired bootstrap over recordings",
+        "",
+        *_columns(("", "first", "second", "first ahead by", "95 % interval"), rows),
+    ]
+
+
+def table_lines(table: Table) -> list[str]:
+    """Every recipe and yardstick on every data set: official scores, mean and spread of seeds."""
+    rows = [
+        (
+            row.name,
+            *(_cell(row.cells[data]) for data in table.data),
+            _number(row.mean_official),
+            *_difference_cells(row.champion_ahead),
+        )
+        for row in table.rows
+    ]
+    heads = ("", *table.data, "mean", f"{table.champion} ahead by", "95 % interval")
+    lines = [
+        f"official score by the rule of {table.rule}, mean ± sd of {table.seeds} seeds",
+        "",
+        *_columns(heads, rows),
+    ]
+    if table.published:
+        lines += [
+            "",
+            "published for the development set:",
+            *_columns(
+                ("baseline", "official", "AUC", "AUC source", "AUC target", "pAUC"),
+                [
+                    (
+                        found.name,
+                        _number(found.official),
+                        _number(found.auc),
+                        _number(found.auc_source),
+                        _number(found.auc_target),
+                        _number(found.pauc),
+                    )
+                    for found in table.published
+                ],
+            ),
+            *(f"{found.name}: {found.source}" for found in table.published),
+        ]
+    return lines
+
+
+def _cell(cell: Cell) -> str:
+    spread = "" if cell.official_sd is None else f" ±{cell.official_sd:.3f}"
+    return _number(cell.official) + spread
+
+
+def _difference_cells(difference: Difference | None) -> tuple[str, str]:
+    if difference is None:
+        return "", ""
+    return f"{difference.point:+.3f}", f"{difference.low:+.3f}..{difference.high:+.3f}"
 
 
 _THRESHOLD_SOUND = {

@@ -1,0 +1,244 @@
+"""A training's figures as rows of the reference design's results table, for comparing machines.
+
+Sizes count 1000 to the next unit. What nobody measured is an empty cell, never 0.
+"""
+
+import csv
+import io
+import platform
+import subprocess
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from contract import VERSION
+from node.board import board_name, operating_system
+from training.evaluate import Report, RuntimeReport
+from training.metrics import Decision, Figures, Interval
+
+if TYPE_CHECKING:
+    from training.train import Outcome
+
+COLUMNS = (
+    "timestamp",
+    "git_hash",
+    "platform",
+    "device",
+    "cpu/npu/gpu",
+    "dataset",
+    "split",
+    "seed",
+    "model_name",
+    "bundle_size_mb",
+    "model_size_kb",
+    "params_millions",
+    "latency_ms_p50",
+    "latency_ms_p95",
+    "ttfi_ms",
+    "fps",
+    "peak_ram_mb",
+    "bandwidth_mb",
+    "power_w",
+    "metric_name",
+    "metric_value",
+    "notes",
+)
+"""Names and order of the reference design."""
+_LIBRARIES = ("numpy", "scipy", "scikit-learn", "tensorflow", "ai-edge-litert", "tflite-runtime")
+_GIT_SECONDS = 10
+
+
+class Environment(msgspec.Struct, frozen=True, kw_only=True):
+    """Where something was measured, and by which versions; it names no host, user or folder."""
+
+    platform: str
+    """Operating system and instruction set."""
+    device: str
+    """The board, or else the processor."""
+    git_hash: str | None
+    """Of the checkout that holds this package, `-dirty` behind it where files were changed."""
+    versions: dict[str, str]
+    """Of earshot, Python and the libraries that figures depend on."""
+
+
+def find_environment() -> Environment:
+    """The computer and the software that this runs on."""
+    return Environment(
+        platform=f"{operating_system()}, {platform.machine()}",
+        device=_device(),
+        git_hash=checkout_hash(Path(__file__).parent),
+        versions={"earshot": VERSION, "Python": platform.python_version(), **dict(_installed())},
+    )
+
+
+def checkout_hash(package: Path) -> str | None:
+    """The commit of the checkout that a package belongs to.
+
+    Args:
+        package: its folder.
+
+    Returns:
+        None without Git, outside a checkout, or where a checkout around it does not track it, as
+        with a virtual environment inside another project.
+    """
+    if _git(package, "ls-files", "--error-unmatch", "__init__.py") is None:
+        return None
+    return _git(package, "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*")
+
+
+def results_csv(outcome: "Outcome", environment: Environment) -> str:
+    """One row for each figure of the released variant, overall and in each domain.
+
+    `official`, `auc` and `pauc` are the report's; `f1`, `fpr` and `tpr` are those of the clips at
+    the release's threshold. Without labelled test clips there is one row, without a figure.
+
+    Returns:
+        comma-separated values (RFC 4180) of `COLUMNS`, one line of which is the heads.
+    """
+    text = io.StringIO()
+    table = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\r\n")
+    table.writeheader()
+    common = _common(outcome, environment)
+    for row in _rows(outcome):
+        notes = "; ".join(filter(None, (row.get("notes"), common["notes"])))
+        table.writerow({**common, **row, "notes": notes})
+    return text.getvalue()
+
+
+def _common(outcome: "Outcome", environment: Environment) -> dict[str, str]:
+    manifest = outcome.manifest
+    created = datetime.fromtimestamp(manifest.created_us / 1e6, UTC)
+    counts = [model.parameters for model in manifest.models]
+    known = [count for count in counts if count is not None]
+    library, trial = _timed(outcome.report)
+    latency = None if trial is None else trial.latency_ms
+    return {
+        "timestamp": created.isoformat(timespec="seconds"),
+        "git_hash": environment.git_hash or "",
+        "platform": environment.platform,
+        "device": environment.device,
+        # Both libraries run on the processor alone.
+        "cpu/npu/gpu": "cpu",
+        "dataset": manifest.training.data,
+        "seed": "" if manifest.training.seed is None else str(manifest.training.seed),
+        "model_name": manifest.label,
+        "model_size_kb": f"{manifest.models_bytes / 1e3:.3f}",
+        "params_millions": f"{sum(known) / 1e6:.6f}" if len(known) == len(counts) else "",
+        "latency_ms_p50": "" if latency is None else f"{latency.p50:.4f}",
+        "latency_ms_p95": "" if latency is None else f"{latency.p95:.4f}",
+        "notes": "; ".join(
+            filter(
+                None,
+                (
+                    f"recipe {outcome.recipe.name}",
+                    manifest.models[0].quantisation,
+                    latency and f"latency of the models alone in {library}",
+                ),
+            )
+        ),
+    }
+
+
+def _timed(report: Report | None) -> tuple[str, RuntimeReport | None]:
+    """The first library that ran the released variant."""
+    for variant in () if report is None else report.variants.values():
+        for name, trial in variant.runtimes.items():
+            if variant.released and trial.latency_ms is not None:
+                return f"{name} {trial.version or ''}".strip(), trial
+    return "", None
+
+
+def _rows(outcome: "Outcome") -> Iterator[dict[str, str]]:
+    report = outcome.report
+    if report is None:
+        yield {"notes": "no labelled test clips"}
+        return
+    at_threshold = report.thresholds["release"]
+    yield from _of_group(
+        "test",
+        report.overall,
+        at_threshold.overall,
+        # The rule of the year decides overall; a domain has no other than that of 2021.
+        official=(report.official, report.official_interval, f"rule of {report.rule}"),
+    )
+    for domain, figures in report.domains.items():
+        yield from _of_group(
+            f"{domain}_test",
+            figures,
+            at_threshold.domains[domain],
+            official=(figures.official, figures.official_interval, "rule of 2021"),
+        )
+
+
+def _of_group(
+    split: str,
+    figures: Figures,
+    decision: Decision,
+    *,
+    official: tuple[float | None, Interval | None, str],
+) -> Iterator[dict[str, str]]:
+    clips = f"{figures.normal_clips} normal and {figures.anomaly_clips} anomalous clips"
+    value, interval, rule = official
+    threshold = f"at {decision.threshold:.6g}"
+    found: Mapping[str, tuple[float | None, str]] = {
+        "auc": (figures.auc, f"{_interval(figures.auc_interval)}chance 0.5"),
+        "pauc": (figures.pauc, "FPR up to 0.1, standardised, chance 0.5"),
+        "official": (value, f"{_interval(interval)}{rule}, chance 0.5"),
+        "f1": (decision.f1, f"flag-all F1 {_figure(decision.flag_all_f1)}; {threshold}"),
+        "fpr": (decision.fpr, threshold),
+        "tpr": (decision.tpr, threshold),
+    }
+    for name, (number, notes) in found.items():
+        yield {
+            "split": split,
+            "metric_name": name,
+            "metric_value": _figure(number),
+            "notes": f"{notes}; {clips}",
+        }
+
+
+def _interval(interval: Interval | None) -> str:
+    return "" if interval is None else f"95 % interval {interval[0]:.4f} to {interval[1]:.4f}, "
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.6f}"
+
+
+def _device() -> str:
+    if Path("/proc/device-tree/model").exists():
+        return board_name()
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8", errors="replace").splitlines()
+    except OSError:
+        return board_name()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else board_name()
+
+
+def _installed() -> Iterator[tuple[str, str]]:
+    for name in _LIBRARIES:
+        try:
+            yield name, version(name)
+        except PackageNotFoundError:
+            continue
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            # Others may be at work in the checkout: its index is not to be refreshed.
+            ["git", "--no-optional-locks", *arguments],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=_GIT_SECONDS,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None if done.returncode == 0 else None
