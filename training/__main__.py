@@ -125,6 +125,7 @@ def _evaluate(options: argparse.Namespace) -> None:
             channel=options.channel,
         ),
         channel=options.channel,
+        room_noise=options.room_noise,
         tflite_python=_tflite_python(options),
         cache=_cache(options),
     )
@@ -331,17 +332,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.add_argument(
         "--threshold-from",
-        choices=("held-out", "sessions-left-out"),
-        default="held-out",
-        help="files that the model has not heard, or whole sessions (default: held-out)",
+        choices=("auto", "held-out", "sessions-left-out"),
+        default="auto",
+        help="files that the model has not heard, or whole sessions that models of the same recipe"
+        " have not heard; auto takes sessions where there are several",
     )
     train.add_argument(
         "--folds",
         type=_whole(0, 1000),
         default=5,
         metavar="N",
-        help="train anew without each of up to N sessions, to see what the threshold is worth"
-        " (default: 5)",
+        help="trainings without some of the sessions, to see what a threshold is worth for sessions"
+        " that were not heard; 0 is none (default: 5)",
     )
     train.add_argument("--quantisation", choices=QUANTISATIONS, help="in place of the recipe's")
     train.add_argument(
@@ -357,6 +359,12 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = _add(commands, "evaluate", _evaluate, "judge a release by labelled recordings")
     evaluate.add_argument("release", type=Path, metavar="RELEASE", help="the release's folder")
     _add_data_options(evaluate)
+    evaluate.add_argument(
+        "--room-noise",
+        type=Path,
+        metavar="DIR",
+        help="one folder of recordings for each kind (speech, rain): how often do they ring?",
+    )
     evaluate.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
 
     compare = _add(commands, "compare", _compare, "say which of two runs is better, and how surely")

@@ -9,8 +9,7 @@ Preparation is a mean per coefficient or band and ONE scale for all: on MFCC a s
 each coefficient makes the noise of the high ones as loud as the spectrum's shape.
 """
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import msgspec
@@ -92,23 +91,13 @@ def train(
     tf.config.experimental.enable_op_determinism()
     network = _NETWORKS[recipe.network](features)
     core = network.core()
-    core.compile(optimizer=tf.keras.optimizers.Adam(recipe.learning_rate), loss="mse")
-
-    def report(number: int, logs: Any) -> None:
-        epoch = Epoch(number + 1, float(logs["loss"]), float(logs["val_loss"]))
-        if not np.isfinite(epoch.train_loss):
-            raise TrainingError(
-                f"the loss became {epoch.train_loss} in epoch {epoch.number}; expected a number"
-            )
+    for epoch in _passes(network, core, recipe, features, held_out, seed=seed):
+        for loss in (epoch.train_loss, epoch.held_out_loss):
+            if not np.isfinite(loss):
+                raise TrainingError(
+                    f"the loss became {loss} in epoch {epoch.number}; expected a number"
+                )
         on_epoch(epoch)
-
-    core.fit(
-        network.batches(features, recipe.batch_size, seed=seed),
-        validation_data=network.batches(held_out, recipe.batch_size, seed=None),
-        epochs=recipe.epochs,
-        verbose=0,
-        callbacks=[tf.keras.callbacks.LambdaCallback(on_epoch_end=report)],
-    )
     given = tf.keras.Input(batch_shape=(1, *features.shape[1:]))
     return Trained(
         graph=tf.keras.Model(given, network.graph(given, core)),
@@ -118,42 +107,92 @@ def train(
     )
 
 
-class _Batches(tf.keras.utils.PyDataset):  # type: ignore[misc]
-    """Prepared arrays in batches, made when they are needed, in a new order each epoch."""
+def _passes(
+    network: Any,
+    core: Any,
+    recipe: ModelRecipe,
+    features: Float32Array,
+    held_out: Float32Array,
+    *,
+    seed: int,
+) -> Iterator[Epoch]:
+    """Train one pass after another.
 
-    def __init__(
-        self,
-        count: int,
-        batch_size: int,
-        *,
-        seed: int | None,
-        prepare: Callable[[Any], Float32Array],
-    ) -> None:
-        super().__init__()
-        self._batch_size = batch_size
-        self._prepare = prepare
-        self._rng = None if seed is None else np.random.default_rng(seed)
-        self._order = np.arange(count)
-        self.on_epoch_end()
+    A pass is one call into TensorFlow. With `fit()`, which comes back to Python for each batch,
+    networks this small take two to ten times as long.
+    """
+    optimizer = tf.keras.optimizers.Adam(recipe.learning_rate)
+    optimizer.build(core.trainable_variables)
+    size = recipe.batch_size
 
-    def __len__(self) -> int:
-        return math.ceil(len(self._order) / self._batch_size)
+    def error(batch: Any, *, training: bool) -> Any:
+        return tf.reduce_mean(tf.square(core(batch, training=training) - batch))
 
-    def __getitem__(self, index: int) -> tuple[Float32Array, Float32Array]:
-        start = index * self._batch_size
-        batch = self._prepare(self._order[start : start + self._batch_size])
-        return batch, batch
+    @tf.function  # type: ignore[untyped-decorator]
+    def train_once(arrays: Any, order: Any) -> Any:
+        total = 0.0
+        for start in tf.range(0, len(order), size):
+            rows = order[start : start + size]
+            batch = network.take(arrays, rows)
+            with tf.GradientTape() as tape:
+                loss = error(batch, training=True)
+            gradients = tape.gradient(loss, core.trainable_variables)
+            optimizer.apply_gradients(zip(gradients, core.trainable_variables, strict=True))
+            total += loss * tf.cast(len(rows), tf.float32)
+        return total / tf.cast(len(order), tf.float32)
 
-    def on_epoch_end(self) -> None:
-        if self._rng is not None:
-            self._rng.shuffle(self._order)
+    @tf.function  # type: ignore[untyped-decorator]
+    def judge(arrays: Any, order: Any) -> Any:
+        total = 0.0
+        for start in tf.range(0, len(order), size):
+            rows = order[start : start + size]
+            loss = error(network.take(arrays, rows), training=False)
+            total += loss * tf.cast(len(rows), tf.float32)
+        return total / tf.cast(len(order), tf.float32)
+
+    heard, unheard = (tf.constant(network.prepared(part)) for part in (features, held_out))
+    order, in_turn = (
+        np.arange(network.examples(part), dtype=np.int32) for part in (heard, unheard)
+    )
+    rng = np.random.default_rng(seed)
+    for number in range(1, recipe.epochs + 1):
+        rng.shuffle(order)
+        train_loss = float(train_once(heard, tf.constant(order)))
+        yield Epoch(number, train_loss, float(judge(unheard, tf.constant(in_turn))))
 
 
-class _Reference:
+class _Network:
+    """What all networks have; a subclass says what the core is and what is around it."""
+
+    output: Literal["reconstruction", "residual"] = "residual"
+    float_operators: tuple[str, ...] = ("SUB", "MUL")
+
+    def core(self) -> Any:
+        """What is trained: an array in, one of the same shape out."""
+        raise NotImplementedError
+
+    def prepared(self, features: Float32Array) -> Float32Array:
+        """What the core sees of features, shape (n, coefficients, frames), or is taken from."""
+        raise NotImplementedError
+
+    def examples(self, arrays: Any) -> int:
+        """How many the prepared arrays hold."""
+        return len(arrays)
+
+    def take(self, arrays: Any, rows: Any) -> Any:
+        """A batch of them; runs inside TensorFlow's graph."""
+        return tf.gather(arrays, rows)
+
+    def graph(self, given: Any, core: Any) -> Any:
+        """What goes onto a node: features (1, coefficients, frames) in, `output` out."""
+        raise NotImplementedError
+
+
+class _Reference(_Network):
     """The reference design's network: raw MFCC in, their reconstruction out."""
 
-    output: Literal["reconstruction", "residual"] = "reconstruction"
-    float_operators: tuple[str, ...] = ()
+    output = "reconstruction"
+    float_operators = ()
 
     def __init__(self, features: Float32Array) -> None:
         if features.shape[1:] != (40, 64):
@@ -182,19 +221,15 @@ class _Reference:
         _check_reference(core)
         return core
 
-    def batches(self, features: Float32Array, batch_size: int, *, seed: int | None) -> Any:
-        pictures = features[..., None]
-        return _Batches(len(pictures), batch_size, seed=seed, prepare=lambda rows: pictures[rows])
+    def prepared(self, features: Float32Array) -> Float32Array:
+        return features[..., None]
 
     def graph(self, given: Any, core: Any) -> Any:
         return core(given[..., None])[..., 0]
 
 
-class _Pictures:
+class _Pictures(_Network):
     """What the convolutional networks share: MFCC as a picture, centred, scaled, padded inside."""
-
-    output: Literal["reconstruction", "residual"] = "residual"
-    float_operators: tuple[str, ...] = ("SUB", "MUL")
 
     def __init__(self, features: Float32Array) -> None:
         self._shape = features.shape[1:]
@@ -217,9 +252,9 @@ class _Pictures:
             ]
         )
 
-    def batches(self, features: Float32Array, batch_size: int, *, seed: int | None) -> Any:
-        pictures = _prepared(features, self._preparation)[..., None]
-        return _Batches(len(pictures), batch_size, seed=seed, prepare=lambda rows: pictures[rows])
+    def prepared(self, features: Float32Array) -> Float32Array:
+        pictures: Float32Array = _prepared(features, self._preparation)[..., None]
+        return pictures
 
     def graph(self, given: Any, core: Any) -> Any:
         prepared = _prepared(given, self._preparation)
@@ -273,11 +308,10 @@ class _Conv(_Pictures):
         ]
 
 
-class _Profile:
+class _Profile(_Network):
     """A dense autoencoder on the mean over time of a window's features."""
 
-    output: Literal["reconstruction", "residual"] = "residual"
-    float_operators: tuple[str, ...] = ("MEAN", "SUB", "MUL")
+    float_operators = ("MEAN", "SUB", "MUL", "STRIDED_SLICE")
 
     def __init__(self, features: Float32Array) -> None:
         self._preparation = prepare_frames(features.mean(axis=2, keepdims=True))
@@ -301,9 +335,11 @@ class _Profile:
             ]
         )
 
-    def batches(self, features: Float32Array, batch_size: int, *, seed: int | None) -> Any:
-        means = _prepared(features.mean(axis=2, keepdims=True), self._preparation)[..., 0]
-        return _Batches(len(means), batch_size, seed=seed, prepare=lambda rows: means[rows])
+    def prepared(self, features: Float32Array) -> Float32Array:
+        means: Float32Array = _prepared(features.mean(axis=2, keepdims=True), self._preparation)[
+            ..., 0
+        ]
+        return means
 
     def graph(self, given: Any, core: Any) -> Any:
         means = tf.keras.ops.mean(given, axis=2, keepdims=True)
@@ -311,14 +347,13 @@ class _Profile:
         return prepared - core(prepared)
 
 
-class _Dense:
+class _Dense(_Network):
     """The official baseline of DCASE 2021 Task 2 (autoencoder): five frames in, five frames out.
 
     As there, nothing is centred or scaled. Source: y-kawagu/dcase2021_task2_baseline_ae.
     """
 
-    output: Literal["reconstruction", "residual"] = "residual"
-    float_operators: tuple[str, ...] = ("SUB",)
+    float_operators = ("TRANSPOSE", "RESHAPE", "SLICE", "CONCATENATION", "SUB")
 
     def __init__(self, features: Float32Array) -> None:
         _, self._bands, self._frames = features.shape
@@ -338,16 +373,20 @@ class _Dense:
         ]
         return tf.keras.Sequential([tf.keras.Input((size,)), *hidden, layers.Dense(size)])
 
-    def batches(self, features: Float32Array, batch_size: int, *, seed: int | None) -> Any:
-        frames = np.ascontiguousarray(features.transpose(0, 2, 1))
+    def prepared(self, features: Float32Array) -> Float32Array:
+        return np.ascontiguousarray(features.transpose(0, 2, 1))
 
-        def stacked(rows: Any) -> Float32Array:
-            window, first = np.divmod(rows, self._vectors)
-            several = first[:, None] + np.arange(_STACKED_FRAMES)
-            vectors: Float32Array = frames[window[:, None], several].reshape(len(rows), -1)
-            return vectors
+    def examples(self, frames: Any) -> int:
+        return len(frames) * int(self._vectors)
 
-        return _Batches(len(frames) * self._vectors, batch_size, seed=seed, prepare=stacked)
+    def take(self, frames: Any, rows: Any) -> Any:
+        # Five times the memory, were all of them stacked before.
+        windows, first = rows // self._vectors, rows % self._vectors
+        stacked = [
+            tf.gather_nd(frames, tf.stack([windows, first + step], axis=1))
+            for step in range(_STACKED_FRAMES)
+        ]
+        return tf.concat(stacked, axis=1)
 
     def graph(self, given: Any, core: Any) -> Any:
         ops = tf.keras.ops

@@ -17,6 +17,7 @@ from contract.features import FeatureParams
 from contract.release import Manifest, Threshold
 from node.release_store import read_release
 from training.dataset import Clip, Dataset, Domain, find_dataset
+from training.disturbances import Disturbance, disturb
 from training.errors import DataError, DestinationError
 from training.feature_cache import ClipFeatures, FeatureCache, read_features
 from training.harden import original_of
@@ -47,6 +48,7 @@ from training.runtimes import try_runtimes
 from training.scoring import WindowChoice, chosen, scored, stacked
 from training.stream import Delays, FalseAlarms, detection_delays, false_alarms
 from training.thresholds import (
+    SessionCheck,
     ThresholdChoice,
     conformal_quantile,
     gamma_threshold,
@@ -66,6 +68,7 @@ YARDSTICK_FEATURES = FeatureParams(kind="logmel", n_fft=1024, frames=63)
 _TWFR_R = 0.98
 _CLIP_SCORES: tuple[ClipScore, ...] = ("mean", "top10", "max")
 _FEW_TEST_CLIPS = 20
+_FALSE_ALARM_RATE = 0.01
 _FEWEST_TO_COMPARE_WITH = 2
 
 
@@ -171,6 +174,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     """After the node's vote over windows at the release's threshold, overall and by domain."""
     false_alarms: FalseAlarms | None
     delays: Delays | None
+    room_noise: tuple[Disturbance, ...]
+    """Empty where none was asked for."""
     yardsticks: dict[str, Line]
     yardstick_scores: dict[str, tuple[float, ...]]
     """Of the clips, in their order."""
@@ -195,6 +200,8 @@ class Judgement(msgspec.Struct, frozen=True):
     yardsticks: Yardsticks
     held_out: Sequence[ScoredClip]
     """Normal clips that the release was not trained on; empty where none are known."""
+    unheard_sessions: ThresholdChoice | None
+    """From windows of sessions left out; None where training left none out."""
     recipe: str | None
     clip_score: ClipScore
     windows: WindowChoice
@@ -211,6 +218,8 @@ class EvaluateRequest(msgspec.Struct, frozen=True, kw_only=True):
     json: Path | None
     command: str
     channel: int | None
+    room_noise: Path | None
+    """Folder of noise by kind, to mix into the held-out clips; see `training.disturbances`."""
     tflite_python: Path | None
     cache: FeatureCache
 
@@ -225,6 +234,7 @@ def evaluate_release(request: EvaluateRequest, *, note: Note, progress: Progress
     dataset = find_dataset(request.data, request.machine)
     require_labels(dataset)
     metrics = _metrics_beside(request.release)
+    check = metrics.session_check
     tally = Tally()
     read = partial(
         read_features,
@@ -238,12 +248,15 @@ def evaluate_release(request: EvaluateRequest, *, note: Note, progress: Progress
     test = read(dataset.test, manifest.features)
     for line in tally.lines(manifest.features):
         note(line)
+    # Clips that are too short or silent may have been all there were.
+    require_labels(msgspec.structs.replace(dataset, test=tuple(clip.clip for clip in test)))
     judgement = Judgement(
         folder=request.release,
         dataset=dataset,
         test=test,
         yardsticks=yardsticks(dataset, [clip.clip for clip in test], read),
         held_out=_held_out(metrics, dataset),
+        unheard_sessions=None if check is None else check.threshold,
         recipe=manifest.training.recipe,
         clip_score=metrics.clip_score,
         windows=metrics.windows,
@@ -251,6 +264,19 @@ def evaluate_release(request: EvaluateRequest, *, note: Note, progress: Progress
         tflite_python=request.tflite_python,
     )
     report = judge(judgement)
+    if request.room_noise is not None:
+        noise = disturb(
+            request.release,
+            [
+                clip
+                for clip in dataset.train
+                if clip.path.relative_to(dataset.folder).as_posix() in metrics.held_out
+            ],
+            request.room_noise,
+            channel=request.channel,
+            progress=progress,
+        )
+        report = msgspec.structs.replace(report, room_noise=noise)
     if request.json is not None:
         write_json(report, request.json)
     return report
@@ -324,6 +350,7 @@ def judge(judgement: Judgement) -> Report:
             hop_seconds=hop_seconds,
             window_seconds=manifest.features.window_us / 1e6,
         ),
+        room_noise=(),
         yardsticks=judgement.yardsticks.lines,
         yardstick_scores=judgement.yardsticks.scores,
         variants=_variants(folders, trials, test, judgement.clip_score),
@@ -417,6 +444,7 @@ class _Beside(msgspec.Struct, kw_only=True):
     windows: WindowChoice = "all"
     held_out: dict[str, list[float]] = {}
     """Statistics of the windows of each held-out clip."""
+    session_check: SessionCheck | None = None
 
 
 def _metrics_beside(folder: Path) -> _Beside:
@@ -493,12 +521,16 @@ def _thresholds(
     if not judgement.held_out:
         return found
     scores = clip_scores(judgement.held_out, how)
+    windows = np.concatenate([clip.statistics for clip in judgement.held_out])
+    rate = manifest.threshold.false_alarm_rate or _FALSE_ALARM_RATE
     choices = {
+        "held_out": conformal_quantile(windows, false_alarm_rate=rate),
+        "conformal_0.10": conformal_quantile(scores, false_alarm_rate=0.1),
         "percentile_95": percentile_threshold(scores, 95),
         "gamma_90": gamma_threshold(scores, 0.9),
-        "conformal_0.10": conformal_quantile(scores, false_alarm_rate=0.1),
-        "conformal_0.01": conformal_quantile(scores, false_alarm_rate=0.01),
     }
+    if judgement.unheard_sessions is not None:
+        choices["sessions_left_out"] = judgement.unheard_sessions
     return found | {name: _threshold(clips, how, choice) for name, choice in choices.items()}
 
 

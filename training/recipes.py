@@ -32,6 +32,10 @@ class ModelRecipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     batch_size: Annotated[int, msgspec.Meta(ge=1, le=65_536)]
     learning_rate: Annotated[float, msgspec.Meta(gt=0, le=1)]
 
+    def __post_init__(self) -> None:
+        if self.error == "time_mean_mse" and self.network in ("profile", "dense"):
+            raise ValueError(f"time_mean_mse needs a residual over time, {self.network} has none")
+
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All hyper-parameters of a detector."""
@@ -47,6 +51,12 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     features: FeatureParams
     models: Annotated[tuple[ModelRecipe, ...], msgspec.Meta(min_length=1, max_length=4)]
     """Several make one statistic; see `contract.release.Manifest.statistic`."""
+
+    def __post_init__(self) -> None:
+        # Files of a release and losses are named by it.
+        networks = [model.network for model in self.models]
+        if len(set(networks)) < len(networks):
+            raise ValueError(f"expected each network once, got {', '.join(networks)}")
 
 
 def recipe_names() -> tuple[str, ...]:

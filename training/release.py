@@ -15,7 +15,8 @@ from node.release_store import Release, read_release
 from training.errors import DestinationError
 from training.staging import is_free, refuse_unwritable, staged_folder
 
-MODEL_NAME = "model.tflite"
+_MODEL_SUFFIX = ".tflite"
+MODEL_NAME = f"model{_MODEL_SUFFIX}"
 METRICS_NAME = "metrics.json"
 RESULTS_NAME = "results.csv"
 REPORT_NAME = "report.html"
@@ -41,6 +42,7 @@ def check_destination(folder: Path, *, overwrite: bool) -> None:
             f"{folder}: not empty and not a release, so it is left as it is"
         ) from error
     others = {path.name for path in folder.iterdir()} - listed - _BESIDE
+    others |= _strange_among_variants(folder)
     if others:
         raise DestinationError(
             f"{folder}: holds {min(others)}, which is not part of the release; take it away first"
@@ -100,3 +102,11 @@ def take_variant(folder: Path, quantisation: str, *, name: str, version: int) ->
     found = read_release(variants[quantisation])
     manifest = msgspec.structs.replace(found.manifest, name=name, version=version)
     return Release(manifest, found.files)
+
+
+def _strange_among_variants(folder: Path) -> set[str]:
+    return {
+        path.relative_to(folder).as_posix()
+        for path in (folder / VARIANTS_NAME).rglob("*")
+        if path.is_file() and path.name != MANIFEST_NAME and path.suffix != _MODEL_SUFFIX
+    }

@@ -176,7 +176,7 @@ def _run(
             seed=request.seed,
             seeds=request.seeds,
             false_alarm_rate=0.01,
-            threshold_from="held_out",
+            threshold_from="auto",
             folds=0,
             quantisation=own.quantisation,
             variants=request.variants,

@@ -136,7 +136,7 @@ def _common(outcome: "Outcome", environment: Environment) -> dict[str, str]:
                 (
                     f"recipe {outcome.recipe.name}",
                     manifest.models[0].quantisation,
-                    latency and f"latency of the models alone in {library}",
+                    f"latency of the models alone in {library}" if latency else None,
                 ),
             )
         ),

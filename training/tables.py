@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from training.compare import Comparison
+from training.disturbances import FALSE_ALARM_RATE, Disturbance
 from training.evaluate import Line, Report
 from training.intervals import Difference, Spread
 from training.reproduce import Cell, Table
@@ -21,7 +22,8 @@ def training_lines(outcome: Outcome, out: Path) -> list[str]:
         (
             "data",
             f"{outcome.train_files} files, {outcome.train_windows} windows to train on;"
-            f" {outcome.held_out_files} files, {threshold.calibration_windows} windows held out",
+            f" {outcome.held_out_files} files,"
+            f" {sum(map(len, outcome.held_out.values()))} windows held out",
         ),
         (
             "models",
@@ -80,7 +82,7 @@ def evaluation_lines(report: Report) -> list[str]:
         ),
         "",
         *_columns(
-            ("threshold", "value", "F1", "flag-all F1", "FPR", "TPR", "FPR source", "FPR target"),
+            ("threshold from", "value", "F1", "flag-all", "FPR", "TPR", "FPR src", "FPR tgt"),
             [
                 (
                     name,
@@ -118,6 +120,8 @@ def evaluation_lines(report: Report) -> list[str]:
             f" {_seconds(delays.p90_seconds)}; never: {_number(delays.never_detected)} of"
             f" {delays.splices}"
         )
+    if report.room_noise:
+        lines += ["", *_noise_lines(report.room_noise)]
     remarks = [
         f"{name}: {found.remark}" for name, found in report.yardsticks.items() if found.remark
     ]
@@ -208,6 +212,26 @@ def _session_rows(outcome: Outcome) -> list[tuple[str, str]]:
             f" {check.mean_share_above:.0%} of the windows of a session left out (worst"
             f" {check.worst_share_above:.0%})",
         )
+    ]
+
+
+def _noise_lines(noise: Sequence[Disturbance]) -> list[str]:
+    return [
+        f"room noise in held-out normal clips, thresholds for {FALSE_ALARM_RATE:.0%} of clean"
+        " windows of the same session:",
+        *_columns(
+            ("noise", "dB", "windows flagged", "clips with one", "clips alarmed by the vote"),
+            [
+                (
+                    found.kind,
+                    "-" if found.ratio_db is None else f"{found.ratio_db:g}",
+                    _number(found.windows_flagged),
+                    _number(found.clips_flagged),
+                    _number(found.clips_alarmed),
+                )
+                for found in noise
+            ],
+        ),
     ]
 
 

@@ -20,7 +20,7 @@ from contract.release import Manifest, Threshold, Training
 from node.detector import Detector
 from node.release_store import Release, read_release
 from node.runtime import Runtime, find_runtime
-from training.dataset import Dataset, find_dataset
+from training.dataset import FEW_SESSIONS, Dataset, find_dataset
 from training.errors import DataError
 from training.evaluate import Judgement, Line, Report, judge, line, yardsticks
 from training.feature_cache import ClipFeatures, FeatureCache, read_features
@@ -53,8 +53,8 @@ if TYPE_CHECKING:
 
 HOP_SECONDS = 1.0
 """Distance between the starts of two windows, in training and on the node."""
-ENOUGH_SESSIONS = 5
-"""Fewer than these, and a threshold says little about the next session."""
+LARGEST_RELEASE_MB = 0.60
+"""A Pi scores a larger one in time, too, but none of the detectors here needs more."""
 _HELD_OUT_SHARE = 0.2
 # Among takes of a steady machine the largest errors differ by some tens of percent.
 _ONE_FILE_FACTOR = 2.0
@@ -74,9 +74,10 @@ class TrainRequest(msgspec.Struct, frozen=True, kw_only=True):
     seeds: int
     """How many trainings, with `seed` and those that follow it; the first one is released."""
     false_alarm_rate: float
-    threshold_from: Literal["held_out", "sessions_left_out"]
+    threshold_from: Literal["auto", "held_out", "sessions_left_out"]
+    """`auto`: sessions left out where there are several, since a node will hear a new one."""
     folds: int
-    """At most so many sessions are left out in turn; 0 leaves out none."""
+    """Trainings without some of the sessions, at most one for each; below 2 there are none."""
     quantisation: Quantisation
     variants: bool
     """Also every other quantisation, into `variants/`."""
@@ -116,7 +117,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     train_windows: int
     held_out_files: int
     held_out: dict[str, list[float]]
-    """Statistics of the windows of each held-out clip, by file name."""
+    """Statistics of the windows of each held-out clip, by its path below the machine's folder."""
     sessions: tuple[str, ...]
     session_check: SessionCheck | None
     losses: dict[str, tuple["Epoch", ...]]
@@ -157,8 +158,8 @@ def train_release(request: TrainRequest, *, note: Note, progress: Progress) -> O
     stopwatch.lap("seeds")
 
     with staged_folder(request.out) as staging:
-        _put_releases(staging, released, variants, work)
-        report = _judge(staging, released, work, note, progress)
+        _put_releases(staging, released, variants, work, note)
+        report = _judge(staging, released, session_check, work, note=note, progress=progress)
         stopwatch.lap("evaluation")
         outcome = Outcome(
             manifest=read_release(staging).manifest,
@@ -166,7 +167,10 @@ def train_release(request: TrainRequest, *, note: Note, progress: Progress) -> O
             train_files=len(work.train),
             train_windows=len(stacked(work.train)),
             held_out_files=len(work.held_out),
-            held_out={c.clip.path.name: c.statistics.tolist() for c in released.held_out},
+            held_out={
+                c.clip.path.relative_to(work.dataset.folder).as_posix(): c.statistics.tolist()
+                for c in released.held_out
+            },
             sessions=work.dataset.sessions,
             session_check=session_check,
             losses=losses,
@@ -215,6 +219,14 @@ def _prepare(request: TrainRequest, note: Note, progress: Progress) -> _Work:
             f"expected at least 2 train clips of one window or more (one to train on, one to choose"
             f" the threshold from), got {len(usable)} of {len(dataset.train)}"
         )
+    if (
+        request.threshold_from == "sessions_left_out"
+        and min(request.folds, len(dataset.sessions)) < 2
+    ):
+        raise DataError(
+            "a threshold from sessions left out needs at least 2 sessions of normal sound and 2"
+            f" --folds, got {len(dataset.sessions)} and {request.folds}"
+        )
     _note_sessions(dataset, note)
     train, held_out = _split(usable, seed=request.seed)
     test = [clip for clip in of_recipe if clip.clip.split == "test"]
@@ -233,12 +245,12 @@ def _note_sessions(dataset: Dataset, note: Note) -> None:
     if not count:
         note(
             "the names of the recordings do not say which were made in one go: record at least"
-            f" {ENOUGH_SESSIONS} sessions, and calibrate on site"
+            f" {FEW_SESSIONS} sessions, and calibrate on site"
         )
-    elif count < ENOUGH_SESSIONS:
+    elif count < FEW_SESSIONS:
         note(
             f"{count} session{'s' if count > 1 else ''} of normal sound, expected at least"
-            f" {ENOUGH_SESSIONS}: the threshold will flag much of a new session's normal sound;"
+            f" {FEW_SESSIONS}: the threshold will flag much of a new session's normal sound;"
             " calibrate on site"
         )
 
@@ -343,27 +355,28 @@ def _identity(work: _Work) -> "Identity":
 
 
 def _leave_sessions_out(work: _Work, runtime: Runtime, progress: Progress) -> SessionCheck | None:
-    """Train anew without each session in turn: what a threshold is worth for the next one."""
+    """Train anew without some sessions in turn: what a threshold is worth for those unheard.
+
+    With more sessions than folds, neighbours in order of name are left out together.
+    """
     sessions = work.dataset.sessions
-    if work.request.folds == 0 or len(sessions) < 2:
+    count = min(work.request.folds, len(sessions))
+    if count < 2:
         return None
-    # Evenly over all, so that the first and the last are among them.
-    rows = np.linspace(0, len(sessions) - 1, min(work.request.folds, len(sessions)))
     folds = []
-    for session in [sessions[row] for row in rows.round().astype(int)]:
-        left_out = [clip for clip in work.usable if clip.clip.session == session]
-        others = [clip for clip in work.usable if clip.clip.session != session]
+    for names in np.array_split(np.array(sessions), count):
+        left_out = [clip for clip in work.usable if clip.clip.session in names]
+        others = [clip for clip in work.usable if clip.clip.session not in names]
         if len(others) < 2 or not left_out:
             continue
         train, held_out = _split(others, seed=work.request.seed)
         networks, _ = _fit(work, train, held_out, seed=work.request.seed, progress=progress)
         assembled = _assemble(work, networks, "float32", runtime, train=train, held_out=held_out)
-        detector = Detector(assembled.release, runtime)
         folds.append(
             Fold(
-                session=session,
+                session=str(names[0]) if len(names) == 1 else f"{names[0]} to {names[-1]}",
                 others=_windows(assembled.held_out),
-                left_out=statistics(detector, stacked(left_out)),
+                left_out=statistics(Detector(assembled.release, runtime), stacked(left_out)),
             )
         )
     return leave_one_session_out(folds, false_alarm_rate=work.request.false_alarm_rate)
@@ -376,13 +389,15 @@ def _set_threshold(
     note: Note,
 ) -> "Assembled":
     """The release with the threshold that was asked for, and what there is to say about it."""
+    method: Literal["held_out", "sessions_left_out"] = "held_out"
     choice = assembled.threshold
-    if request.threshold_from == "sessions_left_out":
-        if session_check is None:
-            raise DataError(
-                "a threshold from sessions left out needs at least 2 sessions of normal sound"
-            )
-        choice = session_check.threshold
+    if request.threshold_from == "sessions_left_out" and session_check is None:
+        raise DataError(
+            "a threshold from sessions left out needs at least 2 sessions of normal sound and"
+            " 2 --folds"
+        )
+    if session_check is not None and request.threshold_from != "held_out":
+        method, choice = "sessions_left_out", session_check.threshold
     else:
         suspicion = _rests_on_one_file(assembled.held_out, choice, request.false_alarm_rate)
         if suspicion is not None:
@@ -395,7 +410,7 @@ def _set_threshold(
         )
     threshold = Threshold(
         value=choice.value,
-        method=request.threshold_from,
+        method=method,
         false_alarm_rate=choice.false_alarm_rate,
         calibration_windows=choice.count,
     )
@@ -455,7 +470,11 @@ def _both_labels(test: Sequence[ClipFeatures]) -> bool:
 
 
 def _put_releases(
-    staging: Path, released: "Assembled", variants: dict[Quantisation, "Assembled"], work: _Work
+    staging: Path,
+    released: "Assembled",
+    variants: dict[Quantisation, "Assembled"],
+    work: _Work,
+    note: Note,
 ) -> None:
     """Write the release and its variants, each naming the libraries that have run it."""
     of_folder = {staging: released.release}
@@ -476,10 +495,25 @@ def _put_releases(
         )
         manifest = msgspec.structs.replace(release.manifest, models=models)
         put_release(folder, Release(manifest, release.files))
+    for trial in trials[0]:
+        if trial.outcome != "ran":
+            note(f"{trial.runtime} {trial.outcome}: {trial.reason}")
+    size_mb = released.release.manifest.models_bytes / 1e6
+    if size_mb > LARGEST_RELEASE_MB:
+        note(
+            f"the models have {size_mb:.2f} MB, expected at most {LARGEST_RELEASE_MB:.2f}: choose"
+            " another --quantisation"
+        )
 
 
 def _judge(
-    staging: Path, released: "Assembled", work: _Work, note: Note, progress: Progress
+    staging: Path,
+    released: "Assembled",
+    session_check: SessionCheck | None,
+    work: _Work,
+    *,
+    note: Note,
+    progress: Progress,
 ) -> Report | None:
     if not _both_labels(work.test):
         return None
@@ -500,6 +534,7 @@ def _judge(
             test=work.test,
             yardsticks=yardsticks(work.dataset, [clip.clip for clip in work.test], read),
             held_out=released.held_out,
+            unheard_sessions=None if session_check is None else session_check.threshold,
             recipe=request.recipe.name,
             clip_score=request.recipe.clip_score,
             windows=request.recipe.windows,
