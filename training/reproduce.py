@@ -20,7 +20,7 @@ from training.errors import DataError, DestinationError
 from training.evaluate import require_labels
 from training.feature_cache import FeatureCache
 from training.intervals import Difference, paired_difference_over_sets
-from training.metrics import Rule
+from training.metrics import Evaluation, Rule
 from training.progress import Progress
 from training.recipes import Recipe, with_epochs
 from training.recordings import Note
@@ -72,6 +72,8 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
     official_sd: float | None
     """Over seeds; None of a single one."""
     auc: float | None
+    auc_source: float | None
+    auc_target: float | None
     pauc: float | None
 
 
@@ -251,12 +253,24 @@ def _table(runs: Mapping[str, Mapping[str, Run]], rule: Rule, request: Reproduce
 def _cell(run: Run, rule: Rule) -> Cell:
     evaluations = run.evaluations(rule)
     officials = [e.official for e in evaluations if e.official is not None]
+    by_domain = [{"source": None, "target": None, **_aucs(e, rule)} for e in evaluations]
     return Cell(
-        official=float(np.mean(officials)) if officials else None,
+        official=_mean(officials),
         official_sd=float(np.std(officials, ddof=1)) if len(officials) > 1 else None,
         auc=_mean([e.overall.auc for e in evaluations]),
-        pauc=_mean([e.overall.pauc for e in evaluations]),
+        auc_source=_mean([aucs["source"] for aucs in by_domain]),
+        auc_target=_mean([aucs["target"] for aucs in by_domain]),
+        pauc=_mean(
+            [e.overall.pauc if rule == "2021" else e.overall_2022.pauc for e in evaluations]
+        ),
     )
+
+
+def _aucs(evaluation: Evaluation, rule: Rule) -> dict[str, float | None]:
+    if rule == "2021":
+        return {domain: figures.auc for domain, figures in evaluation.by_domain.items()}
+    overall = evaluation.overall_2022
+    return {"source": overall.auc_source, "target": overall.auc_target}
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

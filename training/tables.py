@@ -7,7 +7,7 @@ from training.compare import Comparison
 from training.disturbances import FALSE_ALARM_RATE, Disturbance
 from training.evaluate import Line, Report
 from training.intervals import Difference, Spread
-from training.reproduce import Cell, Table
+from training.reproduce import Cell, Published, Table
 from training.train import Outcome
 
 
@@ -163,22 +163,17 @@ def table_lines(table: Table) -> list[str]:
     if table.published:
         lines += [
             "",
-            "published for the development set:",
+            "in full, and what others have published for the development set:",
+            "",
             *_columns(
-                ("baseline", "official", "AUC", "AUC source", "AUC target", "pAUC"),
+                ("", "official", "AUC", "AUC source", "AUC target", "pAUC"),
                 [
-                    (
-                        found.name,
-                        _number(found.official),
-                        _number(found.auc),
-                        _number(found.auc_source),
-                        _number(found.auc_target),
-                        _number(found.pauc),
-                    )
-                    for found in table.published
+                    *((row.name, *_full(row.cells[table.data[0]])) for row in table.rows),
+                    *((f"{found.name} *", *_full(found)) for found in table.published),
                 ],
             ),
-            *(f"{found.name}: {found.source}" for found in table.published),
+            "",
+            *(f"* {found.name}: {found.source}" for found in table.published),
         ]
     return lines
 
@@ -186,6 +181,16 @@ def table_lines(table: Table) -> list[str]:
 def _cell(cell: Cell) -> str:
     spread = "" if cell.official_sd is None else f" ±{cell.official_sd:.3f}"
     return _number(cell.official) + spread
+
+
+def _full(figures: Cell | Published) -> tuple[str, ...]:
+    return (
+        _number(figures.official),
+        _number(figures.auc),
+        _number(figures.auc_source),
+        _number(figures.auc_target),
+        _number(figures.pauc),
+    )
 
 
 def _difference_cells(difference: Difference | None) -> tuple[str, str]:
