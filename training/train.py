@@ -31,10 +31,14 @@ from training.recipes import QUANTISATIONS, Quantisation, Recipe
 from training.recordings import Note, Tally
 from training.release import (
     METRICS_NAME,
+    REPORT_NAME,
+    RESULTS_NAME,
     VARIANTS_NAME,
     check_destination,
     put_release,
 )
+from training.report import extreme_windows, report_html
+from training.results import find_environment, results_csv
 from training.runtime_trial import statistics
 from training.runtimes import try_runtimes
 from training.scoring import chosen, scored, stacked
@@ -135,6 +139,8 @@ def train_release(request: TrainRequest, *, note: Note, progress: Progress) -> O
     Raises:
         EarshotError: the data, the destination or the training does not let it; nothing is written.
     """
+    notes: list[str] = []
+    note = _kept(notes, note)
     check_destination(request.out, overwrite=request.overwrite)
     runtime = find_runtime()
     stopwatch = _Stopwatch()
@@ -179,6 +185,19 @@ def train_release(request: TrainRequest, *, note: Note, progress: Progress) -> O
             seconds=stopwatch.laps,
         )
         _write_metrics(staging / METRICS_NAME, outcome)
+        environment = find_environment()
+        page = report_html(
+            outcome,
+            work.dataset,
+            windows=extreme_windows(
+                released.release, runtime, work.held_out if report is None else work.test
+            ),
+            notes=notes,
+            environment=environment,
+        )
+        (staging / REPORT_NAME).write_text(page, encoding="utf-8")
+        rows = results_csv(outcome, environment)
+        (staging / RESULTS_NAME).write_text(rows, encoding="utf-8", newline="")
     return outcome
 
 
@@ -557,6 +576,14 @@ def _write_metrics(path: Path, outcome: Outcome) -> None:
     document["recipe_settings"] = document.pop("recipe")
     text = json.dumps({**document, **report}, indent=1, allow_nan=False)
     path.write_text(text + "\n", encoding="utf-8")
+
+
+def _kept(notes: list[str], note: Note) -> Note:
+    def kept(text: str) -> None:
+        notes.append(text)
+        note(text)
+
+    return kept
 
 
 def _windows(clips: Sequence[ScoredClip]) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
