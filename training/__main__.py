@@ -1,36 +1,33 @@
 """`python -m training`: recordings in, releases out."""
 
 import argparse
-import math
 import os
 import re
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from contract.errors import EXIT_BAD_INPUT, EarshotError
 from contract.topics import RELEASE_NAME_PATTERN
 from node.synthetic import FAULTS, MACHINES
+from training.arguments import EXIT_PROBLEMS, Run, parser
 from training.errors import DataError, DestinationError
 from training.progress import on_terminal
-from training.recipes import DEFAULT_RECIPE, QUANTISATIONS, recipe_names, with_epochs
+from training.recipes import with_epochs
 
 if TYPE_CHECKING:
     from training.feature_cache import FeatureCache
     from training.synthesize import DatasetPlan
 
-_EXIT_PROBLEMS = 1
 _EXIT_INTERRUPTED = 130
-_MAX_SEED = 2**32 - 1
-_MAX_DESCRIPTION = 200
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    options = _parser().parse_args(arguments)
+    options = parser(_COMMANDS).parse_args(arguments)
     try:
         return options.run(options) or 0
     except EarshotError as error:
@@ -55,7 +52,7 @@ def _data(options: argparse.Namespace) -> int:
     if options.json is not None:
         write_json(report, options.json)
     print("\n".join(lines(report)), flush=True)
-    return _EXIT_PROBLEMS if report.problems else 0
+    return EXIT_PROBLEMS if report.problems else 0
 
 
 def _train(options: argparse.Namespace) -> None:
@@ -291,292 +288,6 @@ def _import(options: argparse.Namespace) -> None:
     )
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m training", description="Recordings of a healthy machine in, releases out."
-    )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    data = _add(commands, "data", _data, "say what a data set holds and what is wrong with it")
-    data.epilog = f"Exit code {_EXIT_PROBLEMS} says that training on it would be a mistake."
-    data.add_argument(
-        "folder", type=Path, metavar="DIR", help="the machine's folder or the one above"
-    )
-    data.add_argument("--machine", help="the machine's folder; not needed if there is only one")
-    data.add_argument("--json", type=Path, metavar="FILE", help="write all findings here as well")
-
-    train = _add(commands, "train", _train, "train a detector and write a release")
-    _add_data_options(train)
-    train.add_argument(
-        "--recipe",
-        default=DEFAULT_RECIPE,
-        metavar="NAME",
-        help=f"{', '.join(recipe_names())}, or a .toml file (default: {DEFAULT_RECIPE})",
-    )
-    _add_release_options(train)
-    train.add_argument("--seed", type=_whole(0, _MAX_SEED), default=42)
-    train.add_argument(
-        "--seeds",
-        type=_whole(1, 100),
-        default=3,
-        metavar="N",
-        help="trainings that differ in the seed alone; the first one is released (default: 3)",
-    )
-    train.add_argument("--epochs", type=_whole(1, 100_000), help="in place of the recipe's")
-    train.add_argument(
-        "--false-alarm-rate",
-        type=_share,
-        default=0.01,
-        metavar="SHARE",
-        help="share of normal windows that the threshold lets through (default: 0.01)",
-    )
-    train.add_argument(
-        "--threshold-from",
-        choices=("auto", "held-out", "sessions-left-out"),
-        default="auto",
-        help="files that the model has not heard, or whole sessions that models of the same recipe"
-        " have not heard; auto takes sessions where there are several",
-    )
-    train.add_argument(
-        "--folds",
-        type=_whole(0, 1000),
-        default=5,
-        metavar="N",
-        help="trainings without some of the sessions, to see what a threshold is worth for sessions"
-        " that were not heard; 0 is none (default: 5)",
-    )
-    train.add_argument("--quantisation", choices=QUANTISATIONS, help="in place of the recipe's")
-    train.add_argument(
-        "--no-variants", action="store_true", help="leave the other quantisations out"
-    )
-    train.add_argument(
-        "--unreadable",
-        choices=("refuse", "skip"),
-        default="refuse",
-        help="what to do about recordings that cannot be read (default: refuse)",
-    )
-
-    evaluate = _add(commands, "evaluate", _evaluate, "judge a release by labelled recordings")
-    evaluate.add_argument("release", type=Path, metavar="RELEASE", help="the release's folder")
-    _add_data_options(evaluate)
-    evaluate.add_argument(
-        "--room-noise",
-        type=Path,
-        metavar="DIR",
-        help="one folder of recordings for each kind (speech, rain): how often do they ring?",
-    )
-    evaluate.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
-
-    compare = _add(commands, "compare", _compare, "say which of two runs is better, and how surely")
-    for name in ("first", "second"):
-        compare.add_argument(
-            name,
-            type=Path,
-            metavar=name.upper(),
-            help="folder that `train` wrote, or a file of `evaluate --json`",
-        )
-    compare.add_argument("--rule", choices=("2021", "2022"), help="of the official score")
-
-    quantize = _add(
-        commands, "quantize", _quantize, "make a release of another quantisation of a trained run"
-    )
-    quantize.add_argument("run", type=Path, metavar="RUN", help="folder that `train` wrote")
-    quantize.add_argument("--to", choices=QUANTISATIONS, required=True)
-    _add_release_options(quantize, described=False)
-
-    reproduce = _add(
-        commands, "reproduce", _reproduce, "run recipes on data sets, beside published figures"
-    )
-    reproduce.add_argument(
-        "--data",
-        type=Path,
-        required=True,
-        action="append",
-        metavar="DIR",
-        help="recordings with labelled tests; may be given several times",
-    )
-    reproduce.add_argument("--machine", help="the machine's folder")
-    reproduce.add_argument(
-        "--year", type=_whole(2020, 2026), help="of the DCASE data: its rule, its baselines"
-    )
-    reproduce.add_argument(
-        "--recipes", default=",".join(recipe_names()), metavar="LIST", help="(default: all)"
-    )
-    reproduce.add_argument(
-        "--champion",
-        default=DEFAULT_RECIPE,
-        metavar="NAME",
-        help=f"whose lead over the others is given with intervals (default: {DEFAULT_RECIPE})",
-    )
-    reproduce.add_argument(
-        "--out",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        help="for the runs and table.json; runs that are there are not made again",
-    )
-    reproduce.add_argument("--seed", type=_whole(0, _MAX_SEED), default=42)
-    reproduce.add_argument("--seeds", type=_whole(1, 100), default=3, metavar="N")
-    reproduce.add_argument("--epochs", type=_whole(1, 100_000), help="in place of the recipes'")
-    reproduce.add_argument("--no-variants", action="store_true", help="one quantisation each")
-    _add_reading_options(reproduce)
-
-    synthesize = _add(
-        commands, "synthesize", _synthesize, "write a data set of generated machine sound"
-    )
-    synthesize.add_argument("--out", type=Path, required=True, metavar="DIR")
-    synthesize.add_argument(
-        "--machine",
-        help=f"which to generate, {' or '.join(MACHINES)} (default: {MACHINES[0]}); with --normals,"
-        " the machine's folder",
-    )
-    synthesize.add_argument(
-        "--units",
-        type=_units,
-        metavar="LIST",
-        help="individuals of the machine, one section each, such as 0-2,5 (default: 0-2)",
-    )
-    synthesize.add_argument("--seed", type=_whole(0, _MAX_SEED), default=0)
-    synthesize.add_argument(
-        "--train-clips",
-        type=_whole(0, 100_000),
-        metavar="N",
-        help="normal clips per unit to train on, in the source domain (default: 60)",
-    )
-    synthesize.add_argument(
-        "--target-clips",
-        type=_whole(0, 100_000),
-        metavar="N",
-        help="normal clips per unit to train on, in the target domain (default: 3)",
-    )
-    synthesize.add_argument(
-        "--test-clips",
-        type=_whole(0, 100_000),
-        metavar="N",
-        help="clips per unit and domain to test with, half of them anomalous (default: 20)",
-    )
-    synthesize.add_argument("--seconds", type=float, help="length of each clip (default: 10)")
-    synthesize.add_argument(
-        "--faults",
-        type=_names,
-        metavar="LIST",
-        help=f"what the anomalies have, in turn (default: {','.join(FAULTS)})",
-    )
-    synthesize.add_argument("--severity", type=float, help="of the faults, 0 to 1 (default: 0.5)")
-    _add_hard_options(synthesize)
-
-    import_ = _add(commands, "import", _import, "write a release around a .tflite from elsewhere")
-    import_.add_argument("file", type=Path, metavar="FILE.tflite")
-    import_.add_argument(
-        "--threshold",
-        type=_positive,
-        required=True,
-        help="mean squared error above which a window is an anomaly",
-    )
-    _add_release_options(import_)
-    return parser
-
-
-def _add_hard_options(synthesize: argparse.ArgumentParser) -> None:
-    hard = synthesize.add_argument_group("hard data sets")
-    hard.add_argument(
-        "--hard",
-        action="store_true",
-        help="anomalies are normal test clips with a fault planted into them; noise may be added",
-    )
-    hard.add_argument(
-        "--normals",
-        type=Path,
-        metavar="DATA",
-        help="a data set of recordings to take the normal sound from (default: generated sound)",
-    )
-    hard.add_argument(
-        "--planted",
-        type=_names,
-        metavar="LIST",
-        help="tone, clicks, modulation, hiss, speed, muffled (default: all)",
-    )
-    hard.add_argument(
-        "--severities",
-        type=_floats,
-        metavar="LIST",
-        help="of planted faults, 0 to 1 (default: 0.25,0.5,1)",
-    )
-    hard.add_argument(
-        "--noise",
-        type=Path,
-        metavar="NOISE_DIR",
-        help="recordings of a room's noise to mix into every clip, one folder per kind",
-    )
-    hard.add_argument(
-        "--noise-ratio-db",
-        type=_float,
-        metavar="DB",
-        help="rms of the machine over rms of the noise (default: 0)",
-    )
-    hard.add_argument(
-        "--keep-anomalies",
-        action="store_const",
-        const=True,
-        help="write the recorded anomalies in place of planted ones",
-    )
-    hard.add_argument(
-        "--level-dbfs",
-        type=_float,
-        metavar="DB",
-        help="rms of every clip, so that loudness gives nothing away (default: as recorded)",
-    )
-
-
-def _add(
-    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
-    name: str,
-    run: Callable[[argparse.Namespace], int | None],
-    text: str,
-) -> argparse.ArgumentParser:
-    parser = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
-    parser.set_defaults(run=run)
-    return parser
-
-
-def _add_data_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--data",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        help="recordings: the machine's folder or the one above (DCASE Task 2, or normal/ and"
-        " anomaly/; `python -m training data DIR` says what is there)",
-    )
-    parser.add_argument("--machine", help="the machine's folder; not needed if there is only one")
-    parser.add_argument(
-        "--channel", type=_whole(0, 255), help="of several, from 0 (default: all are mixed)"
-    )
-    _add_reading_options(parser)
-
-
-def _add_reading_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--cache", type=Path, metavar="DIR", help="where features are kept")
-    parser.add_argument("--no-cache", action="store_true", help="keep no features")
-    parser.add_argument(
-        "--tflite-python",
-        type=Path,
-        metavar="FILE",
-        help="Python of an environment that has tflite-runtime (default: .venv-tflite, if there)",
-    )
-
-
-def _add_release_options(parser: argparse.ArgumentParser, *, described: bool = True) -> None:
-    parser.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="the release's folder"
-    )
-    parser.add_argument("--name", help="of the release (default: the folder's name)")
-    parser.add_argument("--version", type=_whole(1, 999_999_999), default=1)
-    if described:
-        parser.add_argument("--description", type=_description)
-    parser.add_argument("--overwrite", action="store_true", help="replace a release that is there")
-
-
 def _release_name(options: argparse.Namespace) -> str:
     name: str = options.name or options.out.resolve().name
     if re.match(RELEASE_NAME_PATTERN, name) is None:
@@ -621,62 +332,16 @@ def _note(text: str) -> None:
     print(f"earshot training: {text}", file=sys.stderr)
 
 
-def _whole(low: int, high: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        value = int(text) if re.fullmatch(r"-?\d{1,12}", text) else None
-        if value is None or not low <= value <= high:
-            raise argparse.ArgumentTypeError(
-                f"expected a whole number of {low}..{high}, got {text!r}"
-            )
-        return value
-
-    return parse
-
-
-def _float(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
-
-
-def _share(text: str) -> float:
-    value = _float(text)
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"expected a share between 0 and 1, got {text!r}")
-    return value
-
-
-def _positive(text: str) -> float:
-    value = _float(text)
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
-    return value
-
-
-def _description(text: str) -> str:
-    if len(text) > _MAX_DESCRIPTION:
-        raise argparse.ArgumentTypeError(f"expected at most {_MAX_DESCRIPTION} characters")
-    return text
-
-
-def _units(text: str) -> tuple[int, ...]:
-    units: list[int] = []
-    for part in text.split(","):
-        match = re.fullmatch(r"(\d{1,9})(?:-(\d{1,9}))?", part.strip())
-        last = -1 if match is None else int(match[2] or match[1])
-        if match is None or not int(match[1]) <= last < int(match[1]) + 1000:
-            raise argparse.ArgumentTypeError(f"expected units such as 0-2,5, got {text!r}")
-        units += range(int(match[1]), last + 1)
-    return tuple(units)
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
-
-
-def _floats(text: str) -> tuple[float, ...]:
-    return tuple(_float(part) for part in _names(text))
+_COMMANDS: dict[str, Run] = {
+    "data": _data,
+    "train": _train,
+    "evaluate": _evaluate,
+    "compare": _compare,
+    "quantize": _quantize,
+    "reproduce": _reproduce,
+    "synthesize": _synthesize,
+    "import": _import,
+}
 
 
 if __name__ == "__main__":
