@@ -57,13 +57,25 @@ class Detector:
         """
         # A model that answers with infinity is told by the scorer, and needs no warning of NumPy's.
         with np.errstate(over="ignore", invalid="ignore"):
-            residuals = [_residual(model, loaded, features) for model, loaded in self._models]
+            residuals = self.residuals(features)
             errors = tuple(
                 _error(model, residual)
                 for (model, _), residual in zip(self._models, residuals, strict=True)
             )
             mse = _mean_square(residuals[0])
         return Judged(mse, self._statistic(errors), errors)
+
+    def residuals(self, features: Float32Array) -> tuple[Float32Array, ...]:
+        """What each model leaves over of one window.
+
+        Args:
+            features: float32 of the shape that the manifest's feature parameters give.
+
+        Returns:
+            The features less their reconstruction, in their shape, or the output of a model that
+            gives a residual, in its own.
+        """
+        return tuple(_residual(model, loaded, features) for model, loaded in self._models)
 
     @property
     def operators(self) -> tuple[str, ...]:

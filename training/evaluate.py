@@ -20,7 +20,7 @@ from training.dataset import Clip, Dataset, Domain, find_dataset
 from training.disturbances import Disturbance, disturb
 from training.errors import DataError, DestinationError
 from training.feature_cache import ClipFeatures, FeatureCache, read_features
-from training.harden import original_of
+from training.harden import original_of, planted_in
 from training.intervals import draw_resamples
 from training.metrics import (
     BoolArray,
@@ -34,6 +34,7 @@ from training.metrics import (
     Rule,
     ScoredClip,
     Vote,
+    auc,
     clip_scores,
     decisions,
     evaluate_scores,
@@ -143,6 +144,16 @@ class ClipRow(msgspec.Struct, frozen=True, kw_only=True):
     level_dbfs: float
 
 
+class FaultFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """How well planted faults of one kind or severity are heard."""
+
+    clips: int
+    auc: float | None
+    """Against all normal clips."""
+    above_original: float
+    """Share of them that score above the very clip that they were planted in: 0.5 is chance."""
+
+
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     """All that labelled recordings say about a release."""
 
@@ -174,6 +185,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     """After the node's vote over windows at the release's threshold, overall and by domain."""
     false_alarms: FalseAlarms | None
     delays: Delays | None
+    faults: dict[str, FaultFigures]
+    """By kind and by severity; empty unless faults were planted by `synthesize --hard`."""
     room_noise: tuple[Disturbance, ...]
     """Empty where none was asked for."""
     yardsticks: dict[str, Line]
@@ -350,6 +363,7 @@ def judge(judgement: Judgement) -> Report:
             hop_seconds=hop_seconds,
             window_seconds=manifest.features.window_us / 1e6,
         ),
+        faults=_faults(clips, judgement.clip_score),
         room_noise=(),
         yardsticks=judgement.yardsticks.lines,
         yardstick_scores=judgement.yardsticks.scores,
@@ -547,6 +561,31 @@ def _threshold(
         overall=by_group["overall"],
         domains={domain: by_group[domain] for domain in domains if domain in by_group},
     )
+
+
+def _faults(clips: Sequence[ScoredClip], how: ClipScore) -> dict[str, FaultFigures]:
+    scores = dict(
+        zip((str(clip.clip.path) for clip in clips), clip_scores(clips, how), strict=True)
+    )
+    normals = [scores[str(clip.clip.path)] for clip in clips if not clip.is_anomaly]
+    groups: dict[str, list[tuple[float, float]]] = {}
+    for clip in clips:
+        planted = planted_in(clip.clip)
+        original = original_of(clip.clip)
+        if planted is not None and original in scores:
+            pair = scores[str(clip.clip.path)], scores[original]
+            for group in (planted.fault, f"severity {planted.severity:g}"):
+                groups.setdefault(group, []).append(pair)
+    found = {}
+    for group, pairs in sorted(groups.items()):
+        own = np.array([score for score, _ in pairs])
+        labels = np.repeat([False, True], [len(normals), len(own)])
+        found[group] = FaultFigures(
+            clips=len(pairs),
+            auc=auc(labels, np.concatenate([normals, own])),
+            above_original=float(np.mean([score > original for score, original in pairs])),
+        )
+    return found
 
 
 def _variants(

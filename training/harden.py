@@ -198,10 +198,28 @@ def original_of(clip: Clip) -> str:
     Raises:
         DataError: the data set's table cannot be read.
     """
-    table = clip.path.parent.parent / f"attributes_{clip.section}.csv"
-    if not table.is_file() or clip.path.name not in _planted(table, table.stat().st_mtime_ns):
+    if planted_in(clip) is None:
         return str(clip.path)
     return str(clip.path.with_name(clip.path.name.replace("_test_anomaly_", "_test_normal_")))
+
+
+class Planted(msgspec.Struct, frozen=True):
+    """The fault of a clip in a hard data set."""
+
+    fault: str
+    severity: float
+
+
+def planted_in(clip: Clip) -> Planted | None:
+    """What was planted in a clip; None in an original, and in data sets of other kinds.
+
+    Raises:
+        DataError: the data set's table cannot be read.
+    """
+    table = clip.path.parent.parent / f"attributes_{clip.section}.csv"
+    if not table.is_file():
+        return None
+    return _planted(table, table.stat().st_mtime_ns).get(clip.path.name)
 
 
 def assign_faults(count: int, plan: HardPlan, rng: np.random.Generator) -> list[tuple[str, float]]:
@@ -431,14 +449,16 @@ def _write_table(entries: list[_Entry], path: Path) -> None:
 
 
 @lru_cache(maxsize=64)
-def _planted(path: Path, changed_ns: int) -> frozenset[str]:
-    """The names of the planted copies; none in a table of another kind."""
+def _planted(path: Path, changed_ns: int) -> dict[str, Planted]:
+    """What was planted, by the copies' names; empty for a table of another kind."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
-            return frozenset(
-                row["file_name"] for row in csv.DictReader(stream) if row.get("severity")
-            )
-    except (OSError, csv.Error, UnicodeDecodeError, KeyError) as error:
+            return {
+                row["file_name"]: Planted(row["fault"], float(row["severity"]))
+                for row in csv.DictReader(stream)
+                if row.get("severity")
+            }
+    except (OSError, csv.Error, UnicodeDecodeError, KeyError, ValueError) as error:
         raise DataError(f"{path}: expected a table in UTF-8, comma-separated: {error}") from error
 
 

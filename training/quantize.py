@@ -60,16 +60,18 @@ def widened(normal: Float32Array, *, count: int) -> Float32Array:
 
     Returns:
         float32, shape (count, coefficients, frames). Every second one is moved by noise of 0.5 to 4
-        standard deviations of its coefficient and by an offset of the same size.
+        standard deviations of its coefficient over frames, and by an offset of 0.5 to 4 standard
+        deviations of its mean over windows.
     """
     rng = np.random.default_rng(0)
     rows = np.linspace(0, len(normal) - 1, count).round().astype(int)
     chosen: Float32Array = normal[rows].copy()
-    spread = normal.std(axis=(0, 2), dtype=np.float64)[:, None]
+    of_frames = normal.std(axis=(0, 2), dtype=np.float64)[:, None]
+    of_means = normal.mean(axis=2, dtype=np.float64).std(axis=0)[:, None]
     for index in range(1, count, 2):
-        strength = rng.uniform(0.5, 4.0) * spread
-        noise = rng.normal(size=chosen[index].shape) + rng.normal(size=spread.shape)
-        chosen[index] += (strength * noise).astype(np.float32)
+        noise = of_frames * rng.normal(size=chosen[index].shape)
+        offset = of_means * rng.normal(size=of_means.shape)
+        chosen[index] += (rng.uniform(0.5, 4.0) * (noise + offset)).astype(np.float32)
     return chosen
 
 

@@ -1,11 +1,11 @@
 """What `train`, `evaluate` and `compare` print: figures in columns, for a terminal of 80."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from training.compare import Comparison
 from training.disturbances import FALSE_ALARM_RATE, Disturbance
-from training.evaluate import Line, Report
+from training.evaluate import FaultFigures, Line, Report
 from training.intervals import Difference, Spread
 from training.reproduce import Cell, Published, Table
 from training.train import Outcome
@@ -120,6 +120,8 @@ def evaluation_lines(report: Report) -> list[str]:
             f" {_seconds(delays.p90_seconds)}; never: {_number(delays.never_detected)} of"
             f" {delays.splices}"
         )
+    if report.faults:
+        lines += ["", *_fault_lines(report.faults)]
     if report.room_noise:
         lines += ["", *_noise_lines(report.room_noise)]
     remarks = [
@@ -218,6 +220,16 @@ def _session_rows(outcome: Outcome) -> list[tuple[str, str]]:
             f" {check.worst_share_above:.0%})",
         )
     ]
+
+
+def _fault_lines(faults: Mapping[str, FaultFigures]) -> list[str]:
+    return _columns(
+        ("planted", "clips", "AUC", "above their original"),
+        [
+            (name, str(found.clips), _number(found.auc), _number(found.above_original))
+            for name, found in faults.items()
+        ],
+    )
 
 
 def _noise_lines(noise: Sequence[Disturbance]) -> list[str]:

@@ -90,6 +90,18 @@ def test_residual_in_the_features_shape_is_not_subtracted() -> None:
     assert (found.mse, found.statistic) == (4.0, 4.0)
 
 
+def test_residuals_are_those_of_each_model() -> None:
+    """A reconstruction is taken from the features, what is a residual already is left as it is."""
+    detector = Detector(
+        release_of(FakeModel({"add": 3}, STANDARD), residual(RESIDUAL, STANDARD)), RUNTIME
+    )
+
+    rebuilt, given = detector.residuals(COUNTED)
+
+    assert rebuilt.tolist() == np.full(FEATURES.shape, -3.0).tolist()
+    assert given.tolist() == RESIDUAL[0]
+
+
 def test_several_models_by_hand() -> None:
     """Errors 4 and 9; z scores 2 * (ln 4 - 1) and 4 * (ln 9 - 2); exp of both: 16 * 6561 / e^10."""
     found = judged(

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pytest
@@ -12,9 +13,39 @@ import soundfile
 
 from contract.features import FeatureParams, Float32Array
 from contract.release import Manifest, Model, Threshold, Training, describe_file
+from node.runtime import find_runtime
+from node.synthetic import FAULTS, MachineSound
+from training.dataset import find_dataset
+from training.feature_cache import ClipFeatures, FeatureCache, read_features
+from training.progress import silent
+from training.recipes import (
+    QUANTISATIONS,
+    NetworkName,
+    Quantisation,
+    Recipe,
+    read_recipe,
+    with_epochs,
+)
+from training.recordings import Tally
+from training.release import put_release
+from training.scoring import stacked
+from training.synthesize import generate
+
+if TYPE_CHECKING:
+    from training.assemble import Assembled
+    from training.autoencoders import Epoch, Trained
 
 ROOT = Path(__file__).parents[2]
 RATE_HZ = 16_000
+# Each network is one recipe's only model. With fewer epochs the error is still so large that
+# rounding does not show in it.
+EPOCHS: dict[NetworkName, int] = {
+    "reference": 15,
+    "repaired": 15,
+    "conv": 15,
+    "profile": 60,
+    "dense": 15,
+}
 
 WriteWav = Callable[..., Path]
 RunTraining = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -47,14 +78,21 @@ def write_wav() -> WriteWav:
 
 
 @pytest.fixture(scope="session")
-def run_training() -> RunTraining:
+def training_environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Environment variables for `python -m training`; features are kept for this test run alone."""
+    cache = str(tmp_path_factory.mktemp("cache"))
+    return {**os.environ, "PYTHONWARNINGS": "", "XDG_CACHE_HOME": cache}
+
+
+@pytest.fixture(scope="session")
+def run_training(training_environment: dict[str, str]) -> RunTraining:
     """Run `python -m training` with these arguments."""
 
     def run(arguments: Sequence[str | Path]) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
             [sys.executable, "-m", "training", *map(str, arguments)],
             cwd=ROOT,
-            env={**os.environ, "PYTHONWARNINGS": ""},
+            env=training_environment,
             capture_output=True,
             text=True,
             timeout=120,
@@ -106,3 +144,177 @@ def make_manifest() -> MakeManifest:
         )
 
     return make
+
+
+@pytest.fixture(scope="session")
+def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write a fan in the layout of DCASE 2021, its folder named so, and return the folder above.
+
+    Clips of 3 s, two windows each. Two sections, two domains, three sessions of normal sound of
+    5, 5 and 4 clips; 3 normal and 3 anomalous test clips of each section and domain.
+    """
+    folder = tmp_path_factory.mktemp("recordings") / "small"
+    for section, domain, day, clips in (
+        (0, "source", 1, 5),
+        (1, "source", 1, 5),
+        (0, "target", 2, 4),
+    ):
+        for index in range(clips):
+            name = f"section_{section:02d}_{domain}_train_normal_{index:04d}_day_{day}.wav"
+            _write_fan(folder / "fan" / "train" / name, section, domain, seed=index)
+    for section in (0, 1):
+        for domain in ("source", "target"):
+            for index in range(6):
+                label, fault = ("normal", None) if index < 3 else ("anomaly", FAULTS[index % 3])
+                name = f"section_{section:02d}_{domain}_test_{label}_{index:04d}.wav"
+                path = folder / "fan" / f"{domain}_test" / name
+                _write_fan(path, section, domain, seed=100 + index, fault=fault)
+    return folder
+
+
+def _write_fan(path: Path, unit: int, domain: str, *, seed: int, fault: str | None = None) -> None:
+    sound = MachineSound(
+        unit=unit,
+        seed=seed,
+        fault=fault,
+        seconds=3.0,
+        speed=1.0 if domain == "source" else 1.1,
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, generate(sound), RATE_HZ, subtype="PCM_16")
+
+
+class SmallFeatures(NamedTuple):
+    """The small data set's normal sound as one recipe hears it."""
+
+    recipe: Recipe
+    train: list[ClipFeatures]
+    held_out: list[ClipFeatures]
+
+
+class SmallNetwork(NamedTuple):
+    """A network of one recipe, trained for a moment on the small data set, and its releases."""
+
+    recipe: Recipe
+    train: Float32Array
+    held_out: list[ClipFeatures]
+    trained: "Trained"
+    epochs: list["Epoch"]
+    assembled: "dict[Quantisation, Assembled]"
+    folders: dict[Quantisation, Path]
+
+
+@pytest.fixture(scope="session")
+def small_features(small_data: Path) -> Callable[[str], SmallFeatures]:
+    """Compute features of the small data set for a recipe; every fourth clip is held out."""
+
+    def compute(name: str) -> SmallFeatures:
+        recipe = read_recipe(name)
+        clips = read_features(
+            find_dataset(small_data).train,
+            recipe.features,
+            hop_samples=RATE_HZ,
+            cache=FeatureCache(None),
+            unreadable="refuse",
+            tally=Tally(),
+            progress=silent,
+        )
+        train = [clip for index, clip in enumerate(clips) if index % 4]
+        return SmallFeatures(recipe, train, clips[::4])
+
+    return compute
+
+
+@pytest.fixture(scope="session")
+def small_networks(
+    small_features: Callable[[str], SmallFeatures], tmp_path_factory: pytest.TempPathFactory
+) -> dict[NetworkName, SmallNetwork]:
+    """Train each network in this process and write it as a release of each quantisation."""
+    from training.assemble import Identity, assemble
+    from training.autoencoders import train
+
+    root = tmp_path_factory.mktemp("networks")
+
+    def make(name: NetworkName, epochs: int) -> SmallNetwork:
+        recipe, clips, held_out = small_features(name)
+        recipe = with_epochs(recipe, epochs)
+        losses: list[Epoch] = []
+        normal = stacked(clips)
+        trained = train(recipe.models[0], normal, stacked(held_out), seed=7, on_epoch=losses.append)
+        identity = Identity(
+            name=name,
+            version=1,
+            created_us=0,
+            description="for a test",
+            window_hop_samples=RATE_HZ,
+            training=Training(
+                command="none",
+                recipe=name,
+                data="small",
+                files=len(clips),
+                windows=len(normal),
+                seed=7,
+                epochs=epochs,
+            ),
+        )
+        assembled = {
+            quantisation: assemble(
+                identity,
+                recipe,
+                [trained],
+                quantisation,
+                normal=normal,
+                held_out=held_out,
+                sessions=3,
+                false_alarm_rate=0.2,
+                runtime=find_runtime(),
+            )
+            for quantisation in QUANTISATIONS
+        }
+        folders = {quantisation: root / name / quantisation for quantisation in QUANTISATIONS}
+        for quantisation, folder in folders.items():
+            put_release(folder, assembled[quantisation].release)
+        return SmallNetwork(recipe, normal, held_out, trained, losses, assembled, folders)
+
+    return {name: make(name, epochs) for name, epochs in EPOCHS.items()}
+
+
+class Run(NamedTuple):
+    """A training that a person started."""
+
+    out: Path
+    done: "subprocess.CompletedProcess[str]"
+
+
+@pytest.fixture(scope="session")
+def duo_run(
+    small_data: Path, tmp_path_factory: pytest.TempPathFactory, run_training: RunTraining
+) -> Run:
+    """Train the default recipe for a moment, with two seeds and all variants."""
+    out = tmp_path_factory.mktemp("models") / "small-duo"
+    arguments = ["--epochs", "2", "--seeds", "2", "--folds", "0"]
+    return Run(out, run_training(["train", "--data", small_data, "--out", out, *arguments]))
+
+
+@pytest.fixture(scope="session")
+def profile_run(
+    small_data: Path, tmp_path_factory: pytest.TempPathFactory, run_training: RunTraining
+) -> Run:
+    """Train the recipe `profile` for a moment, leaving out each session in turn."""
+    out = tmp_path_factory.mktemp("models") / "small-profile"
+    arguments = ["--recipe", "profile", "--epochs", "2", "--seeds", "1", "--no-variants"]
+    return Run(out, run_training(["train", "--data", small_data, "--out", out, *arguments]))
+
+
+@pytest.fixture
+def tflite_python() -> Path:
+    """Python of the environment with tflite-runtime; a test without it is skipped, in CI fails."""
+    if sys.version_info >= (3, 12):
+        pytest.skip("tflite-runtime has no wheel for Python 3.12 and later")
+    python = ROOT / ".venv-tflite" / "bin" / "python"
+    if not python.exists():
+        missing = f"{python.relative_to(ROOT)} is missing: run `make test`"
+        if os.environ.get("EARSHOT_TESTS_REQUIRE_SERVERS") == "1":
+            pytest.fail(missing)
+        pytest.skip(missing)
+    return python

@@ -6,9 +6,9 @@ import pytest
 
 from contract.errors import ReleaseError
 from node.release_store import Release, read_release
-from tests.training.conftest import MakeManifest
+from tests.training.conftest import MakeManifest, Run
 from training.errors import DestinationError
-from training.release import put_release, variant_folders, write_release
+from training.release import check_destination, put_release, variant_folders, write_release
 
 CONTENT = {"model.tflite": b"a graph"}
 
@@ -94,3 +94,35 @@ def test_contradiction_is_not_written(tmp_path: Path, make_manifest: MakeManifes
         write_release(tmp_path / "fan", release)
 
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_training_wrote_may_be_replaced(duo_run: Run, make_manifest: MakeManifest) -> None:
+    """A training's folder holds nothing that would keep another from taking its place."""
+    assert {path.name for path in duo_run.out.iterdir()} >= {
+        "manifest.json",
+        "metrics.json",
+        "variants",
+        "conv.tflite",
+        "profile.tflite",
+    }
+
+    check_destination(duo_run.out, overwrite=True)
+    with pytest.raises(DestinationError, match="is a release already"):
+        check_destination(duo_run.out, overwrite=False)
+    assert set(variant_folders(duo_run.out)) == {"float32", "float16", "dynamic", "int8"}
+
+
+@pytest.mark.parametrize("name", ["variants/thesis.txt", "variants/int8/thesis.txt"])
+def test_what_lies_among_the_variants_is_not_lost(
+    tmp_path: Path, make_manifest: MakeManifest, name: str
+) -> None:
+    """A file that is not ours keeps a release from being replaced there, too."""
+    release = Release(make_manifest(b"a graph"), CONTENT)
+    write_release(tmp_path / "fan", release)
+    put_release(tmp_path / "fan/variants/int8", release)
+    (tmp_path / "fan" / name).write_text("years of work")
+
+    with pytest.raises(DestinationError, match=r"holds .*thesis\.txt"):
+        write_release(tmp_path / "fan", release, overwrite=True)
+
+    assert (tmp_path / "fan" / name).read_text() == "years of work"

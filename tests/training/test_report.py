@@ -15,6 +15,7 @@ from node.release_store import read_release
 from node.runtime import find_runtime
 from training.autoencoders import Epoch
 from training.dataset import Clip, Dataset, Domain, Label, Split
+from training.disturbances import Disturbance
 from training.evaluate import Judgement, Report, Yardsticks, judge, line
 from training.feature_cache import ClipFeatures
 from training.intervals import draw_resamples, mean_and_spread
@@ -417,6 +418,103 @@ def test_threshold_lies_where_the_axis_says() -> None:
     assert limit
     assert bars
     assert max(float(x) + float(width) for x, width in bars) <= float(limit[1])
+
+
+def test_room_noise_is_told_where_it_was_tried() -> None:
+    """Each kind and ratio has its shares, the clean sound first; without any there is no word."""
+    clean = Disturbance(
+        kind="none",
+        ratio_db=None,
+        windows=40,
+        windows_flagged=0.01,
+        clips=8,
+        clips_flagged=0.125,
+        clips_alarmed=0.0,
+    )
+    dog = msgspec.structs.replace(
+        clean, kind="dog", ratio_db=10.0, windows_flagged=0.5, clips=24, clips_alarmed=0.25
+    )
+    disturbed = msgspec.structs.replace(judged(), room_noise=(clean, dog))
+
+    words = Elements(page(outcome_of(disturbed))).words
+
+    assert "none - 8 1 % 12 % 0 % dog 10 24 50 % 12 % 25 %" in words
+    assert "Room noise" not in Elements(page(outcome_of(judged()))).words
+
+
+def test_every_threshold_is_named_in_words() -> None:
+    """No key of the evaluation stands on the page, and the release's says where it is from."""
+    report = judged()
+    release = report.thresholds["release"]
+    keys = ("held_out", "conformal_0.10", "percentile_95", "gamma_90", "sessions_left_out")
+    chosen = msgspec.structs.replace(release, method="sessions_left_out")
+    told = msgspec.structs.replace(
+        report, thresholds={"release": chosen, **dict.fromkeys(keys, release)}
+    )
+
+    words = Elements(page(outcome_of(told))).words
+
+    assert "the release's, from sessions left out" in words
+    assert not [key for key in keys if key in words]
+
+
+def test_groups_of_sessions_are_called_groups() -> None:
+    """With more sessions than trainings without some of them, nothing is said of each session."""
+    outcome = msgspec.structs.replace(outcome_of(None), sessions=("a", "b", "c"))
+
+    words = Elements(page(outcome)).words
+
+    assert "With each of 2 groups of sessions of normal sound left out" in words
+    assert "With each session" in Elements(page(outcome_of(None))).words
+
+
+def test_threshold_from_sessions_left_out_is_told_as_such() -> None:
+    """The release's threshold is not compared with itself."""
+    outcome = outcome_of(None)
+    assert outcome.session_check
+    found = outcome.session_check.threshold
+    threshold = msgspec.structs.replace(
+        outcome.manifest.threshold,
+        method="sessions_left_out",
+        value=found.value,
+        false_alarm_rate=found.false_alarm_rate,
+        calibration_windows=found.count,
+    )
+    manifest = msgspec.structs.replace(outcome.manifest, threshold=threshold)
+
+    words = Elements(page(msgspec.structs.replace(outcome, manifest=manifest))).words
+
+    assert "Hence the release's threshold: 5 % of all unheard windows cross it." in words
+    assert "The release's threshold is chosen from all these 80 windows." in words
+    assert "the threshold would be" not in words
+    assert "the threshold would be" in Elements(page(outcome)).words
+
+
+def test_least_that_a_training_leaves_makes_a_page() -> None:
+    """One seed, no variants, no sessions, no epochs and one window leave no empty section."""
+    report = msgspec.structs.replace(
+        judged(), variants={}, room_noise=(), false_alarms=None, delays=None
+    )
+    whole = outcome_of(report)
+    assert whole.seeds
+    one = mean_and_spread([0.75])
+    outcome = msgspec.structs.replace(
+        whole,
+        sessions=(),
+        session_check=None,
+        held_out={},
+        losses={},
+        seeds=Seeds(auc=one, pauc=one, official=one, each=whole.seeds.each[:1]),
+    )
+    shape = read_release(RELEASE).manifest.features.shape
+
+    elements = Elements(page(outcome, windows=[window(np.ones(shape, np.float32))]))
+
+    assert not elements.wrong
+    assert "Trained with one seed only" in elements.words
+    assert "the names do not say" in elements.words
+    for title in ("Variants", "left out of the training", "How the training went", "Operators"):
+        assert title not in elements.words
 
 
 def test_windows_show_what_a_model_leaves_over() -> None:
