@@ -158,6 +158,11 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
                 f"{self.label}: expected the log_error of each of several models, {model.file} has"
                 " none"
             )
+        if model.error == "time_mean_mse" and model.output_shape[-1] == 1:
+            raise ReleaseError(
+                f"{self.label}: expected the last dimension of {model.file}'s output to be time,"
+                f" got {model.output_shape}"
+            )
         shapes = [("input", model.input_shape)]
         if model.output == "reconstruction":
             shapes.append(("output", model.output_shape))

@@ -99,6 +99,7 @@ def _train(options: argparse.Namespace) -> None:
             threshold_from=options.threshold_from,
             folds=options.folds,
             quantisation=options.quantisation,
+            unreadable=None if options.unreadable == "refuse" else options.unreadable,
             channel=options.channel,
         ),
     )

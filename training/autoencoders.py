@@ -358,6 +358,10 @@ class _Dense(_Network):
     def __init__(self, features: Float32Array) -> None:
         _, self._bands, self._frames = features.shape
         self._vectors = self._frames - _STACKED_FRAMES + 1
+        if self._vectors < 1:
+            raise TrainingError(
+                f"Expected features of {_STACKED_FRAMES} frames or more, got {self._frames}"
+            )
 
     def core(self) -> Any:
         layers = tf.keras.layers

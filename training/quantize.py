@@ -59,9 +59,11 @@ def widened(normal: Float32Array, *, count: int) -> Float32Array:
         count: how many to give; drawn evenly from `normal`.
 
     Returns:
-        float32, shape (count, coefficients, frames). Every second one is moved by noise of 0.5 to 4
-        standard deviations of its coefficient over frames, and by an offset of 0.5 to 4 standard
-        deviations of its mean over windows.
+        float32, shape (count, coefficients, frames). Every second one is moved by noise of 0.25 to
+        1 standard deviations of its coefficient over frames, and by an offset of as many of its
+        mean over windows. Wider, and normal sound has too few of the 255 steps: with 0.5 to 4, the
+        error of normal windows was 1.1 to 2 times that of float32; with nothing, strange windows
+        saturated (rank correlation with float32 .976 for one network).
     """
     rng = np.random.default_rng(0)
     rows = np.linspace(0, len(normal) - 1, count).round().astype(int)
@@ -71,7 +73,7 @@ def widened(normal: Float32Array, *, count: int) -> Float32Array:
     for index in range(1, count, 2):
         noise = of_frames * rng.normal(size=chosen[index].shape)
         offset = of_means * rng.normal(size=of_means.shape)
-        chosen[index] += (rng.uniform(0.5, 4.0) * (noise + offset)).astype(np.float32)
+        chosen[index] += (rng.uniform(0.25, 1.0) * (noise + offset)).astype(np.float32)
     return chosen
 
 

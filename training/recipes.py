@@ -17,7 +17,7 @@ from training.errors import RecipeError
 NetworkName = Literal["reference", "repaired", "conv", "profile", "dense"]
 Quantisation = Literal["float32", "float16", "dynamic", "int8"]
 QUANTISATIONS: tuple[Quantisation, ...] = ("float32", "float16", "dynamic", "int8")
-DEFAULT_RECIPE = "duo"
+DEFAULT_RECIPE = "profile"
 
 _FOLDER = Path(__file__).with_suffix("")
 
@@ -81,7 +81,7 @@ def read_recipe(name_or_path: str) -> Recipe:
         raise RecipeError(f"{path}: expected a file name of lower-case letters, digits and hyphens")
     try:
         found = msgspec.toml.decode(path.read_bytes())
-        return msgspec.convert({"name": path.stem, **found}, Recipe)
+        return msgspec.convert({**found, "name": path.stem}, Recipe)
     except OSError as error:
         raise RecipeError(f"{path}: cannot read: {error.strerror}") from error
     except (msgspec.MsgspecError, FeatureError, UnicodeDecodeError) as error:

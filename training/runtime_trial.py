@@ -70,7 +70,8 @@ def try_release(folder: Path, features: Float32Array) -> RuntimeTrial:
     runtime = find_runtime()
     try:
         detector = Detector(read_release(folder), runtime)
-    except ReleaseError as error:
+        of_windows = statistics(detector, features)
+    except (ReleaseError, RuntimeError) as error:
         return RuntimeTrial(
             runtime=runtime.name,
             version=runtime.version,
@@ -87,7 +88,7 @@ def try_release(folder: Path, features: Float32Array) -> RuntimeTrial:
         reason=None,
         operators=detector.operators,
         latency_ms=latency(detector, features),
-        statistics=statistics(detector, features),
+        statistics=of_windows,
     )
 
 

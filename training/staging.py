@@ -24,6 +24,8 @@ def staged_folder(destination: Path) -> Iterator[Path]:
     staging = parent / f".{destination.name}.{os.getpid()}.part"
     try:
         parent.mkdir(parents=True, exist_ok=True)
+        # Of a process with this number that was killed: in a container it is often the same.
+        shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir()
     except OSError as error:
         raise DestinationError(f"cannot write into {parent}: {error.strerror}") from error

@@ -21,7 +21,7 @@ from node.detector import Detector
 from node.release_store import Release, read_release
 from node.runtime import Runtime, find_runtime
 from training.dataset import FEW_SESSIONS, Dataset, find_dataset
-from training.errors import DataError
+from training.errors import DataError, TrainingError
 from training.evaluate import Judgement, Line, Report, judge, line, yardsticks
 from training.feature_cache import ClipFeatures, FeatureCache, read_features
 from training.intervals import Spread, mean_and_spread
@@ -150,16 +150,14 @@ def train_release(request: TrainRequest, *, note: Note, progress: Progress) -> O
     networks, losses = _fit(work, work.train, work.held_out, seed=request.seed, progress=progress)
     stopwatch.lap("training")
 
-    quantisations = QUANTISATIONS if request.variants else (request.quantisation,)
-    variants = {
-        quantisation: _assemble(work, networks, quantisation, runtime)
-        for quantisation in quantisations
-    }
+    variants = _variants(work, networks, runtime, note)
     stopwatch.lap("export")
 
     session_check = _leave_sessions_out(work, runtime, progress)
     stopwatch.lap("sessions")
-    released = _set_threshold(variants[request.quantisation], session_check, request, note)
+    threshold = _choose_threshold(variants[request.quantisation], session_check, request, note)
+    variants = {name: _with_threshold(found, threshold) for name, found in variants.items()}
+    released = variants[request.quantisation]
     seeds = _other_seeds(work, released.release, runtime, progress)
     stopwatch.lap("seeds")
 
@@ -325,6 +323,22 @@ def _watch(epochs: list["Epoch"], bar: Iterator[int]) -> Callable[["Epoch"], Non
     return on_epoch
 
 
+def _variants(
+    work: _Work, networks: Sequence["Trained"], runtime: Runtime, note: Note
+) -> dict[Quantisation, "Assembled"]:
+    """The release's quantisation and, if asked for, all others that work."""
+    request = work.request
+    found = {}
+    for quantisation in QUANTISATIONS if request.variants else (request.quantisation,):
+        try:
+            found[quantisation] = _assemble(work, networks, quantisation, runtime)
+        except TrainingError as error:
+            if quantisation == request.quantisation:
+                raise
+            note(f"no {quantisation} variant: {error}")
+    return found
+
+
 def _assemble(
     work: _Work,
     networks: Sequence["Trained"],
@@ -390,7 +404,9 @@ def _leave_sessions_out(work: _Work, runtime: Runtime, progress: Progress) -> Se
             continue
         train, held_out = _split(others, seed=work.request.seed)
         networks, _ = _fit(work, train, held_out, seed=work.request.seed, progress=progress)
-        assembled = _assemble(work, networks, "float32", runtime, train=train, held_out=held_out)
+        assembled = _assemble(
+            work, networks, work.request.quantisation, runtime, train=train, held_out=held_out
+        )
         folds.append(
             Fold(
                 session=str(names[0]) if len(names) == 1 else f"{names[0]} to {names[-1]}",
@@ -401,22 +417,22 @@ def _leave_sessions_out(work: _Work, runtime: Runtime, progress: Progress) -> Se
     return leave_one_session_out(folds, false_alarm_rate=work.request.false_alarm_rate)
 
 
-def _set_threshold(
+def _choose_threshold(
     assembled: "Assembled",
     session_check: SessionCheck | None,
     request: TrainRequest,
     note: Note,
-) -> "Assembled":
-    """The release with the threshold that was asked for, and what there is to say about it."""
+) -> Threshold:
+    """The threshold that was asked for, and what there is to say about it."""
     method: Literal["held_out", "sessions_left_out"] = "held_out"
     choice = assembled.threshold
-    if request.threshold_from == "sessions_left_out" and session_check is None:
+    if session_check is not None and request.threshold_from != "held_out":
+        method, choice = "sessions_left_out", session_check.threshold
+    elif request.threshold_from == "sessions_left_out":
         raise DataError(
             "a threshold from sessions left out needs at least 2 sessions of normal sound and"
             " 2 --folds"
         )
-    if session_check is not None and request.threshold_from != "held_out":
-        method, choice = "sessions_left_out", session_check.threshold
     else:
         suspicion = _rests_on_one_file(assembled.held_out, choice, request.false_alarm_rate)
         if suspicion is not None:
@@ -427,12 +443,18 @@ def _set_threshold(
             f" {request.false_alarm_rate:g}; the threshold is their largest statistic, for a rate"
             f" of {choice.false_alarm_rate:.2g}"
         )
-    threshold = Threshold(
+    return Threshold(
         value=choice.value,
         method=method,
         false_alarm_rate=choice.false_alarm_rate,
         calibration_windows=choice.count,
     )
+
+
+def _with_threshold(assembled: "Assembled", threshold: Threshold) -> "Assembled":
+    """The quantisation with the release's threshold, unless it has held-out windows of its own."""
+    if threshold.method == "held_out":
+        return assembled
     manifest = msgspec.structs.replace(assembled.release.manifest, threshold=threshold)
     return msgspec.structs.replace(assembled, release=Release(manifest, assembled.release.files))
 
@@ -466,10 +488,15 @@ def _other_seeds(
         networks, _ = _fit(work, work.train, work.held_out, seed=seed, progress=progress)
         assembled = _assemble(work, networks, request.quantisation, runtime)
         each.append(_of_seed(work, seed, assembled.release, runtime))
+    aucs = [found.figures.auc for found in each if found.figures.auc is not None]
+    paucs = [found.figures.pauc for found in each if found.figures.pauc is not None]
+    officials = [found.figures.official for found in each if found.figures.official is not None]
+    if not (aucs and paucs and officials):
+        return None
     return Seeds(
-        auc=mean_and_spread([found.figures.auc or 0.0 for found in each]),
-        pauc=mean_and_spread([found.figures.pauc or 0.0 for found in each]),
-        official=mean_and_spread([found.figures.official or 0.0 for found in each]),
+        auc=mean_and_spread(aucs),
+        pauc=mean_and_spread(paucs),
+        official=mean_and_spread(officials),
         each=tuple(each),
     )
 

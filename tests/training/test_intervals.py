@@ -218,7 +218,7 @@ def test_mean_over_sets() -> None:
     sets = [scored_set(clips=40, separation=1.0, seed=seed) for seed in range(4)]
     pairs = [(clips, worse(clips, noise=1.0, seed=9)) for clips in sets]
 
-    found = paired_difference_over_sets(pairs, seed=0)
+    found = paired_difference_over_sets([([a], [b]) for a, b in pairs], seed=0)
     singles = [paired_difference(*pair, seed=0) for pair in pairs]
 
     assert found is not None
@@ -234,7 +234,7 @@ def test_no_difference_where_a_label_is_missing() -> None:
     clips = scored_set(clips=5, separation=1.0, seed=0)
     normal = [clip for clip in clips if not clip.is_anomaly]
 
-    assert paired_difference_over_sets([(clips, clips), (normal, normal)], seed=0) is None
+    assert paired_difference_over_sets([([clips], [clips]), ([normal], [normal])], seed=0) is None
     assert paired_difference_over_sets([], seed=0) is None
 
 
@@ -261,3 +261,20 @@ def test_no_spread_of_what_is_no_number(values: list[float]) -> None:
     """Without a figure for each seed there is no mean."""
     with pytest.raises(TrainingError, match="a finite figure for each seed"):
         mean_and_spread(values)
+
+
+def test_runs_of_several_seeds_count_as_their_mean() -> None:
+    """A detector's figure is the mean over its runs, and its resamples are the same for all."""
+    first = scored_set(clips=20, separation=1.0, seed=1)
+    second = list(first)
+    other = worse(second, noise=1.0, seed=9)
+
+    both = paired_difference_over_sets([([first], [second, other])], seed=0)
+    same = paired_difference_over_sets([([first], [second])], seed=0)
+    alone = paired_difference_over_sets([([first], [other])], seed=0)
+
+    assert both is not None
+    assert same is not None
+    assert alone is not None
+    assert both.point == pytest.approx((same.point + alone.point) / 2)
+    assert both.low == pytest.approx(alone.low / 2)
