@@ -25,7 +25,8 @@ def to_tflite(network: Trained, quantisation: Quantisation, normal: Float32Array
     - `float32`: as trained. `float16`: weights halved, widened again when the graph is loaded.
     - `dynamic`: int8 weights, activations quantised while running, from their own range.
     - `int8`: int8 weights and activations inside the core; preparation and residual stay in
-      float32, so that a quiet coefficient is not rounded by the range of the loudest.
+      float32, so that a quiet coefficient is not rounded by the range of the loudest. Networks
+      whose error is finer than 8 bits resolve have int16 activations, all through the graph.
 
     Dense weights have one scale per tensor: with one per channel the graph is up to half as large
     again, and tflite-runtime 2.14 refuses the dynamic one (FULLY_CONNECTED version 12).
@@ -83,6 +84,12 @@ def _int8(converter: Any, network: Trained, representative: Float32Array) -> byt
             yield [window[None]]
 
     converter.representative_dataset = windows
+    if network.activations == "int16":
+        ops = tf.lite.OpsSet
+        converter.target_spec.supported_ops = [
+            ops.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
+        ]
+        return bytes(converter.convert())
     # `convert()` would quantise all operators; in two steps, some can be told to stay in float.
     converter._experimental_calibrate_only = True
     quantise = import_module("tensorflow.lite.python.convert").mlir_quantize
