@@ -8,6 +8,7 @@ from node.runtime import find_runtime
 from node.scorer import Scorer
 from node.synthetic import MachineSound, Synthesizer
 from tests.training.conftest import ROOT
+from training.recipes import DEFAULT_RECIPE
 
 FOLDER = ROOT / "models" / "fan-synthetic"
 WINDOWS = 20
@@ -28,13 +29,15 @@ def share_flagged(scorer: Scorer, unit: int, fault: str | None) -> float:
 
 
 def test_manifest(scorer: Scorer) -> None:
-    """It is the reference network, small, and tells nothing about the machine it was made on."""
+    """It is the default recipe, small, and tells nothing about the machine it was made on."""
     manifest = scorer.manifest
 
     assert manifest.label == "fan-synthetic@1"
-    assert [model.parameters for model in manifest.models] == [386_529]
-    assert manifest.models_bytes < 900_000
-    for file in ("manifest.json", "metrics.json"):
+    assert manifest.training.recipe == DEFAULT_RECIPE
+    assert [model.parameters for model in manifest.models] == [6_320]
+    assert manifest.models_bytes < 20_000
+    assert manifest.runtimes == ("ai-edge-litert", "tflite-runtime")
+    for file in ("manifest.json", "metrics.json", "results.csv", "report.html"):
         text = (FOLDER / file).read_text()
         assert not any(word in text for word in ("tmp/", "home/", "work/", "root/"))
 
