@@ -16,7 +16,7 @@ from node.synthetic import FAULTS, MACHINES
 from training.arguments import EXIT_PROBLEMS, Run, parser
 from training.errors import DataError, DestinationError
 from training.progress import on_terminal
-from training.recipes import with_epochs
+from training.recipes import DEFAULT_RECIPE, with_epochs
 
 if TYPE_CHECKING:
     from training.feature_cache import FeatureCache
@@ -142,7 +142,7 @@ def _quantize(options: argparse.Namespace) -> None:
     from training.release import take_variant, write_release
 
     name = _release_name(options)
-    release = take_variant(options.run, options.to, name=name, version=options.version)
+    release = take_variant(options.trained, options.to, name=name, version=options.version)
     write_release(options.out, release, overwrite=options.overwrite)
     manifest = release.manifest
     print(
@@ -157,12 +157,14 @@ def _reproduce(options: argparse.Namespace) -> None:
     from training.tables import table_lines
 
     recipes = tuple(read_recipe(name) for name in options.recipes.split(","))
+    names = [recipe.name for recipe in recipes]
+    champion = options.champion or (DEFAULT_RECIPE if DEFAULT_RECIPE in names else names[0])
     request = ReproduceRequest(
         data=tuple(options.data),
         machine=options.machine,
         year=options.year,
         recipes=recipes,
-        champion=options.champion,
+        champion=champion,
         out=options.out,
         seed=options.seed,
         seeds=options.seeds,

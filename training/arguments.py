@@ -69,7 +69,7 @@ def parser(run: Mapping[str, Run]) -> argparse.ArgumentParser:
         choices=("auto", "held-out", "sessions-left-out"),
         default="auto",
         help="files that the model has not heard, or whole sessions that models of the same recipe"
-        " have not heard; auto takes sessions where there are several",
+        " have not heard; auto takes sessions where there are at least five",
     )
     train.add_argument(
         "--folds",
@@ -115,7 +115,7 @@ def parser(run: Mapping[str, Run]) -> argparse.ArgumentParser:
         "quantize",
         "make a release of another quantisation of a trained run",
     )
-    quantize.add_argument("run", type=Path, metavar="RUN", help="folder that `train` wrote")
+    quantize.add_argument("trained", type=Path, metavar="RUN", help="folder that `train` wrote")
     quantize.add_argument("--to", choices=QUANTISATIONS, required=True)
     _add_release_options(quantize, described=False)
 
@@ -140,16 +140,17 @@ def parser(run: Mapping[str, Run]) -> argparse.ArgumentParser:
     )
     reproduce.add_argument(
         "--champion",
-        default=DEFAULT_RECIPE,
         metavar="NAME",
-        help=f"whose lead over the others is given with intervals (default: {DEFAULT_RECIPE})",
+        help=f"whose lead over the others is given with intervals (default: {DEFAULT_RECIPE} if it"
+        " is run, else the first)",
     )
     reproduce.add_argument(
         "--out",
         type=Path,
         required=True,
         metavar="DIR",
-        help="for the runs and table.json; runs that are there are not made again",
+        help="for the runs and table.json; runs that are there are not made again, so take it away"
+        " when the recordings have changed",
     )
     reproduce.add_argument("--seed", type=_whole(0, _MAX_SEED), default=42)
     reproduce.add_argument("--seeds", type=_whole(1, 100), default=3, metavar="N")

@@ -14,7 +14,14 @@ from training.dataset import Clip, Domain, Label
 from training.errors import DataError
 from training.evaluate import ClipRow
 from training.intervals import Difference, paired_difference_over_sets
-from training.metrics import Evaluation, Figure, Rule, ScoredClip, evaluate_scores
+from training.metrics import (
+    Evaluation,
+    Figure,
+    Rule,
+    ScoredClip,
+    evaluate_scores,
+    resampled_figure,
+)
 from training.recipes import Recipe
 from training.release import METRICS_NAME
 
@@ -133,6 +140,16 @@ def compare(first: Run, second: Run, *, rule: Rule | None = None) -> Comparison:
     Raises:
         DataError: the runs have not scored the same clips.
     """
+    if first.machine != second.machine:
+        raise DataError(
+            f"expected two runs on the same machine, got {first.machine} and {second.machine}"
+        )
+    levels = [{row.file: row.level_dbfs for row in run.clips} for run in (first, second)]
+    other = [name for name, level in levels[0].items() if levels[1].get(name, level) != level]
+    if other:
+        raise DataError(
+            f"expected two runs on the same recordings, {other[0]} has another level in the second"
+        )
     pair = first.scored, second.scored
     differences = {
         figure: paired_difference_over_sets(
@@ -140,28 +157,28 @@ def compare(first: Run, second: Run, *, rule: Rule | None = None) -> Comparison:
         )
         for figure in _FIGURES
     }
-    evaluations = [
-        [evaluate_scores(clips, how="mean", rule=rule) for clips in scored] for scored in pair
-    ]
     return Comparison(
         first=first.name,
         second=second.name,
         clips=len(first.clips),
         seeds=(len(first.scores), len(second.scores)),
         figures={
-            figure: (_figure(evaluations[0], figure), _figure(evaluations[1], figure))
+            figure: (_figure(pair[0], figure, rule), _figure(pair[1], figure, rule))
             for figure in _FIGURES
         },
         differences=differences,
     )
 
 
-def _figure(evaluations: Sequence[Evaluation], figure: Figure) -> float | None:
+def _figure(
+    runs: Sequence[Sequence[ScoredClip]], figure: Figure, rule: Rule | None
+) -> float | None:
+    """Mean over runs."""
     found = [
-        {"official": e.official, "auc": e.overall.auc, "pauc": e.overall.pauc}[figure]
-        for e in evaluations
+        resampled_figure(clips, figure, how="mean", rule=rule, resamples=np.empty((0, len(clips))))
+        for clips in runs
     ]
-    known = [value for value in found if value is not None]
+    known = [float(values[0]) for values in found if values is not None]
     return float(np.mean(known)) if known else None
 
 

@@ -4,7 +4,9 @@ Everything comes from the `.tflite` files, run by the node's own code, and stand
 no network: chance, flagging everything, the level, a Gaussian mixture and the nearest neighbour.
 """
 
+import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -42,11 +44,13 @@ from training.metrics import (
     votes,
 )
 from training.progress import Progress
+from training.recipes import read_recipe, recipe_names
 from training.recordings import Note, Tally
-from training.release import METRICS_NAME, variant_folders
+from training.release import METRICS_NAME, VARIANTS_NAME, variant_folders
 from training.runtime_trial import LatencyMs, RuntimeTrial
 from training.runtimes import try_runtimes
 from training.scoring import WindowChoice, chosen, scored, stacked
+from training.staging import refuse_unwritable
 from training.stream import Delays, FalseAlarms, detection_delays, false_alarms
 from training.thresholds import (
     SessionCheck,
@@ -65,7 +69,7 @@ from training.yardsticks import (
 )
 
 YARDSTICK_FEATURES = FeatureParams(kind="logmel", n_fft=1024, frames=63)
-"""Log-mel of 128 bands, as in TWFR-GMM and the official baselines."""
+"""Log-mel of 128 bands, as in TWFR-GMM and the official baselines; of windows of any length."""
 _TWFR_R = 0.98
 _CLIP_SCORES: tuple[ClipScore, ...] = ("mean", "top10", "max")
 _FEW_TEST_CLIPS = 20
@@ -207,10 +211,14 @@ class Judgement(msgspec.Struct, frozen=True):
     """What evaluation needs of a release folder and of recordings."""
 
     folder: Path
+    data: str
+    """What to call the data set."""
     dataset: Dataset
     test: Sequence[ClipFeatures]
     """With the features of the release."""
     yardsticks: Yardsticks
+    warnings: Sequence[str]
+    """What was found while getting ready."""
     held_out: Sequence[ScoredClip]
     """Normal clips that the release was not trained on; empty where none are known."""
     unheard_sessions: ThresholdChoice | None
@@ -244,9 +252,11 @@ def evaluate_release(request: EvaluateRequest, *, note: Note, progress: Progress
         EarshotError: release, recordings or destination do not let it.
     """
     manifest = read_release(request.release).manifest
+    if request.json is not None:
+        refuse_unwritable(request.json)
     dataset = find_dataset(request.data, request.machine)
     require_labels(dataset)
-    metrics = _metrics_beside(request.release)
+    metrics = _metrics_beside(request.release, manifest)
     check = metrics.session_check
     tally = Tally()
     read = partial(
@@ -265,18 +275,20 @@ def evaluate_release(request: EvaluateRequest, *, note: Note, progress: Progress
     require_labels(msgspec.structs.replace(dataset, test=tuple(clip.clip for clip in test)))
     judgement = Judgement(
         folder=request.release,
+        data=request.data.resolve().name[:200],
         dataset=dataset,
         test=test,
-        yardsticks=yardsticks(dataset, [clip.clip for clip in test], read),
+        yardsticks=yardsticks(dataset, [clip.clip for clip in test], manifest.features, read),
         held_out=_held_out(metrics, dataset),
         unheard_sessions=None if check is None else check.threshold,
+        warnings=_trained_on(metrics, test),
         recipe=manifest.training.recipe,
         clip_score=metrics.clip_score,
         windows=metrics.windows,
         command=request.command,
         tflite_python=request.tflite_python,
     )
-    report = judge(judgement)
+    noise: tuple[Disturbance, ...] = ()
     if request.room_noise is not None:
         noise = disturb(
             request.release,
@@ -289,7 +301,7 @@ def evaluate_release(request: EvaluateRequest, *, note: Note, progress: Progress
             channel=request.channel,
             progress=progress,
         )
-        report = msgspec.structs.replace(report, room_noise=noise)
+    report = msgspec.structs.replace(judge(judgement), room_noise=noise)
     if request.json is not None:
         write_json(report, request.json)
     return report
@@ -327,23 +339,26 @@ def judge(judgement: Judgement) -> Report:
     manifest = read_release(judgement.folder).manifest
     clips = scored(test, _ran(trials["released"]))
     resamples = draw_resamples([clip.clip for clip in clips], seed=0, group=original_of)
-    evaluation = evaluate_scores(clips, how=judgement.clip_score, resamples=resamples)
+    rule: Rule | None = "2022" if judgement.dataset.layout == "DCASE 2022 and later" else None
+    evaluation = evaluate_scores(clips, how=judgement.clip_score, rule=rule, resamples=resamples)
     threshold = manifest.threshold.value
     ratios = [clip.statistics / threshold for clip in clips]
     normals = [r for r, clip in zip(ratios, clips, strict=True) if not clip.is_anomaly]
     anomalies = [r for r, clip in zip(ratios, clips, strict=True) if clip.is_anomaly]
+    # Of one window of each clip there is nothing to vote on.
+    streams = judgement.windows == "all"
     hop_seconds = manifest.window_hop_samples / manifest.features.sample_rate_hz
     return Report(
         release=manifest.label,
         recipe=judgement.recipe,
-        data=judgement.dataset.folder.resolve().parent.name,
+        data=judgement.data,
         machine=judgement.dataset.machine,
         layout=judgement.dataset.layout,
         command=judgement.command,
         runtime=f"{trials['released'][0].runtime} {trials['released'][0].version}",
         clip_score=judgement.clip_score,
         windows=judgement.windows,
-        warnings=tuple(_warnings(clips)),
+        warnings=(*judgement.warnings, *_warnings(clips)),
         official=evaluation.official,
         official_interval=evaluation.official_interval,
         rule=evaluation.rule,
@@ -355,9 +370,15 @@ def judge(judgement: Judgement) -> Report:
         left_out=evaluation.left_out,
         clip_scores={how: line(clips, how, resamples) for how in _CLIP_SCORES},
         thresholds=_thresholds(manifest, clips, judgement),
-        votes={str(group): vote for group, vote in votes(clips, threshold=threshold).items()},
-        false_alarms=false_alarms(normals, hop_seconds=hop_seconds),
-        delays=detection_delays(
+        votes=(
+            {str(group): vote for group, vote in votes(clips, threshold=threshold).items()}
+            if streams
+            else {}
+        ),
+        false_alarms=false_alarms(normals, hop_seconds=hop_seconds) if streams else None,
+        delays=None
+        if not streams
+        else detection_delays(
             normals,
             anomalies,
             hop_seconds=hop_seconds,
@@ -368,7 +389,7 @@ def judge(judgement: Judgement) -> Report:
         yardsticks=judgement.yardsticks.lines,
         yardstick_scores=judgement.yardsticks.scores,
         variants=_variants(folders, trials, test, judgement.clip_score),
-        clips=tuple(_rows(clips, judgement.clip_score)),
+        clips=tuple(_rows(clips, judgement)),
     )
 
 
@@ -390,9 +411,20 @@ def line(
     )
 
 
-def yardsticks(dataset: Dataset, test_clips: Sequence[Clip], read: ReadFeatures) -> Yardsticks:
-    """What needs no network, on the same clips; see `training.yardsticks`."""
-    train, test = (read(clips, YARDSTICK_FEATURES) for clips in (dataset.train, list(test_clips)))
+def yardsticks(
+    dataset: Dataset, test_clips: Sequence[Clip], windows: FeatureParams, read: ReadFeatures
+) -> Yardsticks:
+    """What needs no network, on the same windows; see `training.yardsticks`.
+
+    Those that compare with normal clips are left out where a tested section has less than 2.
+    """
+    params = msgspec.structs.replace(
+        YARDSTICK_FEATURES,
+        sample_rate_hz=windows.sample_rate_hz,
+        window_samples=windows.window_samples,
+        frames=1 + windows.window_samples // YARDSTICK_FEATURES.frame_hop_samples,
+    )
+    train, test = (read(clips, params) for clips in (dataset.train, list(test_clips)))
     own = [clip.clip for clip in test]
     clips = [ScoredClip(clip.clip, np.array([0.0]), float(clip.level_dbfs.mean())) for clip in test]
     labels: BoolArray = np.array([clip.is_anomaly for clip in clips])
@@ -403,14 +435,15 @@ def yardsticks(dataset: Dataset, test_clips: Sequence[Clip], read: ReadFeatures)
     }
 
     def pooled(r: float) -> tuple[Float64Array, Float64Array]:
-        frames = YARDSTICK_FEATURES.sound_frames
+        frames = params.sound_frames
         train_and_test = [
             np.stack([pool(clip.features, sound_frames=frames, r=r) for clip in part])
             for part in (train, test)
         ]
         return train_and_test[0], train_and_test[1]
 
-    if len(train) >= _FEWEST_TO_COMPARE_WITH:
+    to_compare_with = Counter(clip.clip.section for clip in train)
+    if all(to_compare_with[clip.section] >= _FEWEST_TO_COMPARE_WITH for clip in own):
         heard = [clip.clip for clip in train]
         mean_train, mean_test = pooled(1.0)
         twfr_train, twfr_test = pooled(_TWFR_R)
@@ -459,12 +492,38 @@ class _Beside(msgspec.Struct, kw_only=True):
     held_out: dict[str, list[float]] = {}
     """Statistics of the windows of each held-out clip."""
     session_check: SessionCheck | None = None
+    trained_on: tuple[str, ...] = ()
+    """Content of every train clip; see `fingerprint`."""
 
 
-def _metrics_beside(folder: Path) -> _Beside:
-    path = folder / METRICS_NAME
-    if not path.exists():
-        return _Beside()
+def fingerprint(path: Path) -> str:
+    """What tells recordings apart, whatever they are called: the start of their SHA-256."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()[:16]
+
+
+def _trained_on(metrics: _Beside, test: Sequence[ClipFeatures]) -> list[str]:
+    known = set(metrics.trained_on)
+    heard = [clip.clip.path for clip in test if known and fingerprint(clip.clip.path) in known]
+    if not heard:
+        return []
+    return [
+        f"{len(heard)} of {len(test)} test clips were in the release's training, such as"
+        f" {heard[0].name}: the figures are too good"
+    ]
+
+
+def _metrics_beside(folder: Path, manifest: Manifest) -> _Beside:
+    beside = [folder / METRICS_NAME]
+    if folder.absolute().parent.name == VARIANTS_NAME:
+        beside.append(folder.absolute().parents[1] / METRICS_NAME)
+    path = next((path for path in beside if path.exists()), None)
+    if path is None:
+        recipe = manifest.training.recipe
+        if recipe not in recipe_names():
+            return _Beside()
+        known = read_recipe(recipe)
+        return _Beside(clip_score=known.clip_score, windows=known.windows)
     try:
         return msgspec.json.decode(path.read_bytes(), type=_Beside)
     except (OSError, msgspec.MsgspecError) as error:
@@ -635,17 +694,20 @@ def _runtime(
     )
 
 
-def _rows(clips: Sequence[ScoredClip], how: ClipScore) -> list[ClipRow]:
+def _rows(clips: Sequence[ScoredClip], judgement: Judgement) -> list[ClipRow]:
+    def below(path: Path) -> str:
+        return path.relative_to(judgement.dataset.folder).as_posix()
+
     return [
         ClipRow(
-            file=f"{clip.clip.path.parent.name}/{clip.clip.path.name}",
+            file=below(clip.clip.path),
             section=clip.clip.section,
             domain=clip.clip.domain,
             label=str(clip.clip.label),
-            recording=Path(original_of(clip.clip)).name,
+            recording=below(Path(original_of(clip.clip))),
             attributes=clip.clip.attributes,
             score=float(score),
             level_dbfs=round(clip.level_dbfs, 2),
         )
-        for clip, score in zip(clips, clip_scores(clips, how), strict=True)
+        for clip, score in zip(clips, clip_scores(clips, judgement.clip_score), strict=True)
     ]

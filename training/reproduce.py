@@ -16,11 +16,11 @@ import numpy as np
 from contract.errors import EarshotError
 from training.compare import Run, read_run, yardstick_run
 from training.dataset import find_dataset
-from training.errors import DataError, DestinationError
+from training.errors import DataError, DestinationError, RecipeError
 from training.evaluate import require_labels
 from training.feature_cache import FeatureCache
 from training.intervals import Difference, paired_difference_over_sets
-from training.metrics import Evaluation, Rule
+from training.metrics import Evaluation, Rule, harmonic_mean
 from training.progress import Progress
 from training.recipes import Recipe, with_epochs
 from training.recordings import Note
@@ -110,12 +110,19 @@ def reproduce(request: ReproduceRequest, *, note: Note, progress: Progress) -> T
     """
     rule: Rule = "2022" if request.year is not None and request.year >= 2022 else "2021"
     names = _data_names(request.data)
+    if request.champion not in [recipe.name for recipe in request.recipes]:
+        raise RecipeError(
+            f"expected a champion out of the recipes that are run, got {request.champion}"
+        )
+    machines = []
     for folder in request.data:
-        require_labels(find_dataset(folder, request.machine))
+        dataset = find_dataset(folder, request.machine)
+        require_labels(dataset)
+        machines.append(dataset.machine)
     runs: dict[str, dict[str, Run]] = {name: {} for name in names}
-    for name, folder in zip(names, request.data, strict=True):
+    for name, machine, folder in zip(names, machines, request.data, strict=True):
         for recipe in request.recipes:
-            out = request.out / name / recipe.name
+            out = request.out / name / machine / recipe.name
             _run(out, folder, recipe, request, note=note, progress=progress)
             runs[name][recipe.name] = read_run(out)
             note(f"{name}, {recipe.name}: official {runs[name][recipe.name].official(rule):.3f}")
@@ -257,13 +264,20 @@ def _cell(run: Run, rule: Rule) -> Cell:
     return Cell(
         official=_mean(officials),
         official_sd=float(np.std(officials, ddof=1)) if len(officials) > 1 else None,
-        auc=_mean([e.overall.auc for e in evaluations]),
+        auc=_mean([_auc(e, rule) for e in evaluations]),
         auc_source=_mean([aucs["source"] for aucs in by_domain]),
         auc_target=_mean([aucs["target"] for aucs in by_domain]),
         pauc=_mean(
             [e.overall.pauc if rule == "2021" else e.overall_2022.pauc for e in evaluations]
         ),
     )
+
+
+def _auc(evaluation: Evaluation, rule: Rule) -> float | None:
+    if rule == "2021":
+        return evaluation.overall.auc
+    overall = evaluation.overall_2022
+    return harmonic_mean([overall.auc_source, overall.auc_target])
 
 
 def _aucs(evaluation: Evaluation, rule: Rule) -> dict[str, float | None]:

@@ -67,7 +67,15 @@ def evaluation_lines(report: Report) -> list[str]:
         f" {overall.anomaly_clips} anomalous clips",
         "",
         *_columns(
-            ("", "official", "95 % interval", "AUC", "pAUC", "AUC source", "AUC target"),
+            (
+                f"rule of {report.rule}",
+                "official",
+                "95 % interval",
+                "AUC",
+                "pAUC",
+                "source",
+                "target",
+            ),
             [
                 _line_row(
                     f"clip score: {report.clip_score}", report.clip_scores[report.clip_score]
@@ -82,7 +90,7 @@ def evaluation_lines(report: Report) -> list[str]:
         ),
         "",
         *_columns(
-            ("threshold from", "value", "F1", "flag-all", "FPR", "TPR", "FPR src", "FPR tgt"),
+            ("threshold from", "value", "F1", "flag-all", "FPR", "TPR", "normal w.", "anomaly w."),
             [
                 (
                     name,
@@ -91,10 +99,8 @@ def evaluation_lines(report: Report) -> list[str]:
                     _number(found.overall.flag_all_f1),
                     _number(found.overall.fpr),
                     _number(found.overall.tpr),
-                    *(
-                        _number(found.domains[domain].fpr) if domain in found.domains else "-"
-                        for domain in ("source", "target")
-                    ),
+                    _number(found.overall.normal_windows_flagged),
+                    _number(found.overall.anomaly_windows_flagged),
                 )
                 for name, found in report.thresholds.items()
             ],
@@ -105,6 +111,7 @@ def evaluation_lines(report: Report) -> list[str]:
             _variant_rows(report),
         ),
     ]
+    lines += ["F1, FPR, TPR: of clips, by their score; w.: share of their windows above"]
     if report.false_alarms is not None:
         alarms = report.false_alarms
         low, high = alarms.per_day_interval
@@ -203,7 +210,7 @@ def _difference_cells(difference: Difference | None) -> tuple[str, str]:
 
 _THRESHOLD_SOUND = {
     "held_out": "sound like the held-out files",
-    "sessions_left_out": "sessions that the model has not heard",
+    "sessions_left_out": "windows of all sessions, each judged by models that had not heard it",
     "given": "unknown sound",
 }
 

@@ -20,9 +20,9 @@ from contract.release import Manifest, Threshold, Training
 from node.detector import Detector
 from node.release_store import Release, read_release
 from node.runtime import Runtime, find_runtime
-from training.dataset import FEW_SESSIONS, Dataset, find_dataset
+from training.dataset import FEW_SESSIONS, Dataset, find_dataset, known_sessions
 from training.errors import DataError, TrainingError
-from training.evaluate import Judgement, Line, Report, judge, line, yardsticks
+from training.evaluate import Judgement, Line, Report, fingerprint, judge, line, yardsticks
 from training.feature_cache import ClipFeatures, FeatureCache, read_features
 from training.intervals import Spread, mean_and_spread
 from training.metrics import ScoredClip, clip_scores
@@ -79,7 +79,8 @@ class TrainRequest(msgspec.Struct, frozen=True, kw_only=True):
     """How many trainings, with `seed` and those that follow it; the first one is released."""
     false_alarm_rate: float
     threshold_from: Literal["auto", "held_out", "sessions_left_out"]
-    """`auto`: sessions left out where there are several, since a node will hear a new one."""
+    """`auto`: sessions left out where there are enough of them, since a node will hear a new one.
+    With few, a model that has not heard one of them says little about one that has heard all."""
     folds: int
     """Trainings without some of the sessions, at most one for each; below 2 there are none."""
     quantisation: Quantisation
@@ -124,6 +125,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """Statistics of the windows of each held-out clip, by its path below the machine's folder."""
     sessions: tuple[str, ...]
     session_check: SessionCheck | None
+    trained_on: tuple[str, ...]
+    """Content of every train clip, held-out ones too; see `training.evaluate.fingerprint`."""
     losses: dict[str, tuple["Epoch", ...]]
     """By network."""
     seeds: Seeds | None
@@ -155,8 +158,14 @@ def train_release(request: TrainRequest, *, note: Note, progress: Progress) -> O
 
     session_check = _leave_sessions_out(work, runtime, progress)
     stopwatch.lap("sessions")
-    threshold = _choose_threshold(variants[request.quantisation], session_check, request, note)
-    variants = {name: _with_threshold(found, threshold) for name, found in variants.items()}
+    threshold = _choose_threshold(
+        variants[request.quantisation], session_check, request, note, sessions=len(work.sessions)
+    )
+    held_out = variants[request.quantisation].threshold.value
+    variants = {
+        name: _with_threshold(found, threshold, held_out=held_out)
+        for name, found in variants.items()
+    }
     released = variants[request.quantisation]
     seeds = _other_seeds(work, released.release, runtime, progress)
     stopwatch.lap("seeds")
@@ -175,8 +184,9 @@ def train_release(request: TrainRequest, *, note: Note, progress: Progress) -> O
                 c.clip.path.relative_to(work.dataset.folder).as_posix(): c.statistics.tolist()
                 for c in released.held_out
             },
-            sessions=work.dataset.sessions,
+            sessions=work.sessions,
             session_check=session_check,
+            trained_on=tuple(fingerprint(clip.clip.path) for clip in work.usable),
             losses=losses,
             seeds=seeds,
             report=report,
@@ -209,6 +219,11 @@ class _Work(msgspec.Struct, frozen=True, kw_only=True):
     train: list[ClipFeatures]
     held_out: list[ClipFeatures]
     test: list[ClipFeatures]
+
+    @property
+    def sessions(self) -> tuple[str, ...]:
+        """Those of the clips that are used."""
+        return known_sessions(clip.clip for clip in self.usable)
 
 
 def _prepare(request: TrainRequest, note: Note, progress: Progress) -> _Work:
@@ -244,7 +259,7 @@ def _prepare(request: TrainRequest, note: Note, progress: Progress) -> _Work:
             "a threshold from sessions left out needs at least 2 sessions of normal sound and 2"
             f" --folds, got {len(dataset.sessions)} and {request.folds}"
         )
-    _note_sessions(dataset, note)
+    _note_sessions(usable, note)
     train, held_out = _split(usable, seed=request.seed)
     test = [clip for clip in of_recipe if clip.clip.split == "test"]
     return _Work(
@@ -257,8 +272,8 @@ def _prepare(request: TrainRequest, note: Note, progress: Progress) -> _Work:
     )
 
 
-def _note_sessions(dataset: Dataset, note: Note) -> None:
-    count = len(dataset.sessions)
+def _note_sessions(clips: Sequence[ClipFeatures], note: Note) -> None:
+    count = len(known_sessions(clip.clip for clip in clips))
     if not count:
         note(
             "the names of the recordings do not say which were made in one go: record at least"
@@ -357,7 +372,7 @@ def _assemble(
         quantisation,
         normal=stacked(work.train if train is None else train),
         held_out=work.held_out if held_out is None else held_out,
-        sessions=len(work.dataset.sessions) or None,
+        sessions=len(work.sessions) or None,
         false_alarm_rate=work.request.false_alarm_rate,
         runtime=runtime,
     )
@@ -393,7 +408,7 @@ def _leave_sessions_out(work: _Work, runtime: Runtime, progress: Progress) -> Se
     With more sessions than folds, every so-manieth is left out together: neighbours in order of
     name are often of one machine, and to leave all of that out is another question.
     """
-    sessions = work.dataset.sessions
+    sessions = work.sessions
     count = min(work.request.folds, len(sessions))
     if count < 2:
         return None
@@ -423,11 +438,16 @@ def _choose_threshold(
     session_check: SessionCheck | None,
     request: TrainRequest,
     note: Note,
+    *,
+    sessions: int,
 ) -> Threshold:
     """The threshold that was asked for, and what there is to say about it."""
     method: Literal["held_out", "sessions_left_out"] = "held_out"
     choice = assembled.threshold
-    if session_check is not None and request.threshold_from != "held_out":
+    enough = request.threshold_from == "sessions_left_out" or (
+        request.threshold_from == "auto" and sessions >= FEW_SESSIONS
+    )
+    if session_check is not None and enough:
         method, choice = "sessions_left_out", session_check.threshold
     elif request.threshold_from == "sessions_left_out":
         raise DataError(
@@ -452,11 +472,19 @@ def _choose_threshold(
     )
 
 
-def _with_threshold(assembled: "Assembled", threshold: Threshold) -> "Assembled":
-    """The quantisation with the release's threshold, unless it has held-out windows of its own."""
+def _with_threshold(
+    assembled: "Assembled", threshold: Threshold, *, held_out: float
+) -> "Assembled":
+    """The quantisation with the release's threshold, in its own scale.
+
+    The sessions left out were judged in one quantisation; another has a little more error
+    everywhere, and so on its held-out windows.
+    """
+    own = assembled.threshold.value
     if threshold.method == "held_out":
         return assembled
-    manifest = msgspec.structs.replace(assembled.release.manifest, threshold=threshold)
+    scaled = msgspec.structs.replace(threshold, value=threshold.value * own / held_out)
+    manifest = msgspec.structs.replace(assembled.release.manifest, threshold=scaled)
     return msgspec.structs.replace(assembled, release=Release(manifest, assembled.release.files))
 
 
@@ -577,9 +605,16 @@ def _judge(
     report = judge(
         Judgement(
             folder=staging,
+            data=request.data.resolve().name[:200],
+            warnings=(),
             dataset=work.dataset,
             test=work.test,
-            yardsticks=yardsticks(work.dataset, [clip.clip for clip in work.test], read),
+            yardsticks=yardsticks(
+                work.dataset,
+                [clip.clip for clip in work.test],
+                request.recipe.features,
+                read,
+            ),
             held_out=released.held_out,
             unheard_sessions=None if session_check is None else session_check.threshold,
             recipe=request.recipe.name,
