@@ -302,6 +302,8 @@ def evaluate_release(request: EvaluateRequest, *, note: Note, progress: Progress
             progress=progress,
         )
     report = msgspec.structs.replace(judge(judgement), room_noise=noise)
+    for text in report.warnings:
+        note(text)
     if request.json is not None:
         write_json(report, request.json)
     return report

@@ -97,6 +97,8 @@ class FakeModel(NamedTuple):
     error: Literal["mse", "time_mean_mse"] = "mse"
     residual_shape: tuple[int, ...] | None = None
     """Of its output, batch included; None when that is a reconstruction."""
+    channels: bool = True
+    """Whether a reconstruction has a last dimension of one, as the input has."""
 
 
 def release(
@@ -153,10 +155,11 @@ def with_threshold(given: Release, threshold: float) -> Release:
 
 def _entry(name: str, model: FakeModel, features: FeatureParams) -> Model:
     shape = (1, *features.shape, 1)
+    reconstruction = shape if model.channels else shape[:-1]
     return Model(
         file=name,
         input_shape=shape,
-        output_shape=model.residual_shape or shape,
+        output_shape=model.residual_shape or reconstruction,
         output="residual" if model.residual_shape else "reconstruction",
         error=model.error,
         log_error=model.log_error,

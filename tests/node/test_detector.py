@@ -59,7 +59,7 @@ def test_mean_over_time_is_taken_before_the_square() -> None:
     """What is as often above as below counts in the MSE and not in `time_mean_mse`."""
     wobble = COUNTED + np.tile(np.array([2, -2], np.float32), FEATURES.frames // 2)
     still = COUNTED + np.float32(1)
-    model = FakeModel({"answer": COUNTED.tolist()}, error="time_mean_mse")
+    model = FakeModel({"answer": COUNTED.tolist()}, error="time_mean_mse", channels=False)
 
     assert judged(model, features=wobble) == Judged(4.0, 0.0, (0.0,))
     assert judged(model, features=still) == Judged(1.0, 1.0, (1.0,))

@@ -288,7 +288,8 @@ def test_bad_model_is_one_line_and_exit_code_2(sound: Path, tmp_path: Path, dama
         folder = write_release(tmp_path / "garbage", release())
     else:
         folder = fan(tmp_path, 1.0)
-        name = "manifest.json" if damage == "bad manifest" else "model.tflite"
+        (model,) = read_release(folder).manifest.models
+        name = MANIFEST_NAME if damage == "bad manifest" else model.file
         (folder / name).write_bytes((folder / name).read_bytes()[:-10])
 
     result = run(sound / "a.wav", "--model", folder)

@@ -40,17 +40,30 @@ def scorer(**keys: Any) -> Scorer:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_mse_is_that_of_numpy(seed: int) -> None:
-    """The error is the mean of the squared difference of features and reconstruction."""
+    """The error of the released model is the mean square of what its graph leaves over."""
     given = read_release(FAN)
     window = noise(given.manifest.features.window_samples, seed)
     features = FeatureExtractor(given.manifest.features)(window)
     (model,) = given.manifest.models
-    output = LoadedModel(given.content(model), find_runtime())(features)
-    difference = features.astype(np.float64) - output.astype(np.float64)[..., 0]
+    assert (model.output, model.error) == ("residual", "mse")
+    residual = LoadedModel(given.content(model), find_runtime())(features).astype(np.float64)
 
     scored = Scorer(given, find_runtime()).score(window)
 
-    assert scored.mse == pytest.approx(np.mean(difference**2), rel=1e-5)
+    assert scored.mse == pytest.approx(np.mean(residual**2), rel=1e-5)
+    assert scored.statistic == scored.mse
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_mse_of_a_reconstruction_is_that_of_numpy(seed: int) -> None:
+    """The error is the mean of the squared difference of features and reconstruction."""
+    window = noise(seed=seed)
+    features = FeatureExtractor(FEATURES)(window).astype(np.float64)
+    output = np.random.default_rng(seed).normal(0, 20, FEATURES.shape).astype(np.float32)
+
+    scored = scorer(answer=output.tolist()).score(window)
+
+    assert scored.mse == pytest.approx(np.mean((features - output) ** 2), rel=1e-5)
     assert scored.statistic == scored.mse
 
 

@@ -13,7 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from node.sources.errors import SourceError
-from node.sources.recordings import Recording, RecordingSource, find_recordings, read_mono
+from node.sources.recordings import (
+    Recording,
+    RecordingSource,
+    find_recordings,
+    open_recording,
+    read_mono,
+)
 from node.sources.sound import Block, EndOfSound
 
 RATE_HZ = 16_000
@@ -371,3 +377,12 @@ def test_changed_header_never_escapes_as_another_error(
         assert "\n" not in text
     else:
         assert samples.ndim == 1
+
+
+def test_name_that_is_not_utf8_is_refused_in_one_line(tmp_path: Path) -> None:
+    """A file named in another encoding is named with its bytes, and nothing else breaks."""
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/l\xe4rm.wav"))
+    path.write_bytes(b"RIFF")
+
+    with pytest.raises(SourceError, match=r"\\udce4rm\.wav: .*its name is not UTF-8"):
+        open_recording(path)
