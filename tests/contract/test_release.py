@@ -346,6 +346,14 @@ REFUSED_OF_SEVERAL: list[tuple[str, object, str]] = [
         "reconstruction",
         r"pump-2@1: output of spectrum\.tflite is \(1, 640, 12\), its features are \(128, 64\)",
     ),
+    *(
+        (
+            "models.1.output_shape",
+            shape,
+            r"pump-2@1: expected the last dimension of spectrum\.tflite's output to be time, got ",
+        )
+        for shape in ([1], [1, 64, 128, 1])
+    ),
 ]
 
 
@@ -359,8 +367,20 @@ def test_several_models_that_cannot_be_are_refused(path: str, value: object, mes
 @pytest.mark.parametrize("shape", [[1], [1, 640, 12], [1, 64, 128], [3, 3, 3, 3, 3, 3]])
 def test_residual_may_have_any_shape(shape: list[int]) -> None:
     """What a graph left over is in units of its own, and in its own shape."""
+    document = golden_object(GOLDEN_SEVERAL)
+    document["models"][1] |= {"error": "mse", "output_shape": shape}
+
+    manifest = decode_manifest(json.dumps(document).encode())
+
+    assert manifest.models[1].output_shape == tuple(shape)
+
+
+@pytest.mark.parametrize("shape", [[1, 640, 12], [1, 64, 128], [3, 3, 3, 3, 3, 3]])
+def test_mean_over_time_may_be_of_any_shape_with_time(shape: list[int]) -> None:
+    """Time is the last dimension, whatever comes before it."""
     manifest = decode_manifest(changed("models.1.output_shape", shape, GOLDEN_SEVERAL))
 
+    assert manifest.models[1].error == "time_mean_mse"
     assert manifest.models[1].output_shape == tuple(shape)
 
 

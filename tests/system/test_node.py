@@ -23,6 +23,7 @@ from contract.messages import (
     Status,
     Window,
 )
+from node.release_store import read_release
 from node.synthetic import MachineSound, Synthesizer
 from tests.fleet import MODEL, ROOT, Listener, environment, node_settings, run, start
 from tests.servers import Mosquitto, wait_until
@@ -198,7 +199,8 @@ def test_changed_model_file_ends_the_node_with_one_line(tmp_path: Path) -> None:
     """A model that is not the one its manifest describes is not run."""
     folder = tmp_path / "model"
     shutil.copytree(MODEL, folder)
-    with (folder / "model.tflite").open("r+b") as file:
+    (model,) = read_release(folder).manifest.models
+    with (folder / model.file).open("r+b") as file:
         file.seek(1000)
         file.write(b"\xff\xff\xff\xff")
 

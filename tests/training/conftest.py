@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import msgspec
 import numpy as np
 import pytest
 import soundfile
@@ -287,12 +288,33 @@ class Run(NamedTuple):
 
 
 @pytest.fixture(scope="session")
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Export the reference design's network, hardly trained, as a `.tflite` without a release.
+
+    It takes and gives the one channel of a picture, as Keras asks of who trains it elsewhere.
+    """
+    from training.autoencoders import train
+    from training.quantize import to_tflite
+    from training.tf import tf
+
+    recipe = with_epochs(read_recipe("reference"), 1)
+    noise = np.random.default_rng(0).normal(size=(16, *recipe.features.shape)).astype(np.float32)
+    trained = train(recipe.models[0], noise, noise, seed=0, on_epoch=lambda epoch: None)
+    (core,) = [each for each in trained.graph.layers if isinstance(each, tf.keras.Sequential)]
+    given = tf.keras.Input(batch_shape=(1, *recipe.features.shape, 1))
+    trained = msgspec.structs.replace(trained, graph=tf.keras.Model(given, core(given)))
+    file = tmp_path_factory.mktemp("elsewhere") / "model.tflite"
+    file.write_bytes(to_tflite(trained, "float16", noise))
+    return file
+
+
+@pytest.fixture(scope="session")
 def duo_run(
     small_data: Path, tmp_path_factory: pytest.TempPathFactory, run_training: RunTraining
 ) -> Run:
-    """Train the default recipe for a moment, with two seeds and all variants."""
+    """Train the recipe `duo` for a moment, with two seeds and all variants."""
     out = tmp_path_factory.mktemp("models") / "small-duo"
-    arguments = ["--epochs", "2", "--seeds", "2", "--folds", "0"]
+    arguments = ["--recipe", "duo", "--epochs", "2", "--seeds", "2", "--folds", "0"]
     return Run(out, run_training(["train", "--data", small_data, "--out", out, *arguments]))
 
 
@@ -300,9 +322,10 @@ def duo_run(
 def profile_run(
     small_data: Path, tmp_path_factory: pytest.TempPathFactory, run_training: RunTraining
 ) -> Run:
-    """Train the recipe `profile` for a moment, leaving out each session in turn."""
+    """Train the default recipe, `profile`, for a moment, leaving out each session in turn."""
     out = tmp_path_factory.mktemp("models") / "small-profile"
-    arguments = ["--recipe", "profile", "--epochs", "2", "--seeds", "1", "--no-variants"]
+    arguments = ["--epochs", "2", "--seeds", "1", "--no-variants"]
+    arguments += ["--threshold-from", "sessions-left-out"]
     return Run(out, run_training(["train", "--data", small_data, "--out", out, *arguments]))
 
 

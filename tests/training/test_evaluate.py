@@ -13,7 +13,7 @@ import soundfile
 from node.release_store import read_release
 from node.runtime import find_runtime
 from node.scorer import Scorer
-from tests.training.conftest import ROOT, Run, WriteWav, hiss
+from tests.training.conftest import Run, WriteWav, hiss
 from training.errors import DataError, DestinationError
 from training.evaluate import EvaluateRequest, Report, evaluate_release
 from training.feature_cache import FeatureCache
@@ -21,7 +21,6 @@ from training.metrics import clip_score
 from training.progress import silent
 from training.runtimes import find_tflite_python
 
-IMPORTED = ROOT / "models" / "fan-synthetic" / "model.tflite"
 Evaluate = Callable[..., Report]
 
 
@@ -136,13 +135,15 @@ def test_scores_are_the_nodes(document: Any, duo_run: Run, small_data: Path) -> 
         assert clip_score(statistics, "mean") == pytest.approx(clip["score"], rel=1e-6)
 
 
-def test_imported_model(evaluate: Evaluate, small_data: Path, tmp_path: Path) -> None:
+def test_imported_model(
+    evaluate: Evaluate, elsewhere: Path, small_data: Path, tmp_path: Path
+) -> None:
     """A model of which only the file is known is judged by its threshold alone."""
     from training.import_model import ImportRequest, import_model
 
     import_model(
         ImportRequest(
-            file=IMPORTED,
+            file=elsewhere,
             threshold=9.0,
             out=tmp_path / "other",
             name="other",

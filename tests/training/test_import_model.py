@@ -8,12 +8,9 @@ import pytest
 from contract.errors import ReleaseError
 from contract.release import MAX_FILE_BYTES
 from node.release_store import read_release
-from tests.training.conftest import ROOT, RunTraining
+from tests.training.conftest import RunTraining
 from training.errors import DestinationError
 from training.import_model import ImportRequest, import_model
-
-# The only graph that the repository carries; for these tests it comes from elsewhere.
-MODEL = ROOT / "models" / "fan-synthetic" / "model.tflite"
 
 
 def request(file: Path, out: Path, *, overwrite: bool = False) -> ImportRequest:
@@ -30,14 +27,14 @@ def request(file: Path, out: Path, *, overwrite: bool = False) -> ImportRequest:
     )
 
 
-def test_describes_what_it_found(tmp_path: Path) -> None:
+def test_describes_what_it_found(elsewhere: Path, tmp_path: Path) -> None:
     """The release has the file's bytes, shapes, the given threshold, and who could load it."""
-    import_model(request(MODEL, tmp_path / "out"))
+    import_model(request(elsewhere, tmp_path / "out"))
 
     release = read_release(tmp_path / "out")
     manifest = release.manifest
     (model,) = manifest.models
-    assert release.content(model) == MODEL.read_bytes()
+    assert release.content(model) == elsewhere.read_bytes()
     assert manifest.label == "elsewhere@3"
     assert (model.input_shape, model.output_shape) == ((1, 40, 64, 1), (1, 40, 64, 1))
     assert (model.output, model.error, model.log_error) == ("reconstruction", "mse", None)
@@ -79,20 +76,20 @@ def test_no_file(unfit: Path) -> None:
         import_model(request(unfit, unfit.parent / "out"))
 
 
-def test_does_not_overwrite(tmp_path: Path) -> None:
+def test_does_not_overwrite(elsewhere: Path, tmp_path: Path) -> None:
     """A release that is there stays."""
-    import_model(request(MODEL, tmp_path / "out"))
+    import_model(request(elsewhere, tmp_path / "out"))
 
     with pytest.raises(DestinationError, match="--overwrite"):
-        import_model(request(MODEL, tmp_path / "out"))
-    import_model(request(MODEL, tmp_path / "out", overwrite=True))
+        import_model(request(elsewhere, tmp_path / "out"))
+    import_model(request(elsewhere, tmp_path / "out", overwrite=True))
 
 
-def test_command(tmp_path: Path, run_training: RunTraining) -> None:
+def test_command(elsewhere: Path, tmp_path: Path, run_training: RunTraining) -> None:
     """The command says in one line what it made, and keeps paths to itself."""
     out = tmp_path / "other-fan"
 
-    done = run_training(["import", MODEL, "--threshold", "9.5", "--out", out])
+    done = run_training(["import", elsewhere, "--threshold", "9.5", "--out", out])
 
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(f"other-fan@1 in {out}: 0.78 MB, threshold 9.5, runs in ")

@@ -1,6 +1,7 @@
 """`python -m training`, as a person runs it."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -31,12 +32,67 @@ def test_evaluate_prints_and_writes_figures(
 
     done = run_training(["evaluate", profile_run.out, "--data", small_data, "--json", figures])
 
-    assert (done.returncode, done.stderr) == (0, "")
+    (warning,) = done.stderr.splitlines()
+    assert done.returncode == 0
+    assert warning.startswith("earshot training: few test clips, so that figures are rough: ")
     for word in ("small-profile@1, profile, on small (fan, DCASE 2021)", "level", "flag-all"):
         assert word in done.stdout
     document = json.loads(figures.read_text())
     assert document["command"] == ("python -m training evaluate small-profile --data small")
     assert str(small_data.parent) not in figures.read_text()
+
+
+def test_quantize_takes_a_variant_out(
+    duo_run: Run, tmp_path: Path, run_training: RunTraining
+) -> None:
+    """It becomes a release of its own, with its own name, as the run's variant was."""
+    out = tmp_path / "fan-int8"
+
+    done = run_training(["quantize", duo_run.out, "--to", "int8", "--out", out, "--version", "4"])
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"fan-int8@4 in {out}: int8, ")
+    found, variant = read_release(out), read_release(duo_run.out / "variants/int8")
+    assert found.files == variant.files
+    assert found.manifest.label == "fan-int8@4"
+    assert found.manifest.threshold == variant.manifest.threshold
+
+
+def test_compare_tells_two_runs_apart(
+    duo_run: Run, profile_run: Run, run_training: RunTraining
+) -> None:
+    """Both are named, each with its figures, and the difference of each figure has an interval."""
+    done = run_training(["compare", duo_run.out, profile_run.out])
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "small-duo@1" in done.stdout
+    assert "small-profile@1" in done.stdout
+    for figure in ("official", "auc", "pauc"):
+        assert re.search(rf"^{figure} .*\d\.\d", done.stdout, re.MULTILINE | re.IGNORECASE)
+
+
+def test_reproduce_makes_a_table_once(
+    small_data: Path, tmp_path: Path, run_training: RunTraining
+) -> None:
+    """Recipes stand beside yardsticks in it; a second time, nothing is trained again."""
+    out = tmp_path / "table"
+    arguments = ["reproduce", "--data", small_data, "--recipes", "profile", "--out", out]
+    arguments += ["--epochs", "1", "--seeds", "1", "--no-variants"]
+
+    done = run_training(arguments)
+
+    assert done.returncode == 0, done.stderr
+    assert all(line.startswith("earshot training: ") for line in done.stderr.splitlines())
+    table = json.loads((out / "table.json").read_text())
+    kinds = {row["name"]: row["kind"] for row in table["rows"]}
+    assert kinds["profile"] == "recipe"
+    assert kinds["knn"] == "yardstick"
+    assert str(small_data.parent) not in (out / "table.json").read_text()
+    (manifest,) = out.rglob("manifest.json")
+    before = manifest.read_bytes()
+    again = run_training(arguments)
+    assert (again.returncode, again.stdout) == (0, done.stdout)
+    assert manifest.read_bytes() == before
 
 
 def test_train_keeps_a_release_that_is_there(

@@ -220,8 +220,31 @@ def test_every_second_window_is_widened(widened: Callable[..., Float32Array]) ->
     assert (rows[0], rows[-1]) == (0, 27)
     for window in found[1::2]:
         assert not (normal == window).all(axis=(1, 2)).any()
-    assert found[1::2].std() > 1.5 * normal.std()
+    assert found[1::2].std() > 1.2 * normal.std()
     np.testing.assert_array_equal(normal, before)
+
+
+def test_widened_by_a_quarter_to_one_standard_deviation(
+    widened: Callable[..., Float32Array],
+) -> None:
+    """Frames are moved by that much of their spread, whole windows by that much of their means'."""
+    rng = np.random.default_rng(0)
+    levels = rng.normal(0, 3, size=(2, 300, 1))
+    normal = (levels + rng.normal(size=(2, 300, 200))).astype(np.float32)
+    of_frames = normal.std(axis=(0, 2))
+    of_means = normal.mean(axis=2).std(axis=0)
+
+    shares = []
+    for window in widened(normal, count=40)[1::2]:
+        moved = min((window - original for original in normal), key=lambda by: np.square(by).sum())
+        offset = moved.mean(axis=1) / of_means
+        noise = (moved - moved.mean(axis=1, keepdims=True)).std(axis=1) / of_frames
+        shares.append((np.median(np.abs(offset)) / 0.6745, noise.mean()))
+
+    of_offset, of_noise = np.array(shares).T
+    assert 0.2 < of_noise.min() < 0.4
+    assert 0.85 < of_noise.max() < 1.05
+    np.testing.assert_allclose(of_offset, of_noise, rtol=0.25)
 
 
 def test_widened_by_the_spread_of_each_coefficient(widened: Callable[..., Float32Array]) -> None:

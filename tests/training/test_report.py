@@ -13,6 +13,7 @@ import pytest
 from contract.features import Float32Array
 from node.release_store import read_release
 from node.runtime import find_runtime
+from tests.node.fake_inference import FEATURES, RUNTIME, FakeModel, release_of
 from training.autoencoders import Epoch
 from training.dataset import Clip, Dataset, Domain, Label, Split
 from training.disturbances import Disturbance
@@ -52,7 +53,9 @@ def hear(
     loudness = 40.0 if label == "anomaly" else 30.0
     return ClipFeatures(
         Clip(
-            path=Path(machine, split, f"section_00_{domain}_{split}_{label}_{index:04d}.wav"),
+            path=Path(
+                "data", machine, split, f"section_00_{domain}_{split}_{label}_{index:04d}.wav"
+            ),
             section="00",
             domain=domain,
             split=split,
@@ -109,9 +112,11 @@ def judged(machine: str = "fan", domains: tuple[Domain, ...] = ("source", "targe
     return judge(
         Judgement(
             folder=RELEASE,
+            data="data",
             dataset=dataset_of(machine, domains),
             test=test,
             yardsticks=beside(test),
+            warnings=(),
             held_out=[],
             unheard_sessions=None,
             recipe="reference",
@@ -156,6 +161,7 @@ def outcome_of(report: Report | None) -> Outcome:
             ],
             false_alarm_rate=0.05,
         ),
+        trained_on=("0123456789abcdef",) * 5,
         losses={
             "conv": (Epoch(1, 0.9, 0.8), Epoch(2, 0.4, 0.5)),
             "profile": (Epoch(1, 30.0, 20.0), Epoch(2, 0.04, 0.05)),
@@ -487,7 +493,11 @@ def test_threshold_from_sessions_left_out_is_told_as_such() -> None:
     assert "Hence the release's threshold: 5 % of all unheard windows cross it." in words
     assert "The release's threshold is chosen from all these 80 windows." in words
     assert "the threshold would be" not in words
-    assert "the threshold would be" in Elements(page(outcome)).words
+
+    held_out = msgspec.structs.replace(threshold, method="held_out")
+    manifest = msgspec.structs.replace(outcome.manifest, threshold=held_out)
+    words = Elements(page(msgspec.structs.replace(outcome, manifest=manifest))).words
+    assert "the threshold would be" in words
 
 
 def test_least_that_a_training_leaves_makes_a_page() -> None:
@@ -519,10 +529,14 @@ def test_least_that_a_training_leaves_makes_a_page() -> None:
 
 def test_windows_show_what_a_model_leaves_over() -> None:
     """A reconstruction is shown beside features and residual, for both windows."""
-    shape = read_release(RELEASE).manifest.features.shape
+    outcome = outcome_of(judged())
+    shape = outcome.manifest.features.shape
+    (model,) = outcome.manifest.models
+    picture = msgspec.structs.replace(model, output="reconstruction", output_shape=(1, *shape))
+    manifest = msgspec.structs.replace(outcome.manifest, models=(picture,))
     shown = [window(np.full(shape, size, np.float32), name=f"{size}.wav") for size in (1, 9)]
 
-    text = page(outcome_of(judged()), windows=shown)
+    text = page(msgspec.structs.replace(outcome, manifest=manifest), windows=shown)
 
     assert text.count("<image ") == 6
     for what in ("features", "reconstruction by", "residual of"):
@@ -534,11 +548,10 @@ def test_residual_without_time_is_a_line() -> None:
     """What a model leaves over of an averaged spectrum is drawn as numbers, not as a picture."""
     outcome = outcome_of(judged())
     (model,) = outcome.manifest.models
-    profile = msgspec.structs.replace(model, output="residual", output_shape=(1, 40))
-    manifest = msgspec.structs.replace(outcome.manifest, models=(profile,))
+    assert (model.output, model.output_shape) == ("residual", (1, 40))
     shown = [window(np.arange(40, dtype=np.float32) * size) for size in (0.1, 1.0)]
 
-    text = page(msgspec.structs.replace(outcome, manifest=manifest), windows=shown)
+    text = page(outcome, windows=shown)
 
     assert text.count("<image ") == 2
     assert "largest of the least and the most anomalous window: 3.9, 39" in text
@@ -556,9 +569,28 @@ def test_extreme_windows_are_those_of_the_node() -> None:
     assert least.statistic <= everything[0].statistic <= most.statistic
     assert most.clip.label == "anomaly"
     assert np.abs(most.features).max() in np.abs(stacked(clips)).max(axis=(1, 2))
-    assert most.residuals[0].shape == most.features.shape
+    (model,) = release.manifest.models
+    assert most.residuals[0].shape == model.output_shape[1:]
     mse = float(np.mean(np.square(most.residuals[0])))
     assert mse == pytest.approx(most.statistic, rel=1e-4)
+
+
+def test_extreme_windows_of_a_reconstruction_have_the_features_shape() -> None:
+    """What is left over of them is the difference of features and reconstruction."""
+    answer = np.arange(np.prod(FEATURES.shape), dtype=np.float32).reshape(FEATURES.shape)
+    heard = hear("normal")
+    features = np.stack([answer + 1, answer - 3, answer + 2])
+    clip = ClipFeatures(heard.clip, features, np.full(3, -20.0), 0)
+
+    release = release_of(FakeModel({"answer": answer.tolist()}))
+
+    least, most = extreme_windows(release, RUNTIME, [clip])
+
+    assert (least.statistic, most.statistic) == (1.0, 9.0)
+    np.testing.assert_array_equal(most.features, answer - 3)
+    for shown, difference in ((least, 1), (most, -3)):
+        (residual,) = shown.residuals
+        np.testing.assert_array_equal(residual, np.full(FEATURES.shape, difference, np.float32))
 
 
 def test_only_window_is_shown_once() -> None:

@@ -65,7 +65,7 @@ def test_rows_say_what_was_measured_and_where() -> None:
     outcome = outcome_of(judged())
     report = outcome.report
     assert report is not None
-    (variant,) = report.variants.values()
+    (variant,) = [found for found in report.variants.values() if found.released]
     latency = variant.runtimes["ai-edge-litert"].latency_ms
     assert latency is not None
 

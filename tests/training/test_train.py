@@ -72,7 +72,20 @@ def metrics_of(run: Run) -> Any:
     return json.loads((run.out / "metrics.json").read_text())
 
 
-def test_default_recipe_gives_a_release_with_all_variants(duo_run: Run) -> None:
+def test_default_recipe_gives_a_release_of_one_small_network(profile_run: Run) -> None:
+    """One model, whose error is the statistic, and a threshold from sessions it has not heard."""
+    assert profile_run.done.returncode == 0, profile_run.done.stderr
+    manifest = read_release(profile_run.out).manifest
+
+    assert manifest.label == "small-profile@1"
+    assert [model.file for model in manifest.models] == ["profile.tflite"]
+    assert manifest.statistic == "error"
+    assert manifest.threshold.method == "sessions_left_out"
+    assert (manifest.training.recipe, manifest.training.epochs) == ("profile", 2)
+    assert Scorer(read_release(profile_run.out), find_runtime()).score(hiss(2)).mse is not None
+
+
+def test_two_networks_give_a_release_with_all_variants(duo_run: Run) -> None:
     """Two models, one statistic, a threshold from held-out files, and every quantisation beside."""
     assert duo_run.done.returncode == 0, duo_run.done.stderr
     manifest = read_release(duo_run.out).manifest
@@ -175,6 +188,25 @@ def test_without_variants(profile_run: Run) -> None:
     """`--no-variants` writes the release alone."""
     assert not (profile_run.out / "variants").exists()
     assert list(metrics_of(profile_run)["variants"]) == ["float16"]
+
+
+@pytest.mark.parametrize(("sessions", "method"), [(4, "held_out"), (5, "sessions_left_out")])
+def test_threshold_comes_from_sessions_where_there_are_enough(
+    train: Train, tmp_path: Path, write_wav: WriteWav, sessions: int, method: str
+) -> None:
+    """Left to itself, a training takes the threshold of sessions left out from five on."""
+    for session in range(sessions):
+        for index in range(2):
+            seed = 2 * session + index
+            write_wav(tmp_path / f"fan/normal/{session}/{index}.wav", hiss(2, seed=seed))
+
+    outcome, _ = train(tmp_path / "fan", threshold_from="auto", folds=2)
+
+    check = outcome.session_check
+    assert check is not None
+    threshold = outcome.manifest.threshold
+    assert threshold.method == method
+    assert (threshold.value == check.threshold.value) == (method == "sessions_left_out")
 
 
 def test_threshold_of_sessions_left_out_where_there_are_none(
