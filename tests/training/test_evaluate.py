@@ -13,7 +13,7 @@ import soundfile
 from node.release_store import read_release
 from node.runtime import find_runtime
 from node.scorer import Scorer
-from tests.training.conftest import Run, WriteWav, hiss
+from tests.training.conftest import Run, RunTraining, WriteWav, hiss
 from training.errors import DataError, DestinationError
 from training.evaluate import EvaluateRequest, Report, evaluate_release
 from training.feature_cache import FeatureCache
@@ -208,3 +208,18 @@ def test_json_that_cannot_be_written(
     """A destination that is not there is named."""
     with pytest.raises(DestinationError, match="cannot write: No such file or directory"):
         evaluate(profile_run.out, small_data, json=tmp_path / "none" / "figures.json")
+
+
+def test_clips_that_were_trained_on_are_told(
+    profile_run: Run, small_data: Path, tmp_path: Path, run_training: RunTraining
+) -> None:
+    """A test clip with the content of a train clip, whatever it is called, is a warning."""
+    data = Path(shutil.copytree(small_data, tmp_path / "small"))
+    heard = min((data / "fan" / "train").iterdir())
+    shutil.copy(heard, data / "fan" / "source_test" / "section_00_source_test_normal_0099.wav")
+
+    done = run_training(["evaluate", profile_run.out, "--data", data])
+
+    assert done.returncode == 0, done.stderr
+    assert "1 of 25 test clips were in the release's training" in done.stderr
+    assert "section_00_source_test_normal_0099.wav" in done.stderr
