@@ -152,10 +152,9 @@ def open_recording(path: Path) -> Recording:
         reason = error.strerror or str(error)
         raise SourceError("bad_format", f"{path}: cannot be read: {reason}") from error
     except UnicodeEncodeError as error:
-        # libsndfile's binding takes UTF-8 names alone, and this one could not even be printed.
-        name = str(path).encode("utf-8", "backslashreplace").decode()
+        # libsndfile's binding takes no other names.
         raise SourceError(
-            "bad_format", f"{name}: cannot be read: its name is not UTF-8; rename it"
+            "bad_format", f"{path}: cannot be read: its name is not UTF-8; rename it"
         ) from error
     except soundfile.LibsndfileError as error:
         reason = error.error_string.rstrip(".")

@@ -384,5 +384,5 @@ def test_name_that_is_not_utf8_is_refused_in_one_line(tmp_path: Path) -> None:
     path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/l\xe4rm.wav"))
     path.write_bytes(b"RIFF")
 
-    with pytest.raises(SourceError, match=r"\\udce4rm\.wav: .*its name is not UTF-8"):
+    with pytest.raises(SourceError, match=r"rm\.wav: .*its name is not UTF-8"):
         open_recording(path)
