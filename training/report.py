@@ -554,6 +554,9 @@ def _held_out(outcome: "Outcome") -> Markup:
 
 
 def _alarms(report: Report) -> Markup:
+    if not report.votes:
+        # Of one window of each recording there is nothing to vote on.
+        return Markup()
     facts = {}
     if (alarms := report.false_alarms) is not None:
         low, high = map(_rounded, alarms.per_day_interval)

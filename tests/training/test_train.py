@@ -20,7 +20,7 @@ from contract.errors import EarshotError
 from node.release_store import read_release
 from node.runtime import find_runtime
 from node.scorer import Scorer
-from tests.training.conftest import ROOT, Run, WriteWav, hiss
+from tests.training.conftest import ROOT, Run, RunTraining, WriteWav, hiss
 from training.errors import DataError
 from training.feature_cache import FeatureCache
 from training.progress import silent
@@ -429,3 +429,19 @@ def test_disk_full(small_data: Path, occupied: Path, training_environment: dict[
     assert said[-1] == f"earshot training: cannot write {occupied}: {reason}"
     assert training.parts == []
     assert content(occupied) == before
+
+
+@pytest.mark.parametrize("recipe", ["reference", "repaired", "conv", "dense"])
+def test_every_recipe_goes_from_recordings_to_a_report(
+    small_data: Path, tmp_path: Path, run_training: RunTraining, recipe: str
+) -> None:
+    """Those that no other test trains as a whole end well too, figures and page included."""
+    out = tmp_path / f"small-{recipe}"
+    arguments = ["--recipe", recipe, "--epochs", "1", "--seeds", "1", "--folds", "0"]
+
+    done = run_training(["train", "--data", small_data, "--out", out, *arguments, "--no-variants"])
+
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert read_release(out).manifest.training.recipe == recipe
+    assert {"metrics.json", "report.html", "results.csv"} <= {path.name for path in out.iterdir()}
