@@ -361,11 +361,9 @@ class Training:
             time.sleep(0.002)
 
     def end(self) -> tuple[int, list[str]]:
-        """Wait; return the exit code and the lines on standard error, which are all its own."""
+        """Wait; return the exit code and the lines on standard error."""
         _, stderr = self.process.communicate(timeout=90)
-        lines = stderr.splitlines()
-        assert all(line.startswith("earshot training: ") for line in lines)
-        return self.process.returncode, lines
+        return self.process.returncode, stderr.splitlines()
 
 
 @pytest.fixture
@@ -395,6 +393,7 @@ def test_interrupted(
 
     code, said = training.end()
     assert code == 130
+    # The last line: where the signal meets a destructor, Python has its own say before it.
     assert said[-1] == "earshot training: interrupted; nothing was written"
     assert training.parts == []
     assert content(occupied) == before
@@ -411,7 +410,9 @@ def test_killed(small_data: Path, occupied: Path, training_environment: dict[str
     assert training.end()[0] == -signal.SIGKILL
     assert content(occupied) == before
     again = Training(small_data, occupied, training_environment)
-    assert again.end()[0] == 0
+    code, said = again.end()
+    assert code == 0
+    assert [line for line in said if not line.startswith("earshot training: ")] == []
     assert read_release(occupied).manifest.label == "fan@1"
 
 
