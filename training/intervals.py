@@ -20,7 +20,6 @@ from training.metrics import (
     ClipScore,
     Figure,
     Float64Array,
-    Interval,
     Rule,
     ScoredClip,
     percentile_interval,
@@ -89,62 +88,6 @@ def draw_resamples(
     return np.array([drawn[name] for name in names], dtype=np.float64).reshape(-1, count).T
 
 
-def interval(
-    clips: Sequence[ScoredClip],
-    figure: Figure,
-    *,
-    how: ClipScore,
-    rule: Rule | None = None,
-    seed: int,
-    count: int = RESAMPLES,
-    group: GroupOf | None = None,
-) -> Interval | None:
-    """95 % percentile interval of an overall figure; None if a label is missing."""
-    resamples = draw_resamples([clip.clip for clip in clips], seed=seed, count=count, group=group)
-    values = resampled_figure(clips, figure, how=how, rule=rule, resamples=resamples)
-    return None if values is None else percentile_interval(values[1:])
-
-
-def paired_difference(
-    first: Sequence[ScoredClip],
-    second: Sequence[ScoredClip],
-    *,
-    figure: Figure = "official",
-    how: tuple[ClipScore, ClipScore] = ("mean", "mean"),
-    rule: Rule | None = None,
-    seed: int,
-    count: int = RESAMPLES,
-    group: GroupOf | None = None,
-) -> Difference | None:
-    """Figure of the first detector minus that of the second, with the same resamples for both.
-
-    Args:
-        first: scored clips in any order; matched with the second's by path.
-        second: the same clips, scored by another detector.
-        figure: overall figure to compare.
-        how: each detector's score of a clip.
-        rule: official rule; None chooses as `evaluate_scores` does.
-        seed: of the draws.
-        count: resamples.
-        group: which clips are one recording.
-
-    Returns:
-        None if a label is missing.
-
-    Raises:
-        DataError: the two have not scored the same clips.
-    """
-    return paired_difference_over_sets(
-        [([first], [second])],
-        figure=figure,
-        how=how,
-        rule=rule,
-        seed=seed,
-        count=count,
-        group=group,
-    )
-
-
 def paired_difference_over_sets(
     pairs: Sequence[tuple[Runs, Runs]],
     *,
@@ -155,7 +98,9 @@ def paired_difference_over_sets(
     count: int = RESAMPLES,
     group: GroupOf | None = None,
 ) -> Difference | None:
-    """The same for the arithmetic mean over several data sets, each resampled by itself.
+    """Figure of the first detector minus that of the second, mean over data sets.
+
+    Both are resampled alike, each data set by itself; clips are matched by path.
 
     Args:
         pairs: for each data set the clips as scored by the first and by the second detector. A

@@ -1,6 +1,7 @@
 """The bootstrap over recordings."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,13 +9,19 @@ import pytest
 from training.dataset import Clip, Domain, Label
 from training.errors import DataError, TrainingError
 from training.intervals import (
+    Difference,
     draw_resamples,
-    interval,
     mean_and_spread,
-    paired_difference,
     paired_difference_over_sets,
 )
-from training.metrics import ScoredClip, evaluate_scores, rescored
+from training.metrics import (
+    Figure,
+    ScoredClip,
+    evaluate_scores,
+    percentile_interval,
+    resampled_figure,
+    rescored,
+)
 
 
 def make_clip(index: int, label: Label, *, section: str = "00", domain: Domain = "source") -> Clip:
@@ -51,6 +58,22 @@ def worse(clips: list[ScoredClip], *, noise: float, seed: int) -> list[ScoredCli
     """Blur the scores of the same clips."""
     scores = np.array([clip.statistics[0] for clip in clips])
     return rescored(clips, scores + np.random.default_rng(seed).normal(0, noise, len(clips)))
+
+
+def interval(clips: list[ScoredClip], figure: Figure, *, seed: int, **options: Any) -> Any:
+    """95 % interval of one figure, as `evaluate_scores` makes it."""
+    resamples = draw_resamples(
+        [clip.clip for clip in clips], seed=seed, group=options.pop("group", None)
+    )
+    values = resampled_figure(clips, figure, resamples=resamples, **options)
+    return None if values is None else percentile_interval(values[1:])
+
+
+def paired_difference(
+    first: list[ScoredClip], second: list[ScoredClip], **options: Any
+) -> Difference | None:
+    """Compare two detectors on one data set, one run each."""
+    return paired_difference_over_sets([([first], [second])], **options)
 
 
 def test_resamples_keep_every_section_domain_and_label() -> None:
