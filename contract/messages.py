@@ -80,6 +80,9 @@ class Problem(StrEnum):
     MIC_GONE = "mic_gone"
     OVERRUN = "overrun"
     ERROR = "error"
+    MIC_STUCK = "mic_stuck"
+    MIC_QUIET = "mic_quiet"
+    MIC_OFFSET = "mic_offset"
 
 
 class Clock(StrEnum):
@@ -113,6 +116,28 @@ class ThresholdSource(StrEnum):
     OVERRIDE = "override"
 
 
+class CalibrationPhase(StrEnum):
+    """How far a node is with learning what is normal where it hangs."""
+
+    NONE = "none"
+    SETTLING = "settling"
+    CALIBRATING = "calibrating"
+    VERIFYING = "verifying"
+    ARMED = "armed"
+    REFUSED = "refused"
+
+
+class AlarmRule(StrEnum):
+    """What opened an episode."""
+
+    VOTE = "vote"
+    """Of the last windows, on a node that was not calibrated where it hangs."""
+    BLOCK = "block"
+    """The mean of a block of windows is above its prediction limit."""
+    FAST = "fast"
+    """Several single windows are far above what calibration has heard."""
+
+
 class EpisodePhase(StrEnum):
     """Where in an episode of abnormal sound an event stands."""
 
@@ -142,6 +167,8 @@ CODES: dict[type[StrEnum], tuple[StrEnum, ...]] = {
     Presence: tuple(Presence),
     PresenceReason: tuple(PresenceReason),
     ThresholdSource: tuple(ThresholdSource),
+    CalibrationPhase: tuple(CalibrationPhase),
+    AlarmRule: tuple(AlarmRule),
     EpisodePhase: tuple(EpisodePhase),
     UpdatePhase: tuple(UpdatePhase),
 }
@@ -278,6 +305,15 @@ class State(Message, frozen=True, kw_only=True):
     model: ModelLabel
     threshold: Positive
     threshold_source: ThresholdSource
+    microphone_note: Text | None
+    """What is wrong with the sound and what to do about it; None while it is fine."""
+    calibration: CalibrationPhase
+    """Of the newest calibration; an earlier one stays in force until this one has armed."""
+    calibration_progress: Share
+    calibration_blocks: Count
+    """Blocks of normal sound behind the limits in force; 0 if they are the release's."""
+    calibration_note: Text | None
+    """What the limits in force are worth, or why a calibration was refused."""
 
 
 class Event(Message, frozen=True, kw_only=True):
@@ -289,11 +325,18 @@ class Event(Message, frozen=True, kw_only=True):
     boot: BootId
     at_us: TimeUs
     episode_id: Text
+    """The same in every event of the episode, also when one is sent again."""
     phase: EpisodePhase
     state: MachineState
+    """Of the machine after this event."""
     opened_us: TimeUs
+    rule: AlarmRule
     peak_score: float
+    """The highest score of a window so far."""
     windows: Count
+    """Windows that were scored since it opened."""
+    bands_hz: Annotated[tuple[float, ...], msgspec.Meta(max_length=3)]
+    """Centres of the frequency bands that carry most of the error, the strongest first."""
     model: ModelLabel
 
 
@@ -317,6 +360,9 @@ class Health(Message, frozen=True, kw_only=True):
     """Windows given up because the broker refused them."""
     reconnects: Count
     overruns: Count
+    microphone: MicrophoneState
+    reopened: Count
+    """How often the microphone had to be opened again since the boot."""
     level_dbfs: float | None
     clipped: Share
     latency_p50_ms: float | None
@@ -376,6 +422,34 @@ class Desired(Message, frozen=True, kw_only=True):
     allow_older: bool
 
 
+class Command(Message, frozen=True, kw_only=True):
+    """Operator to one node: do something once. The verb is the topic's last level.
+
+    Never retained: a node refuses a command that the broker kept for it. Correlation data, if it
+    carries any, comes back with the result.
+    """
+
+    KIND: ClassVar[Kind] = Kind.COMMAND
+
+    node: NodeId
+    at_us: TimeUs
+    minutes: Annotated[float, msgspec.Meta(ge=0, le=10_080)] | None
+    """For `calibrate`: how long to listen for (None: an hour); 0 ends a calibration."""
+
+
+class Result(Message, frozen=True, kw_only=True):
+    """What became of a command."""
+
+    KIND: ClassVar[Kind] = Kind.RESULT
+
+    node: NodeId
+    boot: BootId
+    at_us: TimeUs
+    verb: Text
+    done: bool
+    note: Text
+
+
 class CollectorStatus(Message, frozen=True, kw_only=True):
     """Whether anybody stores what the nodes say."""
 
@@ -416,7 +490,15 @@ STORED: tuple[type[Message], ...] = (
 )
 """Messages with a measurement of their own; a backlog is stored as its windows."""
 
-_ALL: tuple[type[Message], ...] = (*STORED, Backlog, Receipt, Desired, DeadLetter)
+_ALL: tuple[type[Message], ...] = (
+    *STORED,
+    Backlog,
+    Receipt,
+    Desired,
+    Command,
+    Result,
+    DeadLetter,
+)
 _BY_KIND = {message.KIND: message for message in _ALL}
 _DECODERS = {kind: msgspec.json.Decoder(message) for kind, message in _BY_KIND.items()}
 _ENCODER = msgspec.json.Encoder()

@@ -71,6 +71,8 @@ class Publication(msgspec.Struct, frozen=True, kw_only=True):
     retain: bool = False
     expiry_seconds: int | None = None
     """The broker forgets the message when it could not deliver it within this time."""
+    correlation: bytes | None = None
+    """Correlation data: tells whoever asked which question this answers."""
 
 
 class Will(msgspec.Struct, frozen=True, kw_only=True):
@@ -148,6 +150,7 @@ class Received(msgspec.Struct, frozen=True):
     payload: bytes
     qos: int
     retained: bool
+    correlation: bytes | None = None
 
 
 class Published(msgspec.Struct, frozen=True):
@@ -480,6 +483,7 @@ class _Connection:
                 bytes(message.payload),
                 message.qos,
                 message.retain,
+                getattr(message.properties, "CorrelationData", None),
             )
         )
 
@@ -545,6 +549,8 @@ def _publish_properties(publication: Publication, packet: int) -> Properties:
     properties.ContentType = "application/json"
     if publication.expiry_seconds is not None:
         properties.MessageExpiryInterval = publication.expiry_seconds
+    if publication.correlation is not None:
+        properties.CorrelationData = publication.correlation
     return properties
 
 

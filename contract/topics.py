@@ -34,6 +34,8 @@ class Kind(StrEnum):
     UPDATE = "update"
     RECEIPT = "receipt"
     DESIRED = "desired"
+    COMMAND = "cmd"
+    RESULT = "result"
     COLLECTOR_STATUS = "collector"
     DEAD_LETTER = "deadletter"
 
@@ -50,7 +52,10 @@ FROM_NODE = (
 )
 """What a node publishes under its own id, and a collector stores."""
 
-_NODE_KINDS = frozenset((*FROM_NODE, Kind.RECEIPT, Kind.DESIRED))
+_NODE_KINDS = frozenset((*FROM_NODE, Kind.RECEIPT, Kind.DESIRED, Kind.RESULT))
+
+VERBS = ("calibrate",)
+"""What a node can be told to do."""
 
 
 class Topic(msgspec.Struct, frozen=True):
@@ -58,6 +63,8 @@ class Topic(msgspec.Struct, frozen=True):
 
     kind: Kind
     owner: str | None
+    verb: str | None = None
+    """Of a command."""
 
 
 def node(node_id: str, kind: Kind) -> str:
@@ -69,6 +76,22 @@ def node(node_id: str, kind: Kind) -> str:
     if kind not in _NODE_KINDS:
         raise TopicError(f"Expected a kind that nodes have, got {kind}")
     return f"{ROOT}/n/{checked_id(node_id)}/{kind}"
+
+
+def command(node_id: str, verb: str) -> str:
+    """Topic on which a node is told to do something, for example `calibrate`.
+
+    Raises:
+        TopicError: the id is not valid, or no node knows the verb.
+    """
+    if verb not in VERBS:
+        raise TopicError(f"Expected one of {', '.join(VERBS)}, got {verb[:40]!r}")
+    return f"{ROOT}/n/{checked_id(node_id)}/{Kind.COMMAND}/{verb}"
+
+
+def every_command(node_id: str) -> str:
+    """Topic filter for all that one node is told to do."""
+    return f"{ROOT}/n/{checked_id(node_id)}/{Kind.COMMAND}/+"
 
 
 def every_node(kind: Kind) -> str:
@@ -105,6 +128,8 @@ def parse(topic: str) -> Topic:
     match topic.split("/"):
         case ["earshot", "1", "n", owner, kind] if kind in _NODE_KINDS:
             return Topic(Kind(kind), checked_id(owner))
+        case ["earshot", "1", "n", owner, Kind.COMMAND, verb] if verb in VERBS:
+            return Topic(Kind.COMMAND, checked_id(owner), verb)
         case ["earshot", "1", "collector", owner, "status"]:
             return Topic(Kind.COLLECTOR_STATUS, checked_id(owner))
         case ["earshot", "1", "g", owner, "desired"]:

@@ -20,6 +20,7 @@ from contract import VERSION
 from contract.errors import EarshotError
 from contract.messages import (
     Birth,
+    CalibrationPhase,
     Clock,
     Health,
     MachineState,
@@ -251,6 +252,11 @@ class _Node:
                 model=manifest.label,
                 threshold=manifest.threshold.value,
                 threshold_source=ThresholdSource.RELEASE,
+                microphone_note=None,
+                calibration=CalibrationPhase.NONE,
+                calibration_progress=0.0,
+                calibration_blocks=0,
+                calibration_note=None,
             )
         )
 
@@ -278,6 +284,8 @@ class _Node:
                 discarded_refused=self._outbox.discarded_refused,
                 reconnects=max(0, self._publisher.connections - 1),
                 overruns=self._source.overruns,
+                microphone=MicrophoneState.UNKNOWN if self._state is None else self._state[1],
+                reopened=0,
                 level_dbfs=None if self._last is None else round(self._last.level_dbfs, 2),
                 clipped=0.0 if self._last is None else round(self._last.clipped, 6),
                 latency_p50_ms=p50,

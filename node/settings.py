@@ -18,6 +18,8 @@ class NodeSection(msgspec.Struct, frozen=True, kw_only=True):
     id: NodeId
     """Unique in the fleet; also its MQTT client id and, with a password, its user name."""
     group: NodeId | None = None
+    state_folder: Annotated[str, msgspec.Meta(min_length=1)] = "state"
+    """Where the node keeps what it has learnt of its machine; no sound."""
 
 
 class SourceSection(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,6 +50,13 @@ class OutboxSection(msgspec.Struct, frozen=True, kw_only=True):
     """How long a node that is stopped tries to send what it still has."""
 
 
+class CalibrationSection(msgspec.Struct, frozen=True, kw_only=True):
+    """How the node learns what is normal where it hangs."""
+
+    false_alarms_per_week: Annotated[float, msgspec.Meta(gt=0, le=1000)] | None = None
+    """What the limits are set for; None is what the release says."""
+
+
 class HealthSection(msgspec.Struct, frozen=True, kw_only=True):
     """What the node says of itself."""
 
@@ -62,6 +71,7 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     mqtt: MqttSettings = MqttSettings()
     source: SourceSection = SourceSection()
     outbox: OutboxSection = OutboxSection()
+    calibration: CalibrationSection = CalibrationSection()
     health: HealthSection = HealthSection()
 
 

@@ -5,6 +5,7 @@ from typing import Any
 from contract import topics
 from contract.messages import (
     Backlog,
+    CalibrationPhase,
     Clock,
     MachineState,
     Message,
@@ -78,6 +79,11 @@ def state(
         model="fan@17",
         threshold=45.0,
         threshold_source=ThresholdSource.RELEASE,
+        microphone_note=None,
+        calibration=CalibrationPhase.NONE,
+        calibration_progress=0.0,
+        calibration_blocks=0,
+        calibration_note=None,
     )
 
 

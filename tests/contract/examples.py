@@ -4,10 +4,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from contract.messages import (
+    AlarmRule,
     Backlog,
     Birth,
+    CalibrationPhase,
     Clock,
     CollectorStatus,
+    Command,
     DeadLetter,
     Desired,
     EpisodePhase,
@@ -20,6 +23,7 @@ from contract.messages import (
     PresenceReason,
     Problem,
     Receipt,
+    Result,
     State,
     Status,
     ThresholdSource,
@@ -123,6 +127,11 @@ STATE = State(
     model="fan@17",
     threshold=45.0,
     threshold_source=ThresholdSource.SITE,
+    microphone_note="clips at times; lower its gain",
+    calibration=CalibrationPhase.VERIFYING,
+    calibration_progress=0.75,
+    calibration_blocks=60,
+    calibration_note="0 of 15 blocks above the limit so far",
 )
 EVENT = Event(
     node=NODE,
@@ -132,8 +141,10 @@ EVENT = Event(
     phase=EpisodePhase.CLOSED,
     state=MachineState.NORMAL,
     opened_us=AT_US - 60_000_000,
+    rule=AlarmRule.BLOCK,
     peak_score=3.5,
     windows=60,
+    bands_hz=(1425.5, 3120.0, 212.25),
     model="fan@17",
 )
 HEALTH = Health(
@@ -148,6 +159,8 @@ HEALTH = Health(
     discarded_refused=1,
     reconnects=4,
     overruns=0,
+    microphone=MicrophoneState.OK,
+    reopened=2,
     level_dbfs=-31.25,
     clipped=0.0005,
     latency_p50_ms=4.125,
@@ -182,6 +195,15 @@ RECEIPT = Receipt(
 DESIRED = Desired(
     at_us=AT_US, serial=12, release="fan@18", percent=25.0, threshold=None, allow_older=False
 )
+COMMAND = Command(node=NODE, at_us=AT_US, minutes=60.0)
+RESULT = Result(
+    node=NODE,
+    boot=BOOT,
+    at_us=AT_US,
+    verb="calibrate",
+    done=True,
+    note="calibrating for 60 minutes",
+)
 DEAD_LETTER = DeadLetter(
     at_us=AT_US,
     collector="main",
@@ -204,6 +226,8 @@ EXAMPLES = {
     "update": Example("earshot/1/n/press-07/update", UPDATE),
     "receipt": Example("earshot/1/n/press-07/receipt", RECEIPT),
     "desired": Example("earshot/1/all/desired", DESIRED),
+    "command": Example("earshot/1/n/press-07/cmd/calibrate", COMMAND),
+    "result": Example("earshot/1/n/press-07/result", RESULT),
     "collector": Example("earshot/1/collector/main/status", COLLECTOR_STATUS),
     "deadletter": Example("earshot/1/deadletter", DEAD_LETTER),
 }

@@ -8,7 +8,7 @@ from contract import topics
 from contract.errors import TopicError
 from contract.topics import FROM_NODE, Kind, Topic
 
-NODE_KINDS = (*FROM_NODE, Kind.RECEIPT, Kind.DESIRED)
+NODE_KINDS = (*FROM_NODE, Kind.RECEIPT, Kind.DESIRED, Kind.RESULT)
 
 FORGED_IDS = [
     "",
@@ -44,6 +44,7 @@ def test_node_topic_is_parsed_back(kind: Kind) -> None:
         (topics.all_desired(), Topic(Kind.DESIRED, None)),
         (topics.collector_status("main"), Topic(Kind.COLLECTOR_STATUS, "main")),
         (topics.dead_letter(), Topic(Kind.DEAD_LETTER, None)),
+        (topics.command("press-07", "calibrate"), Topic(Kind.COMMAND, "press-07", "calibrate")),
     ],
 )
 def test_other_topic_is_parsed_back(topic: str, parsed: Topic) -> None:
@@ -66,11 +67,20 @@ def test_topics_are_as_released() -> None:
         "earshot/1/n/press-07/update",
         "earshot/1/n/press-07/receipt",
         "earshot/1/n/press-07/desired",
+        "earshot/1/n/press-07/result",
     ]
     assert topics.group_desired("line-2") == "earshot/1/g/line-2/desired"
     assert topics.all_desired() == "earshot/1/all/desired"
     assert topics.collector_status("main") == "earshot/1/collector/main/status"
     assert topics.dead_letter() == "earshot/1/deadletter"
+    assert topics.command("press-07", "calibrate") == "earshot/1/n/press-07/cmd/calibrate"
+    assert topics.every_command("press-07") == "earshot/1/n/press-07/cmd/+"
+
+
+def test_command_that_no_node_knows_has_no_topic() -> None:
+    """A verb is one of a short list, so that none can forge a topic."""
+    with pytest.raises(TopicError, match="Expected one of calibrate, got 'reboot/now'"):
+        topics.command("press-07", "reboot/now")
 
 
 @pytest.mark.parametrize("kind", FROM_NODE)
@@ -98,6 +108,8 @@ def test_id_that_could_forge_a_topic_is_refused(text: str) -> None:
     attempts: list[Callable[[], object]] = [
         lambda: topics.checked_id(text),
         lambda: topics.node(text, Kind.WINDOW),
+        lambda: topics.command(text, "calibrate"),
+        lambda: topics.every_command(text),
         lambda: topics.group_desired(text),
         lambda: topics.collector_status(text),
         lambda: topics.parse(f"earshot/1/n/{text}/window"),
