@@ -158,13 +158,22 @@ class FeatureExtractor:
 
     @cached_property
     def _dct(self) -> Float32Array:
-        """Type-2 orthonormal DCT: row k is sqrt(2/N) cos(pi k (2n + 1) / 2N), row 0 / sqrt(2)."""
-        n = self.params.n_mels
-        k = np.arange(self.params.n_mfcc)[:, None]
-        matrix = np.sqrt(2.0 / n) * np.cos(np.pi * k * (2 * np.arange(n) + 1) / (2 * n))
-        matrix[0] /= np.sqrt(2.0)
-        rows: Float32Array = matrix.astype(np.float32)
-        return rows
+        return dct_matrix(self.params)
+
+
+def dct_matrix(params: FeatureParams) -> Float32Array:
+    """Type-2 orthonormal DCT: row k is sqrt(2/N) cos(pi k (2n + 1) / 2N), row 0 / sqrt(2).
+
+    Returns:
+        float32 array of shape `(n_mfcc, n_mels)`; its transpose takes MFCC back to mel bands,
+        smoothed.
+    """
+    n = params.n_mels
+    k = np.arange(params.n_mfcc)[:, None]
+    matrix = np.sqrt(2.0 / n) * np.cos(np.pi * k * (2 * np.arange(n) + 1) / (2 * n))
+    matrix[0] /= np.sqrt(2.0)
+    rows: Float32Array = matrix.astype(np.float32)
+    return rows
 
 
 def mel_filters(params: FeatureParams) -> Float32Array:

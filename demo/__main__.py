@@ -80,9 +80,15 @@ def _run_fleet(
     )
     settings = MqttSettings(host=broker.host, port=broker.port)
     wait_for_collector(collector, settings, "collector")
+    state = {"EARSHOT_NODE_STATE_FOLDER": str(directory / "state")}
     nodes = [
         stack.enter_context(
-            Program("node", name, directory=directory, settings={**mqtt, **_node(name, options)})
+            Program(
+                "node",
+                name,
+                directory=directory,
+                settings={**mqtt, **state, **_node(name, options)},
+            )
         )
         for name in _MACHINES
     ]

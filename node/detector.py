@@ -55,15 +55,18 @@ class Detector:
         Args:
             features: float32 of the shape that the manifest's feature parameters give.
         """
+        return self.judge(self.residuals(features))
+
+    def judge(self, residuals: tuple[Float32Array, ...]) -> Judged:
+        """What the residuals of one window come to, as `residuals` gives them."""
         # A model that answers with infinity is told by the scorer, and needs no warning of NumPy's.
         with np.errstate(over="ignore", invalid="ignore"):
-            residuals = self.residuals(features)
             errors = tuple(
                 _error(model, residual)
                 for (model, _), residual in zip(self._models, residuals, strict=True)
             )
             mse = _mean_square(residuals[0])
-        return Judged(mse, self._statistic(errors), errors)
+        return Judged(mse, statistic(self.manifest, errors), errors)
 
     def residuals(self, features: Float32Array) -> tuple[Float32Array, ...]:
         """What each model leaves over of one window.
@@ -75,19 +78,22 @@ class Detector:
             The features less their reconstruction, in their shape, or the output of a model that
             gives a residual, in its own.
         """
-        return tuple(_residual(model, loaded, features) for model, loaded in self._models)
+        with np.errstate(over="ignore", invalid="ignore"):
+            return tuple(_residual(model, loaded, features) for model, loaded in self._models)
 
     @property
     def operators(self) -> tuple[str, ...]:
         """Kinds of TFLite operators in the models, in alphabetical order."""
         return tuple(sorted({kind for _, model in self._models for kind in model.operators}))
 
-    def _statistic(self, errors: tuple[float, ...]) -> float:
-        if self.manifest.statistic == "error":
-            return errors[0]
-        if not all(map(math.isfinite, errors)):
-            return math.nan
-        return exp_sum_log_z(self.manifest.models, errors)
+
+def statistic(manifest: Manifest, errors: tuple[float, ...]) -> float:
+    """What the release decides on, from the error of each of its models; NaN if one has none."""
+    if manifest.statistic == "error":
+        return errors[0]
+    if not all(map(math.isfinite, errors)):
+        return math.nan
+    return exp_sum_log_z(manifest.models, errors)
 
 
 def exp_sum_log_z(models: tuple[Model, ...], errors: tuple[float, ...]) -> float:

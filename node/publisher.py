@@ -10,6 +10,7 @@ import logging
 import queue
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 import msgspec
@@ -20,18 +21,23 @@ from contract.errors import (
     EarshotError,
     MessageError,
     PayloadTooLargeError,
+    TopicError,
 )
 from contract.messages import (
     MAX_BACKLOG_WINDOWS,
     Backlog,
     Birth,
+    Command,
+    Event,
     Health,
     Message,
     Presence,
     PresenceReason,
+    Result,
     State,
     Status,
     Window,
+    decode,
     encode,
 )
 from contract.session import (
@@ -42,9 +48,12 @@ from contract.session import (
     Disconnected,
     Publication,
     Published,
+    Received,
     Session,
     SessionEvent,
     SessionOptions,
+    SubscribeRefused,
+    Subscription,
     Will,
 )
 from contract.settings import MqttSettings
@@ -57,6 +66,10 @@ logger = logging.getLogger(__name__)
 SESSION_EXPIRY_SECONDS = 60
 # Health older than this is history, not news.
 HEALTH_EXPIRY_SECONDS = 3600
+# An answer to a command is for whoever asked, now.
+RESULT_EXPIRY_SECONDS = 60
+# Events are few; this is a year of false alarms at one a day, or a fault in the making.
+_MAX_EVENTS = 400
 # Windows younger than this many hops are live.
 _LIVE_HOPS = 2.0
 # Nobody is subscribed, or the broker said "not now": how long to wait before the next window.
@@ -70,7 +83,23 @@ class _Stop(msgspec.Struct, frozen=True):
     drain_seconds: float
 
 
-_Mail = SessionEvent | Window | State | Health | _Stop
+class Asked(msgspec.Struct, frozen=True):
+    """A command that has come in."""
+
+    verb: str
+    command: Command
+    correlation: bytes | None
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What became of it."""
+
+    result: Result
+    correlation: bytes | None
+
+
+_Given = Window | State | Health | Event | Answer
+_Mail = SessionEvent | _Given | _Stop
 
 
 class PublisherError(EarshotError):
@@ -110,7 +139,11 @@ class Publisher:
         self._mail: queue.SimpleQueue[_Mail] = queue.SimpleQueue()
         self._session = Session(
             mqtt,
-            SessionOptions(client_id=node, expiry_seconds=SESSION_EXPIRY_SECONDS),
+            SessionOptions(
+                client_id=node,
+                expiry_seconds=SESSION_EXPIRY_SECONDS,
+                subscriptions=(Subscription(topic_filter=topics.every_command(node)),),
+            ),
             self._mail.put,
             will=lambda: Will(publication=self._status(Presence.OFFLINE, PresenceReason.LOST)),
         )
@@ -120,7 +153,15 @@ class Publisher:
         self._news: dict[Kind, Publication] = {}
         """What is to be said of the node itself, the newest of each kind."""
         self._news_in_flight: dict[int, tuple[Kind, Publication]] = {}
+        self._events: OrderedDict[int, Publication] = OrderedDict()
+        """What is to be said of episodes, each of it, until the broker has it."""
+        self._events_in_flight: dict[int, int] = {}
+        """Packet id of this connection -> key in `_events`."""
+        self._events_given = 0
+        self.asked: queue.SimpleQueue[Asked] = queue.SimpleQueue()
+        """Commands that have come in, for whoever obeys them."""
         self._hold_until = 0.0
+        self._hold_events_until = 0.0
         self._probing = False
         """Whether the last answer to a window was no: then one message at a time asks again."""
         self._said: str | None = None
@@ -138,7 +179,7 @@ class Publisher:
         self._session.start()
         self._thread.start()
 
-    def give(self, message: Window | State | Health) -> None:
+    def give(self, message: _Given) -> None:
         """Hand over a message; never blocks."""
         self._mail.put(message)
 
@@ -169,6 +210,7 @@ class Publisher:
             while self._stop is None:
                 self._take_mail()
                 self._send_news()
+                self._send_events()
                 self._send_windows()
             self._drain(self._stop.drain_seconds)
             self._say_goodbye()
@@ -203,6 +245,11 @@ class Publisher:
                 for news_kind, publication in self._news_in_flight.values():
                     self._news.setdefault(news_kind, publication)
                 self._news_in_flight.clear()
+                self._events_in_flight.clear()
+            case Received():
+                self._take_command(mail)
+            case SubscribeRefused():
+                self._say_once("commands", f"no commands are heard: {mail.reason}")
             case ConnectFailed():
                 if mail.refused and not self.connections:
                     self.failure = ConnectionRefusedByBrokerError(mail.reason)
@@ -211,13 +258,45 @@ class Publisher:
                 self._publish_about_node(mail, retain=True)
             case Health():
                 self._publish_about_node(mail, expiry_seconds=HEALTH_EXPIRY_SECONDS)
+            case Event():
+                self._add_event(mail)
+            case Answer():
+                self._publish_about_node(
+                    mail.result,
+                    expiry_seconds=RESULT_EXPIRY_SECONDS,
+                    correlation=mail.correlation,
+                )
             case _Stop():
                 self._stop = mail
+
+    def _take_command(self, message: Received) -> None:
+        try:
+            where = topics.parse(message.topic)
+            command = decode(message.topic, message.payload)
+        except (TopicError, MessageError) as error:
+            self._say_once("command", f"a command is refused: {error}")
+            return
+        if not isinstance(command, Command) or where.verb is None:
+            return
+        if message.retained:
+            # It would be obeyed again at every connection, years later.
+            self._say_once("retained", f"a retained {where.verb} command is refused: clear it")
+            return
+        self.asked.put(Asked(where.verb, command, message.correlation))
+
+    def _add_event(self, event: Event) -> None:
+        self._events_given += 1
+        self._events[self._events_given] = Publication(
+            topic=topics.node(self._node, Kind.EVENT), payload=encode(event)
+        )
+        if len(self._events) > _MAX_EVENTS:
+            self._events.popitem(last=False)
+            self._say_once("events", "too many events wait for the broker: the oldest are lost")
 
     def _begin(self, connected: Connected) -> None:
         self._connected = connected
         self.connections += 1
-        self._hold_until = 0.0
+        self._hold_until = self._hold_events_until = 0.0
         health = self._news.pop(Kind.HEALTH, None)
         self._news = {Kind.STATUS: self._presence()}
         if health is not None:
@@ -272,17 +351,39 @@ class Publisher:
 
     def _publish_about_node(
         self,
-        message: Birth | State | Health,
+        message: Birth | State | Health | Result,
         *,
         retain: bool = False,
         expiry_seconds: int | None = None,
+        correlation: bytes | None = None,
     ) -> None:
         self._news[message.KIND] = Publication(
             topic=topics.node(self._node, message.KIND),
             payload=encode(message),
             retain=retain,
             expiry_seconds=expiry_seconds,
+            correlation=correlation,
         )
+
+    def _send_events(self) -> None:
+        now = time.monotonic()
+        on_their_way = set(self._events_in_flight.values())
+        for key, publication in list(self._events.items()):
+            if self._connected is None or now < self._hold_events_until:
+                return
+            if len(self._in_flight) >= self._connected.max_in_flight:
+                return
+            if key in on_their_way:
+                continue
+            try:
+                packet_id = self._publish(publication)
+            except PayloadTooLargeError as error:
+                self._say_once("event", f"{error}; it is not said")
+                del self._events[key]
+                continue
+            if packet_id is None:
+                return
+            self._events_in_flight[packet_id] = key
 
     def _send_news(self) -> None:
         while self._news and self._connected is not None:
@@ -306,6 +407,10 @@ class Publisher:
             return
         seqs = self._in_flight.pop(answer.packet_id, ())
         kind, _ = self._news_in_flight.pop(answer.packet_id, (None, None))
+        event = self._events_in_flight.pop(answer.packet_id, None)
+        if event is not None:
+            self._event_answered(event, answer)
+            return
         if kind is not None and not answer.accepted:
             self._say_once(str(kind), f"the broker refuses {kind} of this node: {answer.reason}")
         if answer.accepted and answer.reason_code != NO_MATCHING_SUBSCRIBERS:
@@ -322,11 +427,24 @@ class Publisher:
             self._probing = True
             self._hold_until = time.monotonic() + _HOLD_SECONDS
 
+    def _event_answered(self, key: int, answer: Published) -> None:
+        if answer.accepted and answer.reason_code != NO_MATCHING_SUBSCRIBERS:
+            self._events.pop(key, None)
+        elif answer.accepted:
+            # Windows may have a subscriber all the same: they do not wait for this.
+            self._hold_events_until = time.monotonic() + _HOLD_SECONDS
+        else:
+            self._say_once("event", f"the broker refuses events of this node: {answer.reason}")
+            self._events.pop(key, None)
+
     def _drain(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
-        while len(self._outbox) and self.failure is None and time.monotonic() < deadline:
+        while (len(self._outbox) or self._events) and self.failure is None:
+            if time.monotonic() >= deadline:
+                break
             self._take_mail()
             self._send_news()
+            self._send_events()
             self._send_windows()
 
     def _say_goodbye(self) -> None:

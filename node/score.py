@@ -97,6 +97,7 @@ def _score_recording(
     )
     number = 0
     for framed in _windows(recording, framer, channel):
+        assert framed.samples is not None, "no sound of a file is ever missed"
         scored = scorer.score(framed.samples)
         start = number * manifest.window_hop_samples / features.sample_rate_hz
         number += 1

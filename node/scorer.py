@@ -42,6 +42,17 @@ class Scored(msgspec.Struct, frozen=True, kw_only=True):
     """What the scoring took."""
 
 
+class Evidence(msgspec.Struct, frozen=True, eq=False):
+    """What a score was made of, for whoever compares windows with each other."""
+
+    features: Float32Array
+    """Of the shape that the release's feature parameters give."""
+    residuals: tuple[Float32Array, ...]
+    """What each model left over, see `Detector.residuals`."""
+    errors: tuple[float, ...]
+    """Of each model."""
+
+
 class Scorer:
     """Scores windows with one release.
 
@@ -57,8 +68,10 @@ class Scorer:
     def __init__(self, release: Release, runtime: Runtime, *, threads: int = 1) -> None:
         manifest = release.manifest
         self.manifest = manifest
+        self.detector = Detector(release, runtime, threads=threads)
+        self.evidence: Evidence | None = None
+        """Of the window that was scored last; None if that had a problem."""
         self._extract = FeatureExtractor(manifest.features)
-        self._judge = Detector(release, runtime, threads=threads)
 
     def score(self, window: Float32Array) -> Scored:
         """Score one window.
@@ -72,14 +85,19 @@ class Scorer:
         """
         started = time.perf_counter()
         problem, judged = None, None
+        self.evidence = None
         if not np.isfinite(window).all():
             problem = Problem.ERROR
             window = np.nan_to_num(window, nan=0.0, posinf=1.0, neginf=-1.0)
         elif not window.any():
             problem = Problem.MIC_SILENT
         else:
-            judged = self._judge(self._extract(window))
-            if not (math.isfinite(judged.mse) and math.isfinite(judged.statistic)):
+            features = self._extract(window)
+            residuals = self.detector.residuals(features)
+            judged = self.detector.judge(residuals)
+            if math.isfinite(judged.mse) and math.isfinite(judged.statistic):
+                self.evidence = Evidence(features, residuals, judged.errors)
+            else:
                 problem, judged = Problem.ERROR, None
         score = None if judged is None else judged.statistic / self.manifest.threshold.value
         return Scored(

@@ -1,8 +1,8 @@
-"""The node's day: sound in, windows scored, every one handed to the publisher.
+"""The node's day: sound in, windows judged, every one handed to the publisher.
 
-    source -> framer -> scorer -> vote -> publisher (outbox -> MQTT)
+    ear (source -> scorer -> machine watch) -> publisher (outbox -> MQTT)
 
-This thread hears and scores; the publisher's thread talks to the broker. Between them lies one
+This thread hears and judges; the publisher's thread talks to the broker. Between them lies one
 mailbox, so that a slow network never makes the node deaf.
 """
 
@@ -22,24 +22,30 @@ from contract.messages import (
     Birth,
     CalibrationPhase,
     Clock,
+    EpisodePhase,
+    Event,
     Health,
     MachineState,
     MicrophoneState,
-    Problem,
+    Result,
     State,
-    ThresholdSource,
     Window,
 )
+from contract.topics import VERBS
 from node.board import board_name, operating_system, read_board
+from node.calibration import MINUTES_USUAL, CalibrationRefusedError
 from node.clock import WindowClock, new_boot_id, system_clock
-from node.framing import FramedWindow, Framer
-from node.machine import MachineVote
+from node.ear import Ear, HeardWindow
+from node.episodes import Episodes
+from node.machine_watch import CalibrationNotStartedError, MachineWatch
+from node.notify import Notifier
 from node.outbox import MemoryOutbox
-from node.publisher import Publisher
+from node.publisher import Answer, Asked, Publisher
 from node.release_store import Release
 from node.runtime import Runtime
-from node.scorer import Scored, Scorer
+from node.scorer import Scorer
 from node.settings import NodeSettings
+from node.site_store import CalibrationRequest, CalibrationStatus, Site, SiteStore
 from node.sources.errors import SourceError
 from node.sources.sound import AudioSource, EndOfSound
 
@@ -49,12 +55,8 @@ logger = logging.getLogger(__name__)
 _READ_SECONDS = 0.5
 # The last minutes' latencies, for the percentiles in `health`.
 _LATENCIES_KEPT = 300
-_MICROPHONE_STATES = {
-    None: MicrophoneState.OK,
-    Problem.MIC_SILENT: MicrophoneState.SILENT,
-    Problem.MIC_CLIPPED: MicrophoneState.CLIPPED,
-    Problem.MIC_GONE: MicrophoneState.GONE,
-}
+# A state is retained and stored: how far a calibration is needs no message for each window.
+_PROGRESS_STEPS = 20
 
 
 class UndeliveredError(EarshotError):
@@ -77,42 +79,62 @@ def run(
     runtime: Runtime,
     stop: threading.Event,
 ) -> Totals:
-    """Hear, score and publish until the source ends or `stop` is set.
+    """Hear, judge and publish until the source ends or `stop` is set.
 
     Raises:
-        SourceError: the sound cannot be had (any more).
+        StateFolderError: the state folder cannot be used, or another node uses it.
+        SourceError: the sound cannot be had, and time will not help.
         ReleaseError: the release does not run here.
         ConnectionRefusedByBrokerError: the broker said no before it ever said yes.
         UndeliveredError: windows are left that no broker has taken.
     """
     scorer = Scorer(release, runtime, threads=settings.model.threads)
-    with source:
-        node = _Node(settings, source, scorer, runtime)
+    store = SiteStore(settings.state_folder)
+    with store.locked(), source:
+        node = _Node(settings, source, scorer, runtime, store)
         node.hear_until(stop)
     return node.totals
+
+
+class _Told(msgspec.Struct, frozen=True):
+    """What the last `state` said."""
+
+    machine: MachineState
+    microphone: MicrophoneState
+    microphone_note: str | None
+    calibration: CalibrationPhase
+    calibration_step: int
+    calibration_note: str | None
+    threshold: float
 
 
 class _Node:
     """The parts of one run, and what they add up to."""
 
     def __init__(
-        self, settings: NodeSettings, source: AudioSource, scorer: Scorer, runtime: Runtime
+        self,
+        settings: NodeSettings,
+        source: AudioSource,
+        scorer: Scorer,
+        runtime: Runtime,
+        store: SiteStore,
     ) -> None:
         manifest = scorer.manifest
         self._settings = settings
         self._source = source
         self._scorer = scorer
         self._runtime = runtime
-        self._framer = Framer(
-            sample_rate_hz=manifest.features.sample_rate_hz,
-            window_samples=manifest.features.window_samples,
-            hop_samples=manifest.window_hop_samples,
-        )
+        self._store = store
+        self._watch = known_machine(settings, scorer, store)
+        self._ear = Ear(source, scorer, self._watch)
+        self._notifier = Notifier.from_environment(os.environ)
         self._clock = WindowClock()
         self._clock_state = Clock.SIMULATED if settings.source.fast else system_clock()
-        self._vote = MachineVote()
-        self._state: tuple[MachineState, MicrophoneState] | None = None
+        self._calibration: CalibrationRequest | None = None
+        """What has asked for the calibration that is under way."""
+        self._told: _Told | None = None
         self._boot = new_boot_id(time.time_ns() // 1_000_000, os.urandom(10))
+        self._episodes = Episodes(self._boot, store.episode())
         self._started = time.monotonic()
         self._health_due = self._started + settings.health.interval_seconds
         self._outbox = MemoryOutbox(max_windows=settings.outbox.max_windows)
@@ -126,7 +148,7 @@ class _Node:
             now_us=self._clock.now_us,
         )
         self._latencies_ms: deque[float] = deque(maxlen=_LATENCIES_KEPT)
-        self._last: Scored | None = None
+        self._last: HeardWindow | None = None
         self._windows = 0
         self._flagged = 0
         self._unscored = 0
@@ -150,25 +172,31 @@ class _Node:
             self._runtime.name,
             self._runtime.version,
         )
+        logger.info("limits: %s; %s", self._watch.threshold_source, self._watch.note or "as given")
         self._publisher.start()
+        self._notifier.ready("hearing")
         try:
+            self._go_on_calibrating()
             while not stop.is_set():
                 self._check_publisher()
+                self._obey()
                 self._hear_once()
                 self._look_after_health()
         except EndOfSound:
-            for framed in self._framer.finish():
-                self._score(framed, time.monotonic())
+            for heard in self._ear.finish():
+                self._take(heard)
             logger.info("the sound has ended after %d windows", self._windows)
             if not self._windows:
                 raise SourceError(
                     "no_sound", f"{self._source.identity}: ended before the first window was full"
                 ) from None
-        except SourceError:
+        except SourceError as error:
             # Nobody hears the machine any more: "normal" must not be what late joiners read.
-            self._tell_state(MachineState.UNKNOWN, MicrophoneState.GONE)
+            self._ear.microphone.gone(str(error)[:200])
+            self._tell_state(MachineState.UNKNOWN)
             raise
         finally:
+            self._notifier.stopping()
             # The last word on how many windows there were, for whoever counts what is stored.
             self._tell_health(time.monotonic())
             if len(self._outbox):
@@ -193,72 +221,190 @@ class _Node:
         if self._settings.source.fast and self._is_ahead_of_broker():
             time.sleep(0.01)
             return
-        block = self._source.read(_READ_SECONDS)
-        if block is None:
-            return
-        heard_at = time.monotonic()
-        for framed in self._framer.push(block, self._source.sample_rate_hz):
-            self._score(framed, heard_at)
+        for heard in self._ear.hear(_READ_SECONDS):
+            self._take(heard)
 
     def _is_ahead_of_broker(self) -> bool:
         """Sound that can wait is not read while windows pile up: then none has to be given up."""
         return self._publisher.backlog >= self._settings.outbox.max_windows // 2
 
-    def _score(self, framed: FramedWindow, heard_at: float) -> None:
+    def _take(self, heard: HeardWindow) -> None:
+        """Number a window and hand it over; then say what has changed with it."""
         seq, self._windows = self._windows, self._windows + 1
-        scored = self._last = self._scorer.score(framed.samples)
-        latency_ms = (time.monotonic() - heard_at) * 1000
-        self._latencies_ms.append(latency_ms)
-        self._flagged += scored.anomaly is True
-        self._unscored += scored.anomaly is None
-        machine = self._vote.hear(scored.anomaly)
+        self._last = heard
+        judgement = heard.judgement
+        if heard.latency_ms is not None:
+            self._latencies_ms.append(heard.latency_ms)
+        self._flagged += judgement.anomaly is True
+        self._unscored += judgement.anomaly is None
         manifest = self._scorer.manifest
+        window = Window(
+            node=self._settings.node.id,
+            boot=self._boot,
+            seq=seq,
+            start_us=self._clock.start_us(heard.start_monotonic_ns),
+            duration_us=manifest.features.window_us,
+            mse=heard.mse,
+            statistic=judgement.statistic,
+            threshold=heard.threshold,
+            score=judgement.score,
+            anomaly=judgement.anomaly,
+            state=judgement.state,
+            problem=heard.problem,
+            model=manifest.label,
+            level_dbfs=None if heard.level_dbfs is None else round(heard.level_dbfs, 2),
+            clipped=round(heard.clipped, 6),
+            overruns=self._source.overruns,
+            clock=self._clock_state,
+            latency_ms=None if heard.latency_ms is None else round(heard.latency_ms, 3),
+        )
+        self._publisher.give(window)
+        self._follow_episode(window, heard)
+        self._follow_calibration()
+        self._tell_state(judgement.state)
+        # By windows alone, scored or accounted for: a loop that has stopped hearing feeds nothing.
+        self._notifier.alive()
+
+    def _follow_episode(self, window: Window, heard: HeardWindow) -> None:
+        episodes = self._episodes
+        end_us = window.start_us + window.duration_us
+        phase = episodes.hear(
+            seq=window.seq,
+            end_us=end_us,
+            state=window.state,
+            rule=self._watch.rule,
+            score=window.score,
+        )
+        if phase is None:
+            return
+        if phase is not EpisodePhase.CLOSED and heard.evidence is not None:
+            episodes.note_bands(
+                self._watch.strongest_bands_hz(heard.evidence, self._scorer.detector)
+            )
+        episode = episodes.open
+        assert episode is not None
         self._publisher.give(
-            Window(
+            Event(
                 node=self._settings.node.id,
                 boot=self._boot,
-                seq=seq,
-                start_us=self._clock.start_us(framed.start_monotonic_ns),
-                duration_us=manifest.features.window_us,
-                mse=scored.mse,
-                statistic=scored.statistic,
-                threshold=manifest.threshold.value,
-                score=scored.score,
-                anomaly=scored.anomaly,
-                state=machine,
-                problem=scored.problem,
-                model=manifest.label,
-                level_dbfs=round(scored.level_dbfs, 2),
-                clipped=round(scored.clipped, 6),
-                overruns=self._source.overruns,
-                clock=self._clock_state,
-                latency_ms=round(latency_ms, 3),
+                at_us=end_us,
+                episode_id=episode.id,
+                phase=phase,
+                state=window.state,
+                opened_us=episode.opened_us,
+                rule=episode.rule,
+                peak_score=episode.peak_score,
+                windows=episode.windows,
+                bands_hz=episode.bands_hz,
+                model=window.model,
             )
         )
-        self._tell_state(machine, _MICROPHONE_STATES.get(scored.problem, MicrophoneState.UNKNOWN))
+        logger.log(
+            logging.INFO if phase is EpisodePhase.CLOSED else logging.WARNING,
+            "episode %s %s: %s by the %s rule, peak %.2f of the threshold, strongest at %s Hz",
+            episode.id,
+            phase,
+            window.state,
+            episode.rule,
+            episode.peak_score,
+            ", ".join(f"{hz:.0f}" for hz in episode.bands_hz) or "?",
+        )
+        if phase is EpisodePhase.CLOSED:
+            episodes.forget()
+        self._store.keep_episode(episodes.open)
 
-    def _tell_state(self, machine: MachineState, microphone: MicrophoneState) -> None:
-        if (machine, microphone) == self._state:
+    def _obey(self) -> None:
+        """What a person asks for on this computer, and what comes over the network."""
+        request = self._store.take_request()
+        if request is not None:
+            _, note = self._do(request)
+            logger.info("calibration, asked for here: %s", note)
+        while not self._publisher.asked.empty():
+            self._answer(self._publisher.asked.get())
+
+    def _answer(self, asked: Asked) -> None:
+        minutes = asked.command.minutes
+        request = CalibrationRequest(
+            action="cancel" if minutes == 0 else "start", minutes=minutes, at_us=asked.command.at_us
+        )
+        done, note = self._do(request)
+        logger.info("calibration, asked for over the network: %s", note)
+        result = Result(
+            node=self._settings.node.id,
+            boot=self._boot,
+            at_us=self._clock.now_us(),
+            verb=asked.verb,
+            done=done,
+            note=note[:200],
+        )
+        self._publisher.give(Answer(result, asked.correlation))
+
+    def _do(self, request: CalibrationRequest) -> tuple[bool, str]:
+        """Carry out a request; gives whether that was possible, and what to say of it."""
+        done, note = obey(self._watch, self._store, request)
+        self._calibration = request if self._watch.is_calibrating else None
+        self._keep_status(request.at_us, note=None if done else note)
+        return done, note
+
+    def _go_on_calibrating(self) -> None:
+        """A calibration that the last run did not end begins anew: its sound is not kept."""
+        pending = self._store.pending()
+        if pending is not None:
+            _, note = self._do(pending)
+            logger.info("calibration, begun before the restart: %s", note)
+
+    def _follow_calibration(self) -> None:
+        request = self._calibration
+        if request is None:
             return
-        self._state = (machine, microphone)
-        manifest = self._scorer.manifest
+        if not self._watch.is_calibrating:
+            self._calibration = None
+            keep_outcome(self._watch, self._store, self._scorer, made_us=self._clock.now_us())
+            logger.info("calibration %s: %s", self._watch.phase, self._watch.note)
+        self._keep_status(request.at_us)
+
+    def _keep_status(self, asked_us: int, *, note: str | None = None) -> None:
+        self._store.keep_status(
+            CalibrationStatus(
+                asked_us=asked_us,
+                phase=CalibrationPhase.REFUSED if note else self._watch.phase,
+                note=note or self._watch.note,
+            )
+        )
+
+    def _tell_state(self, machine: MachineState) -> None:
+        watch, microphone = self._watch, self._ear.microphone
+        told = _Told(
+            machine=machine,
+            microphone=microphone.state,
+            microphone_note=microphone.note,
+            calibration=watch.phase,
+            calibration_step=int(watch.progress * _PROGRESS_STEPS),
+            calibration_note=watch.note,
+            threshold=watch.threshold,
+        )
+        if told == self._told:
+            return
+        self._told = told
+        limits = watch.limits
         self._publisher.give(
             State(
                 node=self._settings.node.id,
                 boot=self._boot,
                 at_us=self._clock.now_us(),
                 machine=machine,
-                microphone=microphone,
-                model=manifest.label,
-                threshold=manifest.threshold.value,
-                threshold_source=ThresholdSource.RELEASE,
-                microphone_note=None,
-                calibration=CalibrationPhase.NONE,
-                calibration_progress=0.0,
-                calibration_blocks=0,
-                calibration_note=None,
+                microphone=microphone.state,
+                model=self._scorer.manifest.label,
+                threshold=watch.threshold,
+                threshold_source=watch.threshold_source,
+                microphone_note=_bounded(microphone.note),
+                calibration=watch.phase,
+                calibration_progress=told.calibration_step / _PROGRESS_STEPS,
+                calibration_blocks=0 if limits is None else limits.blocks,
+                calibration_note=_bounded(watch.note),
             )
         )
+        self._notifier.status(f"machine {machine}, microphone {microphone.state}")
 
     def _look_after_health(self) -> None:
         now = time.monotonic()
@@ -271,6 +417,9 @@ class _Node:
             self._clock_state = system_clock()
         p50, p95 = self._latency_percentiles_ms()
         board = read_board()
+        level_dbfs = None if self._last is None else self._last.level_dbfs
+        if level_dbfs is not None:
+            level_dbfs = round(level_dbfs, 2)
         self._publisher.give(
             Health(
                 node=self._settings.node.id,
@@ -284,9 +433,9 @@ class _Node:
                 discarded_refused=self._outbox.discarded_refused,
                 reconnects=max(0, self._publisher.connections - 1),
                 overruns=self._source.overruns,
-                microphone=MicrophoneState.UNKNOWN if self._state is None else self._state[1],
-                reopened=0,
-                level_dbfs=None if self._last is None else round(self._last.level_dbfs, 2),
+                microphone=self._ear.microphone.state,
+                reopened=self._source.reopened,
+                level_dbfs=level_dbfs,
                 clipped=0.0 if self._last is None else round(self._last.clipped, 6),
                 latency_p50_ms=p50,
                 latency_p95_ms=p95,
@@ -318,13 +467,75 @@ class _Node:
             group_id=self._settings.node.group,
             model=manifest.label,
             model_sha256=manifest.models_sha256,
-            threshold=manifest.threshold.value,
-            threshold_source=ThresholdSource.RELEASE,
+            threshold=self._watch.threshold,
+            threshold_source=self._watch.threshold_source,
             window_us=manifest.features.window_us,
             hop_us=manifest.hop_us,
-            capabilities=(),
+            capabilities=VERBS,
         )
 
     def _check_publisher(self) -> None:
         if self._publisher.failure is not None:
             raise self._publisher.failure
+
+
+def known_machine(settings: NodeSettings, scorer: Scorer, store: SiteStore) -> MachineWatch:
+    """The watch over the machine, with the limits of an earlier calibration if they still fit."""
+    limits, note = None, "not calibrated here: the release's threshold and a vote decide"
+    site = store.site()
+    if site is not None and site.fits(scorer.manifest):
+        limits, note = site.limits, site.note
+    elif site is not None:
+        note = f"calibrated with {site.release}, which is not what runs: calibrate again"
+    return MachineWatch(
+        scorer.manifest,
+        limits=limits,
+        note=note,
+        false_alarms_per_week=settings.calibration.false_alarms_per_week,
+    )
+
+
+def obey(watch: MachineWatch, store: SiteStore, request: CalibrationRequest) -> tuple[bool, str]:
+    """Carry out a request; gives whether that was possible, and what to say of it."""
+    match request.action:
+        case "cancel":
+            done = watch.cancel()
+            store.keep_pending(None)
+            return done, "cancelled" if done else "no calibration was under way"
+        case "forget":
+            watch.forget()
+            store.keep_pending(None)
+            store.keep_site(None)
+            return True, "forgotten: the release's threshold and a vote decide"
+        case "start":
+            try:
+                minutes = MINUTES_USUAL if request.minutes is None else request.minutes
+                plan = watch.calibrate(minutes)
+            except (CalibrationRefusedError, CalibrationNotStartedError) as error:
+                store.keep_pending(None)
+                return False, str(error)
+            store.keep_pending(request)
+            return True, (
+                f"calibrates for {minutes:g} minutes, {plan.total_seconds / 60:.3g} in all with"
+                " settling and verifying"
+            )
+
+
+def keep_outcome(watch: MachineWatch, store: SiteStore, scorer: Scorer, *, made_us: int) -> None:
+    """A calibration has ended: keep what came of it."""
+    store.keep_pending(None)
+    if watch.phase is CalibrationPhase.ARMED and watch.limits is not None:
+        manifest = scorer.manifest
+        store.keep_site(
+            Site(
+                release=manifest.label,
+                models_sha256=manifest.models_sha256,
+                made_us=made_us,
+                note=_bounded(watch.note) or "",
+                limits=watch.limits,
+            )
+        )
+
+
+def _bounded(text: str | None) -> str | None:
+    return None if text is None else text[:200]

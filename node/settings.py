@@ -19,7 +19,7 @@ class NodeSection(msgspec.Struct, frozen=True, kw_only=True):
     """Unique in the fleet; also its MQTT client id and, with a password, its user name."""
     group: NodeId | None = None
     state_folder: Annotated[str, msgspec.Meta(min_length=1)] = "state"
-    """Where the node keeps what it has learnt of its machine; no sound."""
+    """Below it, in a folder of its id, a node keeps what it has learnt of its machine; no sound."""
 
 
 class SourceSection(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,6 +73,11 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     outbox: OutboxSection = OutboxSection()
     calibration: CalibrationSection = CalibrationSection()
     health: HealthSection = HealthSection()
+
+    @property
+    def state_folder(self) -> Path:
+        """Where this node keeps what it has learnt."""
+        return Path(self.node.state_folder) / self.node.id
 
 
 def load_settings(path: Path | None, overrides: Mapping[str, str]) -> NodeSettings:

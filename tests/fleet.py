@@ -1,8 +1,11 @@
 """Programs of the fleet as subprocesses, and an ear on the broker, for system tests."""
 
+import atexit
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,6 +27,9 @@ from tests.servers import Mosquitto, wait_until
 
 ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "models" / "fan-synthetic"
+
+_STATE_FOLDERS = tempfile.mkdtemp(prefix="earshot-tests-")
+atexit.register(shutil.rmtree, _STATE_FOLDERS, ignore_errors=True)
 
 Kind = TypeVar("Kind", bound=Message)
 
@@ -92,9 +98,16 @@ def environment(settings: Mapping[str, str]) -> dict[str, str]:
 
 
 def node_settings(broker: Mosquitto | None, source: str, **more: str) -> dict[str, str]:
-    """Settings of a node, as environment variables; `more` without the prefix."""
+    """Settings of a node that remembers nothing, as environment variables.
+
+    Args:
+        broker: None for a node that never connects.
+        source: what it hears.
+        more: further settings, without the prefix.
+    """
     found = {
         "EARSHOT_NODE_ID": "press-07",
+        "EARSHOT_NODE_STATE_FOLDER": tempfile.mkdtemp(dir=_STATE_FOLDERS),
         "EARSHOT_MODEL_FOLDER": str(MODEL),
         "EARSHOT_SOURCE_SPEC": source,
     }

@@ -20,12 +20,18 @@ class CalculatedSource:
 
     def __init__(self, sound: MachineSound, *, sample_rate_hz: int, fast: bool) -> None:
         self.overruns = 0
+        self.reopened = 0
         self._sound = sound
         self._rate_hz = sample_rate_hz
         self._fast = fast
         self._synthesizer = Synthesizer(sound, sample_rate_hz=sample_rate_hz)
         self._pace = Pace(fast=fast)
         self._samples_given = 0
+
+    @property
+    def outage(self) -> str | None:
+        """Never any."""
+        return None
 
     @property
     def identity(self) -> str:

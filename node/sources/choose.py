@@ -23,11 +23,11 @@ def choose_source(spec: str, *, channel: int | None, fast: bool, model_rate_hz: 
     """
     # Each kind of source brings libraries that the others do not need.
     if spec.startswith(MICROPHONE):
-        from node.sources.microphone import MicrophoneSource
+        from node.sources.healing import HealingSource
 
         if fast:
             raise SourceError("bad_format", "A microphone hears in real time: leave out --fast")
-        return MicrophoneSource(spec.removeprefix(MICROPHONE) or "default", channel=channel)
+        return HealingSource(spec.removeprefix(MICROPHONE) or "default", channel=channel)
     if spec.startswith(SYNTHETIC):
         from node.sources.calculated import CalculatedSource
         from node.synthetic import SpecError, parse_spec

@@ -1,6 +1,7 @@
 """Sound from a microphone, by way of the capture program (`node.capture`) in a child process.
 
-Not here: resampling, when to try again after a `SourceError`, and what silence means.
+Not here: resampling, when to try again after a `SourceError` (`node.sources.healing`), and what
+silence means (`node.microphone_health`).
 """
 
 import os
@@ -19,6 +20,7 @@ import numpy as np
 
 from node import capture
 from node.capture import ProblemReason, RecordHeader, RecordKind
+from node.microphone_health import FULL_SCALE
 from node.sources.errors import SourceError
 from node.sources.sound import Block
 
@@ -27,10 +29,15 @@ CAPTURE_COMMAND: Final = (sys.executable, "-m", "node.capture")
 ANSWER_SECONDS: Final = 20.0
 """A Pi Zero needs some seconds to start Python; PortAudio tries every device in turn."""
 _END_SECONDS: Final = 2.0
+_KILL_SECONDS: Final = 0.5
+"""A killed process is gone in milliseconds, unless it hangs in a driver; then nothing helps."""
 _READ_BYTES: Final = 1 << 16
 _MAX_TEXT: Final = 300
 
 _Decoded = TypeVar("_Decoded")
+
+_HANGING: Final[list[subprocess.Popen[bytes]]] = []
+"""Killed children that a driver holds on to, so that they are no zombies once it lets go."""
 
 
 class Microphone(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,6 +110,8 @@ class MicrophoneSource:
 
     Entering starts the capture program, leaving ends it; it may be entered again. After a
     `SourceError` every `read` raises it again.
+
+    Whoever must not wait calls `start`, `is_open` until it is true, and `kill` instead.
     """
 
     def __init__(
@@ -128,8 +137,13 @@ class MicrophoneSource:
         self._child: _Child | None = None
         self._hello: _Hello | None = None
         self._failure: SourceError | None = None
+        self._answer_by = 0.0
         self.overruns = 0
         """How often sound was lost since entering: in the device, or because `read` came late."""
+
+    reopened = 0
+    """It does not open again by itself; see `node.sources.healing`."""
+    outage = None
 
     @property
     def identity(self) -> str:
@@ -142,12 +156,10 @@ class MicrophoneSource:
         return self._opened.sample_rate_hz
 
     def __enter__(self) -> Self:
-        self._failure = None
-        self.overruns = 0
-        options = ["--device", self._device, "--rate", "native", "--channels", "all"]
-        self._child = _Child([*self._command, *options])
+        self.start()
         try:
-            self._hello = self._greeted()
+            while not self.is_open(self._answer_seconds):
+                pass
         except BaseException:
             self._end()
             raise
@@ -160,6 +172,45 @@ class MicrophoneSource:
         traceback: TracebackType | None,
     ) -> None:
         self._end()
+
+    def start(self) -> None:
+        """Starts the capture program, without waiting for the microphone to open.
+
+        Raises:
+            SourceError: it does not even start.
+        """
+        self._failure = None
+        self._hello = None
+        self.overruns = 0
+        options = ["--device", self._device, "--rate", "native", "--channels", "all"]
+        self._child = _Child([*self._command, *options])
+        self._answer_by = time.monotonic() + self._answer_seconds
+
+    def is_open(self, timeout_seconds: float) -> bool:
+        """Whether the microphone has opened; waits for that until the time is out.
+
+        Raises:
+            SourceError: it does not open, or has not within `answer_seconds`.
+        """
+        if self._hello is None:
+            record = self._entered.next_record(
+                min(self._answer_by, time.monotonic() + timeout_seconds)
+            )
+            if record is not None:
+                self._hello = self._greeted(*record)
+            elif time.monotonic() >= self._answer_by:
+                raise SourceError(
+                    "no_answer",
+                    f"Expected microphone {self._device} to open within {self._answer_seconds:g} s,"
+                    " got no answer: unplug it and plug it in again",
+                )
+        return self._hello is not None
+
+    def kill(self) -> None:
+        """Ends the capture program at once, also one that is stopped or hangs."""
+        if self._child is not None:
+            self._child.kill()
+            self._child = None
 
     def read(self, timeout_seconds: float) -> Block | None:
         """The next stretch of sound; None when none came in time.
@@ -182,15 +233,7 @@ class MicrophoneSource:
             raise
         return None
 
-    def _greeted(self) -> _Hello:
-        record = self._entered.next_record(time.monotonic() + self._answer_seconds)
-        if record is None:
-            raise SourceError(
-                "no_answer",
-                f"Expected microphone {self._device} to open within {self._answer_seconds:g} s,"
-                " got no answer: unplug it and plug it in again",
-            )
-        header, payload = record
+    def _greeted(self, header: RecordHeader, payload: bytes) -> _Hello:
         if header.kind == RecordKind.PROBLEM:
             _raise_problem(payload)
         if header.kind != RecordKind.HELLO:
@@ -216,10 +259,16 @@ class MicrophoneSource:
         continuous, self.overruns = lost == self.overruns, lost
         frames = np.frombuffer(payload, dtype=np.float32).reshape(-1, channels)
         heard = frames.mean(axis=1) if self._channel is None else frames[:, self._channel]
+        clipped = None
+        if self._channel is None and channels > 1:
+            # The mean of one channel at full scale and one below it is below it.
+            clipped = float(np.mean(np.abs(frames) >= FULL_SCALE, axis=0).max())
         return Block(
             samples=np.clip(heard, -1.0, 1.0),
             captured_monotonic_ns=header.captured_monotonic_ns,
             continuous=continuous,
+            lost=not continuous,
+            clipped=clipped,
         )
 
     @property
@@ -244,6 +293,7 @@ class _Child:
     """The capture program and the records that it writes."""
 
     def __init__(self, command: Sequence[str]) -> None:
+        _HANGING[:] = [process for process in _HANGING if process.poll() is None]
         try:
             self._process = subprocess.Popen(
                 command,
@@ -294,8 +344,20 @@ class _Child:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        self._close()
+
+    def kill(self) -> None:
+        """Ends the child without asking it; does not wait for one that hangs in the kernel."""
+        self._process.kill()
+        try:
+            self._process.wait(_KILL_SECONDS)
+        except subprocess.TimeoutExpired:
+            _HANGING.append(self._process)
+        self._close()
+
+    def _close(self) -> None:
         self._selector.close()
-        for pipe in (process.stdout, process.stderr):
+        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
             assert pipe is not None
             pipe.close()
 
@@ -372,7 +434,11 @@ def _obituary(status: int | None, errors: bytes) -> str:
         how = f"ended with status {status}"
     lines = errors.decode(errors="replace").splitlines()
     said = next((line for line in reversed(lines) if line.strip()), "nothing")
-    return f"The capture program {how}, start it again; it said last: {_one_line(said)}"
+    # Linux kills whoever it likes when memory is short.
+    return (
+        f"The capture program {how}: if it goes on, look for its end in `journalctl -k`; it said"
+        f" last: {_one_line(said)}"
+    )
 
 
 def _one_line(text: str) -> str:

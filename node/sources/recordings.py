@@ -64,6 +64,7 @@ class RecordingSource:
     def __init__(self, recordings: Sequence[Recording], *, channel: int | None, fast: bool) -> None:
         check_channel(recordings, channel)
         self.overruns = 0
+        self.reopened = 0
         self._recordings = tuple(recordings)
         self._channel = channel
         self._fast = fast
@@ -72,6 +73,11 @@ class RecordingSource:
         self._waiting: Block | None = None
         self._pace = Pace(fast=fast)
         self._played_seconds = 0.0
+
+    @property
+    def outage(self) -> str | None:
+        """Never any."""
+        return None
 
     @property
     def identity(self) -> str:

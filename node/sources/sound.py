@@ -18,6 +18,11 @@ class Block(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """When the first sample was captured, on the clock of `time.monotonic_ns`."""
     continuous: bool = True
     """Whether it follows the block before without a gap."""
+    lost: bool = False
+    """Whether sound is missing between the block before and this one: there was some to hear."""
+    clipped: float | None = None
+    """Share at full scale, 0 to 1, in the worst of the channels that were mixed; None: ask the
+    samples."""
 
 
 class EndOfSound(Exception):  # like StopIteration: no error
@@ -30,8 +35,17 @@ class AudioSource(Protocol):
     Entering and `read` raise `SourceError` when the sound cannot be had.
     """
 
-    overruns: int
-    """How often sound was lost since entering."""
+    @property
+    def overruns(self) -> int:
+        """How often sound was lost since entering, while the source was there."""
+
+    @property
+    def reopened(self) -> int:
+        """How often sound came back after an outage, since entering."""
+
+    @property
+    def outage(self) -> str | None:
+        """Why nothing is heard now, for how long, and what to do; None while it is heard."""
 
     @property
     def identity(self) -> str:

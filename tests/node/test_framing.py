@@ -255,3 +255,193 @@ def test_empty_block_changes_nothing() -> None:
 
     assert list(into.push(empty, RATE_HZ)) == []
     assert len(push_all(into, blocks(noise(100), [100], RATE_HZ), RATE_HZ)) == 1
+
+
+NS_PER_SAMPLE = 1_000_000_000 // RATE_HZ
+"""Exact at 16 kHz."""
+
+
+def stamp(sample: int) -> int:
+    return START_NS + sample * NS_PER_SAMPLE
+
+
+def heard_block(samples: Samples, first: int, last: int, *, lost: bool) -> Block:
+    """Part of a long sound, stamped with its place in it."""
+    return Block(
+        samples=samples[first:last],
+        captured_monotonic_ns=stamp(first),
+        continuous=not lost,
+        lost=lost,
+    )
+
+
+def starts(windows: Sequence[FramedWindow]) -> list[float]:
+    """In samples of the long sound."""
+    return [(window.start_monotonic_ns - START_NS) / NS_PER_SAMPLE for window in windows]
+
+
+def is_missed(windows: Sequence[FramedWindow]) -> list[bool]:
+    return [window.samples is None for window in windows]
+
+
+def test_lost_sound_is_missed_window_by_window() -> None:
+    """After lost sound its windows come first, without samples, and the grid goes on after them."""
+    samples, into = noise(1000), framer(Shape(100, 50))
+
+    before = list(into.push(heard_block(samples, 0, 130, lost=False), RATE_HZ))
+    after = list(into.push(heard_block(samples, 333, 500, lost=True), RATE_HZ))
+
+    assert (starts(before), is_missed(before)) == ([0], [False])
+    assert starts(after) == [50, 100, 150, 200, 250, 300, 350, 400]
+    assert is_missed(after) == [True] * 6 + [False] * 2
+    np.testing.assert_array_equal(after[-2].samples, samples[350:450])
+
+
+def test_short_loss_costs_the_windows_that_it_touches() -> None:
+    """An overrun inside a window makes that window missed; the next on the grid is heard."""
+    samples, into = noise(400), framer(Shape(100, 100))
+
+    windows = list(into.push(heard_block(samples, 0, 150, lost=False), RATE_HZ))
+    windows += into.push(heard_block(samples, 160, 300, lost=True), RATE_HZ)
+
+    assert (starts(windows), is_missed(windows)) == ([0, 100, 200], [False, True, False])
+
+
+def test_border_of_recordings_is_no_loss() -> None:
+    """Where nothing was there to be heard nothing is missed, and the sound is heard at once."""
+    into = framer(Shape(100, 100))
+    first, second = noise(150), noise(120)
+
+    list(into.push(Block(samples=first, captured_monotonic_ns=stamp(0)), RATE_HZ))
+    windows = list(
+        into.push(
+            Block(samples=second, captured_monotonic_ns=stamp(990), continuous=False), RATE_HZ
+        )
+    )
+
+    assert (starts(windows), is_missed(windows)) == ([990], [False])
+
+
+def test_outage_is_missed_while_it_lasts() -> None:
+    """Windows of an outage are given when they would be complete, and never again."""
+    samples, into = noise(1000), framer(Shape(100, 50))
+    list(into.push(heard_block(samples, 0, 130, lost=False), RATE_HZ))
+
+    assert starts(list(into.skip_until(stamp(149)))) == []
+    assert starts(list(into.skip_until(stamp(150)))) == [50]
+    assert starts(list(into.skip_until(stamp(150)))) == []
+    assert starts(list(into.skip_until(stamp(333)))) == [100, 150, 200]
+    windows = list(into.push(heard_block(samples, 340, 460, lost=True), RATE_HZ))
+
+    assert (starts(windows), is_missed(windows)) == ([250, 300, 350], [True, True, False])
+
+
+def test_outage_before_any_sound_starts_the_grid() -> None:
+    """A node whose microphone is not there at boot misses windows from its first look on."""
+    samples, into = noise(1000), framer(Shape(100, 100))
+
+    assert list(into.skip_until(stamp(10))) == []
+    missed = list(into.skip_until(stamp(250)))
+    windows = list(into.push(heard_block(samples, 260, 460, lost=True), RATE_HZ))
+
+    assert (starts(missed), is_missed(missed)) == ([10, 110], [True, True])
+    assert (starts(windows), is_missed(windows)) == ([210, 310], [True, False])
+    np.testing.assert_array_equal(windows[-1].samples, samples[310:410])
+
+
+def test_sound_after_an_outage_need_not_say_so() -> None:
+    """A first block that calls itself continuous still joins the grid of the missed windows."""
+    samples, into = noise(1000), framer(Shape(100, 100))
+    list(into.skip_until(stamp(0)))
+    list(into.skip_until(stamp(220)))
+
+    windows = list(into.push(heard_block(samples, 190, 420, lost=False), RATE_HZ))
+
+    assert (starts(windows), is_missed(windows)) == ([200, 300], [False, False])
+
+
+def test_loss_before_the_grid_is_reached_moves_nothing() -> None:
+    """When sound is lost again before the next start, that start is missed, and the grid stays."""
+    samples, into = noise(1000), framer(Shape(100, 100))
+    list(into.push(heard_block(samples, 0, 120, lost=False), RATE_HZ))
+    list(into.push(heard_block(samples, 130, 150, lost=True), RATE_HZ))
+
+    windows = list(into.push(heard_block(samples, 210, 450, lost=True), RATE_HZ))
+
+    assert (starts(windows), is_missed(windows)) == ([200, 300], [True, False])
+
+
+class Step(NamedTuple):
+    """A stretch of time: heard, or lost, and in the end told to the framer or not."""
+
+    count: int
+    heard: bool
+    told: bool
+    late: int
+    """How far into the next stretch the framer is told that nothing was heard."""
+
+
+STEPS = st.lists(
+    st.builds(Step, st.integers(1, 400), st.booleans(), st.booleans(), st.integers(0, 150)),
+    min_size=1,
+    max_size=12,
+)
+
+
+@given(SHAPES, STEPS)
+@settings(max_examples=300, deadline=None, database=None)
+def test_grid_is_given_once_and_in_order(shape: Shape, steps: list[Step]) -> None:
+    """Whatever is lost: every window once, in order, missed or with the very sound of its time."""
+    samples, into = noise(400 * 12), framer(shape)
+    windows: list[FramedWindow] = []
+    position, lost = 0, False
+    told_samples = 0
+    for step in [Step(1, heard=True, told=False, late=0), *steps]:
+        end = position + step.count
+        if step.heard:
+            windows += into.push(heard_block(samples, position, end, lost=lost), RATE_HZ)
+            lost = False
+        else:
+            lost = True
+            if step.told:
+                told_samples = end + step.late
+                windows += into.skip_until(stamp(told_samples))
+        position = end
+    windows += into.skip_until(stamp(max(position, told_samples)))
+
+    reached = max(position, told_samples)
+    count = max(0, (reached - shape.window) // shape.hop + 1)
+    assert starts(windows)[:count] == [k * shape.hop for k in range(count)]
+    for first, window in zip(starts(windows), windows, strict=True):
+        if window.samples is not None:
+            expected = samples[int(first) : int(first) + shape.window]
+            np.testing.assert_array_equal(window.samples, expected)
+
+
+@pytest.mark.parametrize("rate_hz", RATES_HZ)
+def test_grid_goes_on_at_another_rate(rate_hz: int) -> None:
+    """After a re-plug at another rate windows are the model's, on the grid, within two samples."""
+    shape = Shape(1600, 800)
+    into = framer(shape)
+    windows = push_all(into, blocks(noise(RATE_HZ), [1600], RATE_HZ), RATE_HZ)
+    back_ns = START_NS + 2_012_345_678
+    sound = blocks(noise(rate_hz), [rate_hz // 20], rate_hz)
+    moved = [
+        Block(
+            samples=block.samples,
+            captured_monotonic_ns=block.captured_monotonic_ns - START_NS + back_ns,
+            continuous=block.continuous,
+            lost=not block.continuous,
+        )
+        for block in sound
+    ]
+
+    windows += push_all(into, moved, rate_hz)
+
+    grid_ns = START_NS + np.arange(len(windows)) * shape.hop * NS_PER_SAMPLE
+    starts_ns = np.array([window.start_monotonic_ns for window in windows])
+    np.testing.assert_allclose(starts_ns, grid_ns, rtol=0, atol=2e9 / min(rate_hz, RATE_HZ))
+    missed = [start for start, m in zip(grid_ns, is_missed(windows), strict=True) if m]
+    assert missed[-1] < back_ns <= missed[-1] + shape.hop * NS_PER_SAMPLE
+    assert all(w.samples is None or w.samples.shape == (shape.window,) for w in windows)
+    assert not any(is_missed(windows[-10:]))

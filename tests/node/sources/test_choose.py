@@ -9,7 +9,7 @@ import soundfile
 from node.sources.calculated import CalculatedSource
 from node.sources.choose import choose_source
 from node.sources.errors import SourceError
-from node.sources.microphone import MicrophoneSource
+from node.sources.healing import HealingSource
 from node.sources.recordings import RecordingSource
 from node.sources.sound import AudioSource
 
@@ -31,7 +31,7 @@ def recording(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("spec", ["microphone:default", "microphone:", "microphone:usb-id:1:2:3"])
 def test_microphone_is_chosen_and_not_opened(spec: str) -> None:
     """A microphone is chosen by its key without being looked for yet."""
-    assert isinstance(choose(spec), MicrophoneSource)
+    assert isinstance(choose(spec), HealingSource)
 
 
 def test_calculated_sound_is_chosen_at_the_models_rate() -> None:

@@ -1,0 +1,504 @@
+"""Calibration on site: what normal sounds like where the node hangs, and limits made of it.
+
+A threshold from the training sessions does not travel to another room, another mounting or another
+machine of the same make. So a node listens to the healthy machine, in this order:
+
+- settling: sound that is not used, so that whoever started it has left;
+- calibrating: the mean of each model's residual becomes the *centre* of this installation, which is
+  taken off before errors are squared, and the limits come from the log of the statistic that is
+  left, by window and by block. After two minutes there are quick limits, at once useful and said
+  to be quick; the full ones follow;
+- verifying: fresh sound against the limits. If a block of it is above them they are refused, with
+  the reason: limits that ring while everybody says that all is well are worth nothing.
+
+A block's limit is the prediction limit of Student's t for the next block mean (Hahn, 1969), so
+that the correlation of neighbouring windows is inside the spread that is measured, and a short
+calibration is paid for with a wider limit. Block means with heavy tails are taken over twice as
+long blocks. The limit for single, very loud windows is extrapolated from the tail of the windows
+(peaks over threshold: generalised Pareto distribution, fitted by probability-weighted moments,
+Hosking and Wallis, 1987).
+
+Pure: knows no clock, file or device; time is counted in windows.
+"""
+
+import math
+from collections.abc import Sequence
+from statistics import NormalDist
+from typing import Annotated
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from contract.errors import EarshotError
+from contract.features import Float32Array
+from contract.messages import CalibrationPhase, Positive
+from contract.release import Manifest
+from node.detector import statistic
+from node.scorer import Evidence
+from node.student_t import upper_quantile
+
+Float64Array = npt.NDArray[np.float64]
+
+MINUTES_LEAST = 2.0
+MINUTES_MOST = 720.0
+"""Each second is kept until the end, some 0.3 kB: 13 MB for twelve hours."""
+MINUTES_USUAL = 60.0
+
+STOPPED_DB = 11.0
+"""A machine that is so much quieter than it was while calibrating has stopped."""
+
+_QUICK_SECONDS = 120.0
+_QUICK_BLOCK_SECONDS = 10
+# Below this many blocks Student's t is so wide that nothing would ever be above it.
+_FEWEST_BLOCKS = 6
+_SECONDS_PER_WEEK = 604_800.0
+# A residual larger than this is kept as its mean over time, its last dimension.
+_LARGEST_SUMMARY = 512
+# A block counts when at least this share of its windows could be scored.
+BLOCK_SCORED_SHARE = 0.5
+_SCORED_SHARE = 2 / 3
+_STOPPED_SHARE = 0.1
+# Of a normal distribution's blocks the excess kurtosis is 0; some need a number to be told from it.
+_HEAVY_TAIL_KURTOSIS = 1.0
+_KURTOSIS_BLOCKS = 30
+# The tail that the fast limit is extrapolated from, how far, and how wild it may be.
+_TAIL_SHARE = 0.02
+_TAIL_WINDOWS = 30
+_FAST_PROBABILITY = 1e-6
+_SHAPE_BOUND = 0.25
+# How far back down a block must come, between the mean and the limit, to count as normal again.
+_RELEASE_SHARE = 0.7
+# Exact reconstructions have no logarithm; this is below any real error.
+_SMALLEST = 1e-30
+# A machine that repeats itself exactly, as only calculated sound does, still gets a limit.
+_LEAST_SD = 1e-3
+
+
+class CalibrationRefusedError(EarshotError):
+    """What was heard gives no limits; the text says why and what to do."""
+
+
+class Observation(msgspec.Struct, frozen=True, eq=False):
+    """What is kept of one scored window."""
+
+    errors: tuple[float, ...]
+    """Of each model."""
+    summaries: tuple[Float32Array, ...]
+    """Of each model's residual: itself, or its mean over time where it is large."""
+    mean_features: Float32Array
+    """Mean of the features over time, shape (coefficients,)."""
+    level_dbfs: float
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """What a calibration comes to. `log` is the natural logarithm of the centred statistic."""
+
+    centres: tuple[tuple[float, ...], ...]
+    """Of each model: what is taken off its residual, flat."""
+    mean_features: tuple[float, ...]
+    """Mean of the features over time and windows: where the sound of this place lies."""
+    threshold: Positive
+    """Above which centred statistic a single window is flagged."""
+    log_mean: float
+    log_sd: Positive
+    """Of single windows."""
+    block_seconds: Annotated[int, msgspec.Meta(ge=1, le=7200)]
+    blocks: Annotated[int, msgspec.Meta(ge=2)]
+    block_mean: float
+    block_sd: Positive
+    block_limit: float
+    """Prediction limit: a block mean above it is a finding."""
+    block_release: float
+    """A block mean below it is normal again."""
+    fast_limit: float
+    """Several single windows above it are a finding at once."""
+    level_dbfs: float
+    """Median level of the windows."""
+    false_alarms_per_week: Positive
+    """What the block limit is set for."""
+    quick: bool
+    """Made of two minutes, or little more: wide, and not what they are set for."""
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """How long to listen for what, in seconds of sound."""
+
+    settle_seconds: float
+    calibrate_seconds: float
+    verify_seconds: float
+
+    @classmethod
+    def of_minutes(cls, minutes: float) -> "Plan":
+        """The usual plan around so many minutes of calibrating.
+
+        Raises:
+            CalibrationRefusedError: fewer than 2 minutes, or more than 720.
+        """
+        if not MINUTES_LEAST <= minutes <= MINUTES_MOST:
+            raise CalibrationRefusedError(
+                f"Expected {MINUTES_LEAST:g} to {MINUTES_MOST:g} minutes of calibration, got"
+                f" {minutes:g}"
+            )
+        return cls(
+            settle_seconds=min(300.0, 5.0 * minutes),
+            calibrate_seconds=60.0 * minutes,
+            verify_seconds=min(1200.0, 20.0 * minutes),
+        )
+
+    @property
+    def total_seconds(self) -> float:
+        """From the start to the verdict."""
+        return self.settle_seconds + self.calibrate_seconds + self.verify_seconds
+
+    @property
+    def block_seconds(self) -> int:
+        """Short blocks where there is too little sound for the release's."""
+        return _QUICK_BLOCK_SECONDS if self.quick else 60
+
+    @property
+    def quick(self) -> bool:
+        """Whether there is too little sound for a good estimate."""
+        return self.calibrate_seconds < 600.0
+
+
+def observe(manifest: Manifest, evidence: Evidence, *, level_dbfs: float) -> Observation:
+    """What to keep of a window that was scored."""
+    frames = manifest.features.sound_frames
+    return Observation(
+        errors=evidence.errors,
+        summaries=tuple(_summary(residual) for residual in evidence.residuals),
+        mean_features=evidence.features[:, :frames].mean(axis=1),
+        level_dbfs=level_dbfs,
+    )
+
+
+def centred_statistic(
+    manifest: Manifest, observation: Observation, centres: Sequence[Sequence[float]]
+) -> float:
+    """The release's statistic with each model's residual taken from its centre.
+
+    With residual r and a centre c that is constant over time, `mean((r - c)^2)` is
+    `mean(r^2) - 2 mean(s c) + mean(c^2)` for the summary s of r, which is all that is kept.
+    """
+    return statistic(
+        manifest,
+        tuple(
+            _centred_error(error, summary, np.asarray(centre))
+            for error, summary, centre in zip(
+                observation.errors, observation.summaries, centres, strict=True
+            )
+        ),
+    )
+
+
+class Calibrator:
+    """One calibration, from its start to its verdict.
+
+    Args:
+        manifest: of the release that it is for.
+        plan: how long to listen.
+        hop_seconds: between two windows.
+        false_alarms_per_week: what the block limit is set for.
+    """
+
+    def __init__(
+        self, manifest: Manifest, plan: Plan, *, hop_seconds: float, false_alarms_per_week: float
+    ) -> None:
+        self._manifest = manifest
+        self._plan = plan
+        self._hop_seconds = hop_seconds
+        self._false_alarms_per_week = false_alarms_per_week
+        self._heard: list[Observation | None] = []
+        self._windows = 0
+        self.phase = CalibrationPhase.SETTLING
+        self.limits: Limits | None = None
+        """The best so far: quick ones, then those that are verified."""
+        self.note = f"settles for {plan.settle_seconds:.0f} s before it listens"
+
+    @property
+    def progress(self) -> float:
+        """Share of the whole calibration, 0 to 1."""
+        if self.phase in (CalibrationPhase.ARMED, CalibrationPhase.REFUSED):
+            return 1.0
+        return min(1.0, self._windows * self._hop_seconds / self._plan.total_seconds)
+
+    def hear(self, observation: Observation | None) -> bool:
+        """Take in the next window (None: it could not be scored); says whether news came of it."""
+        self._windows += 1
+        heard_seconds = self._windows * self._hop_seconds
+        match self.phase:
+            case CalibrationPhase.SETTLING:
+                if heard_seconds >= self._plan.settle_seconds:
+                    self.phase = CalibrationPhase.CALIBRATING
+                    self.note = f"listens for {self._plan.calibrate_seconds / 60:g} minutes"
+                    return True
+            case CalibrationPhase.CALIBRATING:
+                self._heard.append(observation)
+                return self._calibrate()
+            case CalibrationPhase.VERIFYING:
+                self._heard.append(observation)
+                if len(self._heard) * self._hop_seconds >= self._plan.verify_seconds:
+                    self._conclude()
+                    return True
+        return False
+
+    def refuse(self, reason: str) -> None:
+        """End it without a result."""
+        self.phase = CalibrationPhase.REFUSED
+        self.limits = None
+        self.note = reason[:200]
+        self._heard.clear()
+
+    def _calibrate(self) -> bool:
+        heard_seconds = len(self._heard) * self._hop_seconds
+        if heard_seconds >= self._plan.calibrate_seconds:
+            try:
+                self.limits = self._new_limits(self._plan.block_seconds, quick=self._plan.quick)
+            except CalibrationRefusedError as error:
+                self.refuse(str(error))
+                return True
+            self._heard.clear()
+            self.phase = CalibrationPhase.VERIFYING
+            self.note = f"verifies its limits for {self._plan.verify_seconds / 60:.3g} minutes"
+            return True
+        if self.limits is None and heard_seconds >= _QUICK_SECONDS:
+            # Two minutes that give no limits are no verdict yet: the rest may.
+            try:
+                self.limits = self._new_limits(_QUICK_BLOCK_SECONDS, quick=True)
+            except CalibrationRefusedError:
+                return False
+            minutes = (self._plan.calibrate_seconds - heard_seconds) / 60
+            self.note = f"quick limits of 2 minutes; {minutes:.3g} minutes more make better ones"
+            return True
+        return False
+
+    def _new_limits(self, block_seconds: int, *, quick: bool) -> Limits:
+        return find_limits(
+            self._manifest,
+            self._heard,
+            hop_seconds=self._hop_seconds,
+            block_seconds=block_seconds,
+            false_alarms_per_week=self._false_alarms_per_week,
+            quick=quick,
+        )
+
+    def _conclude(self) -> None:
+        limits = self.limits
+        assert limits is not None
+        means = block_means(
+            [
+                None
+                if o is None
+                else math.log(centred_statistic(self._manifest, o, limits.centres))
+                for o in self._heard
+            ],
+            windows_per_block=max(1, round(limits.block_seconds / self._hop_seconds)),
+        )
+        counted = [mean for mean in means if mean is not None]
+        above = sum(mean > limits.block_limit for mean in counted)
+        if len(counted) < max(1.0, _SCORED_SHARE * len(means)):
+            self.refuse(
+                f"only {len(counted)} of {len(means)} blocks could be scored while verifying: look"
+                " at the microphone, then calibrate again"
+            )
+        elif above:
+            self.refuse(
+                f"{above} of {len(counted)} blocks were above the limit while verifying: the sound"
+                " still changes; calibrate again over all that the healthy machine does, for longer"
+            )
+        else:
+            # Clopper and Pearson's bound for none of n.
+            per_hour = (1 - 0.05 ** (1 / len(counted))) * 3600 / limits.block_seconds
+            self.phase = CalibrationPhase.ARMED
+            self.note = (
+                f"{'quick limits, ' if limits.quick else ''}{limits.blocks} blocks of"
+                f" {limits.block_seconds} s; 0 of {len(counted)} above the limit while verifying,"
+                f" which proves no more than {per_hour:.2g} false alarms an hour (95 %)"
+            )
+            self._heard.clear()
+
+
+def find_limits(
+    manifest: Manifest,
+    heard: Sequence[Observation | None],
+    *,
+    hop_seconds: float,
+    block_seconds: int,
+    false_alarms_per_week: float,
+    quick: bool,
+) -> Limits:
+    """Limits from the sound of a healthy machine.
+
+    Args:
+        manifest: of the release that has scored it.
+        heard: consecutive windows; None where one could not be scored.
+        hop_seconds: between two windows.
+        block_seconds: length of a block; doubled where block means have heavy tails.
+        false_alarms_per_week: what the block limit is set for.
+        quick: what to call them.
+
+    Raises:
+        CalibrationRefusedError: too little, or not one healthy machine that runs.
+    """
+    known = [observation for observation in heard if observation is not None]
+    if len(known) < _SCORED_SHARE * len(heard) or len(known) < 2:
+        raise CalibrationRefusedError(
+            f"only {len(known)} of {len(heard)} windows could be scored: look at the microphone,"
+            " then calibrate again"
+        )
+    level_dbfs = _level_while_running(known)
+    per_block = max(1, round(block_seconds / hop_seconds))
+    logs = _cross_centred_logs(manifest, heard, per_block)
+    means = np.array([m for m in block_means(logs, windows_per_block=per_block) if m is not None])
+    if len(means) >= _KURTOSIS_BLOCKS and _excess_kurtosis(means) > _HEAVY_TAIL_KURTOSIS:
+        block_seconds, per_block = 2 * block_seconds, 2 * per_block
+        doubled = block_means(logs, windows_per_block=per_block)
+        means = np.array([m for m in doubled if m is not None])
+    if len(means) < _FEWEST_BLOCKS:
+        raise CalibrationRefusedError(
+            f"expected at least {_FEWEST_BLOCKS} blocks of {block_seconds} s that can be scored,"
+            f" got {len(means)}: calibrate for longer"
+        )
+    windows = np.array([log for log in logs if log is not None])
+    log_mean, log_sd = float(windows.mean()), max(_LEAST_SD, float(windows.std(ddof=1)))
+    block_mean, block_sd = float(means.mean()), max(_LEAST_SD, float(means.std(ddof=1)))
+    tail = false_alarms_per_week * block_seconds / _SECONDS_PER_WEEK
+    t = upper_quantile(min(0.5, tail), len(means) - 1)
+    block_limit = block_mean + t * block_sd * math.sqrt(1 + 1 / len(means))
+    rate = manifest.threshold.false_alarm_rate or 0.001
+    log_threshold = max(
+        log_mean + NormalDist().inv_cdf(1 - rate) * log_sd, float(np.quantile(windows, 1 - rate))
+    )
+    return Limits(
+        centres=tuple(
+            tuple(np.mean([o.summaries[model] for o in known], axis=0, dtype=np.float64).tolist())
+            for model in range(len(manifest.models))
+        ),
+        mean_features=tuple(
+            np.mean([o.mean_features for o in known], axis=0, dtype=np.float64).tolist()
+        ),
+        threshold=math.exp(log_threshold),
+        log_mean=log_mean,
+        log_sd=log_sd,
+        block_seconds=block_seconds,
+        blocks=len(means),
+        block_mean=block_mean,
+        block_sd=block_sd,
+        block_limit=block_limit,
+        block_release=block_mean + _RELEASE_SHARE * (block_limit - block_mean),
+        fast_limit=fast_limit(windows),
+        level_dbfs=level_dbfs,
+        false_alarms_per_week=false_alarms_per_week,
+        quick=quick,
+    )
+
+
+def block_means(logs: Sequence[float | None], *, windows_per_block: int) -> list[float | None]:
+    """Means of consecutive whole blocks; None where too few of a block's windows could be scored.
+
+    Example:
+        >>> block_means([1.0, 3.0, None, 5.0, None, None, 7.0], windows_per_block=2)
+        [2.0, 5.0, None]
+    """
+    means: list[float | None] = []
+    for start in range(0, len(logs) - windows_per_block + 1, windows_per_block):
+        block = [log for log in logs[start : start + windows_per_block] if log is not None]
+        enough = len(block) >= BLOCK_SCORED_SHARE * windows_per_block
+        means.append(math.fsum(block) / len(block) if enough and block else None)
+    return means
+
+
+def fast_limit(logs: Float64Array) -> float:
+    """The log statistic that one window in a million would exceed, by the tail of those heard.
+
+    Never below the largest of them. With fewer than 1500 windows there is no tail to speak of, and
+    the normal distribution has to do.
+
+    Args:
+        logs: shape (windows,).
+    """
+    largest, sd = float(logs.max()), max(_LEAST_SD, float(logs.std()))
+    start = float(np.quantile(logs, 1 - _TAIL_SHARE))
+    excesses = np.sort(logs[logs > start] - start)
+    if len(excesses) < _TAIL_WINDOWS:
+        normal = float(logs.mean()) + NormalDist().inv_cdf(1 - _FAST_PROBABILITY) * sd
+        return max(normal, largest + sd)
+    shape, scale = _fit_pareto(excesses)
+    ratio = _FAST_PROBABILITY * len(logs) / len(excesses)
+    stretch = -math.log(ratio) if abs(shape) < 1e-6 else (ratio**-shape - 1) / shape
+    return max(start + scale * stretch, largest)
+
+
+def _fit_pareto(excesses: Float64Array) -> tuple[float, float]:
+    """Shape and scale of a generalised Pareto distribution; positive shapes have heavy tails."""
+    n = len(excesses)
+    plotting = (np.arange(1, n + 1) - 0.35) / n
+    first = float(excesses.mean())
+    second = float(np.mean((1 - plotting) * excesses))
+    shape = 2.0 - first / max(first - 2 * second, 1e-12)
+    shape = min(max(shape, -_SHAPE_BOUND), _SHAPE_BOUND)
+    # The scale that gives the mean with that shape: scale / (1 - shape).
+    return shape, first * (1 - shape)
+
+
+def _level_while_running(known: Sequence[Observation]) -> float:
+    levels = np.array([observation.level_dbfs for observation in known])
+    median = float(np.median(levels))
+    # Of the louder half, so that a machine that rests most of the time is noticed, too.
+    running = float(np.median(levels[levels >= median]))
+    stopped = float(np.mean(levels < running - STOPPED_DB))
+    if stopped > _STOPPED_SHARE:
+        raise CalibrationRefusedError(
+            f"the machine stopped for {stopped:.0%} of the time (more than {STOPPED_DB:g} dB"
+            " quieter): calibrate while it runs"
+        )
+    return median
+
+
+def _cross_centred_logs(
+    manifest: Manifest, heard: Sequence[Observation | None], per_block: int
+) -> list[float | None]:
+    """Log statistic of each window, centred by the blocks that it is not among.
+
+    A centre makes the errors of the very windows that it was made of too small. So every other
+    block makes the centre for the blocks between.
+    """
+    halves: list[list[list[Float32Array]]] = [[], []]
+    for number, observation in enumerate(heard):
+        if observation is not None:
+            halves[number // per_block % 2].append(list(observation.summaries))
+    if not all(halves):
+        raise CalibrationRefusedError("expected more than one block of sound: calibrate for longer")
+    centres = [
+        [np.mean([summaries[model] for summaries in half], axis=0) for model in range(len(half[0]))]
+        for half in halves
+    ]
+    return [
+        None
+        if observation is None
+        else math.log(
+            max(
+                _SMALLEST,
+                centred_statistic(manifest, observation, centres[1 - number // per_block % 2]),
+            )
+        )
+        for number, observation in enumerate(heard)
+    ]
+
+
+def _summary(residual: Float32Array) -> Float32Array:
+    if residual.size > _LARGEST_SUMMARY:
+        residual = residual.mean(axis=-1)
+    return residual.ravel()
+
+
+def _centred_error(error: float, summary: Float32Array, centre: Float64Array) -> float:
+    crossed = float(np.mean(summary * centre))
+    return max(_SMALLEST, error - 2.0 * crossed + float(np.mean(np.square(centre))))
+
+
+def _excess_kurtosis(values: Float64Array) -> float:
+    deviations = values - values.mean()
+    variance = float(np.mean(deviations**2))
+    return float(np.mean(deviations**4)) / max(variance**2, 1e-300) - 3.0

@@ -1,0 +1,128 @@
+"""`python -m node calibrate`: learn what is normal here, from a machine that is healthy now.
+
+If the node runs on this computer (as a service, say), it is asked to calibrate, and this command
+follows; Ctrl-C ends the following, not the calibration. If it does not run, the sound is heard
+here, without a broker.
+"""
+
+import argparse
+import math
+import time
+from typing import TYPE_CHECKING
+
+from node.commands.node_arguments import add_node_arguments, node_parts, node_settings
+
+if TYPE_CHECKING:
+    from node.settings import NodeSettings
+    from node.site_store import CalibrationRequest, SiteStore
+
+SUMMARY = "learn what is normal where the node hangs"
+
+EXIT_REFUSED = 1
+_POLL_SECONDS = 0.5
+# A node looks for requests once a block of sound; opening a microphone may take it half a minute.
+_TAKEN_SECONDS = 60.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options."""
+    add_node_arguments(parser)
+    action = parser.add_mutually_exclusive_group()
+    action.add_argument(
+        "--minutes",
+        type=float,
+        metavar="N",
+        help="of calibrating, 2 to 720 (default: 60); settling and verifying come on top",
+    )
+    action.add_argument("--cancel", action="store_true", help="end one that is under way")
+    action.add_argument(
+        "--forget", action="store_true", help="go back to the release's own threshold"
+    )
+    parser.add_argument("--no-wait", action="store_true", help="ask a node that runs, and leave")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Calibrate; 0 when the limits have armed, 1 when they were refused."""
+    from node.site_store import CalibrationRequest, SiteStore, StateFolderError
+
+    settings = node_settings(options)
+    store = SiteStore(settings.state_folder)
+    request = CalibrationRequest(
+        action="cancel" if options.cancel else "forget" if options.forget else "start",
+        minutes=options.minutes,
+        at_us=time.time_ns() // 1000,
+    )
+    try:
+        with store.locked():
+            return _calibrate_here(settings, store, request)
+    except StateFolderError:
+        if not store.is_locked():
+            raise
+    store.leave_request(request)
+    if options.no_wait:
+        print(f"{settings.node.id} was asked; its state and its log tell what comes of it")
+        return 0
+    return _follow(settings.node.id, store, request)
+
+
+def _calibrate_here(
+    settings: "NodeSettings", store: "SiteStore", request: "CalibrationRequest"
+) -> int:
+    from contract.messages import CalibrationPhase
+    from node import service
+    from node.ear import Ear
+    from node.scorer import Scorer
+    from node.sources.sound import EndOfSound
+
+    _, source, release, runtime = node_parts(settings)
+    scorer = Scorer(release, runtime, threads=settings.model.threads)
+    watch = service.known_machine(settings, scorer, store)
+    done, note = service.obey(watch, store, request)
+    print(note)
+    if request.action != "start" or not done:
+        return 0 if done else EXIT_REFUSED
+    said = None
+    try:
+        with source:
+            ear = Ear(source, scorer, watch)
+            while watch.is_calibrating:
+                for _ in ear.hear(_POLL_SECONDS):
+                    if (watch.note, ear.microphone.note) != said:
+                        said = (watch.note, ear.microphone.note)
+                        _say(watch.phase, watch.note, ear.microphone.note)
+    except EndOfSound:
+        watch.cancel()
+        print("the sound ended before the calibration did: nothing was kept")
+        return EXIT_REFUSED
+    finally:
+        # Begun here, ended here: a node that starts later must not begin it again.
+        store.keep_pending(None)
+    service.keep_outcome(watch, store, scorer, made_us=time.time_ns() // 1000)
+    return 0 if watch.phase is CalibrationPhase.ARMED else EXIT_REFUSED
+
+
+def _follow(node: str, store: "SiteStore", request: "CalibrationRequest") -> int:
+    from contract.messages import CalibrationPhase
+
+    print(f"{node} runs here and was asked; Ctrl-C leaves it to go on by itself")
+    ends = {CalibrationPhase.ARMED, CalibrationPhase.REFUSED, CalibrationPhase.NONE}
+    deadline, said = time.monotonic() + _TAKEN_SECONDS, None
+    while store.is_locked():
+        status = store.status()
+        if status is not None and status.asked_us == request.at_us:
+            deadline = math.inf
+            if status != said:
+                said = status
+                _say(status.phase, status.note, None)
+            if status.phase in ends or request.action != "start":
+                return EXIT_REFUSED if status.phase is CalibrationPhase.REFUSED else 0
+        elif time.monotonic() > deadline:
+            print(f"{node} has not taken the request in {_TAKEN_SECONDS:g} s: look at its log")
+            return EXIT_REFUSED
+        time.sleep(_POLL_SECONDS)
+    print(f"{node} has ended; it goes on with the calibration when it is started again")
+    return EXIT_REFUSED
+
+
+def _say(phase: str, note: str | None, microphone: str | None) -> None:
+    print(f"{phase}: {note}" + (f" (microphone: {microphone})" if microphone else ""), flush=True)

@@ -1,0 +1,67 @@
+"""What `run` and `calibrate` have in common: which node this is, and its parts."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from node.release_store import Release
+    from node.runtime import Runtime
+    from node.settings import NodeSettings
+    from node.sources.sound import AudioSource
+
+
+class Parts(NamedTuple):
+    """What a node is made of; nothing is opened yet."""
+
+    settings: "NodeSettings"
+    source: "AudioSource"
+    release: "Release"
+    runtime: "Runtime"
+
+
+def add_node_arguments(parser: argparse.ArgumentParser) -> None:
+    """Settings, and what the command line may say in their place."""
+    parser.add_argument("--config", type=Path, metavar="FILE", help="settings (TOML)")
+    parser.add_argument("--source", metavar="SPEC", help="microphone:KEY, synthetic:..., or a path")
+    parser.add_argument("--fast", action="store_true", help="recordings faster than real time")
+    parser.add_argument("--model", metavar="DIR", help="release folder")
+    parser.add_argument("--id", metavar="NODE", help="the node's id")
+
+
+def node_settings(options: argparse.Namespace) -> "NodeSettings":
+    """The settings, with what the command line says in their place.
+
+    Raises:
+        SettingsError: with every problem found.
+    """
+    from node.settings import load_settings
+
+    given = {
+        "EARSHOT_SOURCE_SPEC": options.source,
+        "EARSHOT_SOURCE_FAST": "true" if options.fast else None,
+        "EARSHOT_MODEL_FOLDER": options.model,
+        "EARSHOT_NODE_ID": options.id,
+    }
+    overrides = {name: value for name, value in given.items() if value is not None}
+    return load_settings(options.config, overrides)
+
+
+def node_parts(settings: "NodeSettings") -> Parts:
+    """The parts that the settings ask for.
+
+    Raises:
+        ReleaseError, SourceError: they cannot be had.
+    """
+    from node.release_store import read_release
+    from node.runtime import find_runtime
+    from node.sources.choose import choose_source
+
+    release = read_release(Path(settings.model.folder))
+    source = choose_source(
+        settings.source.spec,
+        channel=settings.source.channel,
+        fast=settings.source.fast,
+        model_rate_hz=release.manifest.features.sample_rate_hz,
+    )
+    return Parts(settings, source, release, find_runtime())

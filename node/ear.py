@@ -1,0 +1,132 @@
+"""From a source of sound to judged windows: every window of the hop grid comes out once.
+
+    source -> microphone health
+           -> framer -> scorer -> machine watch
+
+A window that nobody could hear, or that a sick microphone has heard, comes out as well, without a
+score and with its problem.
+"""
+
+import time
+from collections.abc import Iterator
+
+import msgspec
+
+from contract.messages import MachineState, MicrophoneState, Problem
+from node.framing import FramedWindow, Framer
+from node.machine_watch import Judgement, MachineWatch
+from node.microphone_health import MicrophoneHealth
+from node.scorer import Evidence, Scorer
+from node.sources.sound import AudioSource
+
+
+class HeardWindow(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """One window and what was made of it."""
+
+    start_monotonic_ns: int
+    mse: float | None
+    judgement: Judgement
+    """By the limits in force; its state is unknown while the microphone is not ok."""
+    threshold: float
+    """That it was judged by."""
+    problem: Problem | None
+    microphone: MicrophoneState
+    level_dbfs: float | None
+    """None if nobody heard it."""
+    clipped: float
+    evidence: Evidence | None
+    latency_ms: float | None
+    """From its last sample being there to its judgement."""
+
+
+class Ear:
+    """Hears one source with one release.
+
+    Args:
+        source: open while it is heard.
+        scorer: of the release.
+        watch: judges what is scored.
+    """
+
+    def __init__(self, source: AudioSource, scorer: Scorer, watch: MachineWatch) -> None:
+        self.source = source
+        self.watch = watch
+        self.microphone = MicrophoneHealth()
+        self._scorer = scorer
+        manifest = scorer.manifest
+        self._framer = Framer(
+            sample_rate_hz=manifest.features.sample_rate_hz,
+            window_samples=manifest.features.window_samples,
+            hop_samples=manifest.window_hop_samples,
+        )
+
+    def hear(self, timeout_seconds: float) -> Iterator[HeardWindow]:
+        """The windows that the next block completes, or that an outage has swallowed by now.
+
+        Raises:
+            SourceError: the sound cannot be had, and will not come back.
+            EndOfSound: there is no more; `finish` gives what is left.
+        """
+        block = self.source.read(timeout_seconds)
+        if block is None:
+            outage = self.source.outage
+            if outage is not None:
+                self.microphone.gone(outage)
+                for framed in self._framer.skip_until(time.monotonic_ns()):
+                    yield self._unheard(framed, Problem.MIC_GONE)
+            return
+        heard_at = time.monotonic()
+        gone = self.microphone.state is MicrophoneState.GONE
+        missed = Problem.MIC_GONE if gone else Problem.OVERRUN
+        self.microphone.hear(block.samples, self.source.sample_rate_hz, clipped=block.clipped)
+        for framed in self._framer.push(block, self.source.sample_rate_hz):
+            yield self._judged(framed, missed, heard_at)
+
+    def finish(self) -> Iterator[HeardWindow]:
+        """The windows that are still held back when the sound has ended."""
+        heard_at = time.monotonic()
+        for framed in self._framer.finish():
+            yield self._judged(framed, Problem.OVERRUN, heard_at)
+
+    def _judged(self, framed: FramedWindow, missed: Problem, heard_at: float) -> HeardWindow:
+        if framed.samples is None:
+            return self._unheard(framed, missed)
+        scored = self._scorer.score(framed.samples)
+        problem = scored.problem or self.microphone.problem
+        evidence = None if problem is not None else self._scorer.evidence
+        threshold = self.watch.threshold
+        judgement = self.watch.hear(evidence, level_dbfs=scored.level_dbfs)
+        return HeardWindow(
+            start_monotonic_ns=framed.start_monotonic_ns,
+            mse=None if problem is not None else scored.mse,
+            judgement=self._believed(judgement),
+            threshold=threshold,
+            problem=problem,
+            microphone=self.microphone.state,
+            level_dbfs=scored.level_dbfs,
+            clipped=scored.clipped,
+            evidence=evidence,
+            latency_ms=(time.monotonic() - heard_at) * 1000,
+        )
+
+    def _unheard(self, framed: FramedWindow, problem: Problem) -> HeardWindow:
+        threshold = self.watch.threshold
+        judgement = self.watch.hear(None, level_dbfs=None)
+        return HeardWindow(
+            start_monotonic_ns=framed.start_monotonic_ns,
+            mse=None,
+            judgement=self._believed(judgement),
+            threshold=threshold,
+            problem=problem,
+            microphone=self.microphone.state,
+            level_dbfs=None,
+            clipped=0.0,
+            evidence=None,
+            latency_ms=None,
+        )
+
+    def _believed(self, judgement: Judgement) -> Judgement:
+        """A dead microphone is never a healthy machine."""
+        if self.microphone.state is MicrophoneState.OK:
+            return judgement
+        return msgspec.structs.replace(judgement, state=MachineState.UNKNOWN)

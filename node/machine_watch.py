@@ -1,0 +1,266 @@
+"""All that a node makes of its machine, window by window: limits in force, state, calibration.
+
+Which limits decide: those of a calibration on site that has armed; while the first one is under
+way, its quick ones; else the release's threshold and a vote. Pure: knows no clock, file or device.
+"""
+
+import math
+
+import msgspec
+import numpy as np
+
+from contract.errors import EarshotError
+from contract.features import Float32Array
+from contract.messages import AlarmRule, CalibrationPhase, MachineState, ThresholdSource
+from contract.release import Manifest
+from node.bands import strongest_bands_hz
+from node.calibration import (
+    Calibrator,
+    Limits,
+    Observation,
+    Plan,
+    centred_statistic,
+    observe,
+)
+from node.detector import Detector, statistic
+from node.machine import CalibratedMachine, MachineVote
+from node.scorer import Evidence
+
+# How many windows the mean of normal features remembers on a node that was not calibrated.
+_MEMORY_WINDOWS = 600
+# Without a release that says so.
+_FALSE_ALARMS_PER_WEEK = 1.0
+
+_ABNORMAL = (MachineState.WARNING, MachineState.ALARM)
+
+
+class CalibrationNotStartedError(EarshotError):
+    """A calibration cannot begin now."""
+
+
+class Judgement(msgspec.Struct, frozen=True, kw_only=True):
+    """One window by the limits in force; None where it was not scored."""
+
+    statistic: float | None
+    score: float | None
+    anomaly: bool | None
+    state: MachineState
+    """Of the machine, after it."""
+
+
+class MachineWatch:
+    """Judges windows, follows the machine's state, and calibrates when it is told to.
+
+    Args:
+        manifest: of the release that scores.
+        limits: of a calibration on site with this release, if there was one.
+        note: what is to be said of these limits, or of why there are none.
+        false_alarms_per_week: for the next calibration; None: what the release says.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        *,
+        limits: Limits | None = None,
+        note: str | None = None,
+        false_alarms_per_week: float | None = None,
+    ) -> None:
+        self._manifest = manifest
+        self._hop_seconds = manifest.hop_us / 1e6
+        self._window_seconds = manifest.features.window_us / 1e6
+        calibration = manifest.calibration
+        self._false_alarms_per_week = false_alarms_per_week or (
+            _FALSE_ALARMS_PER_WEEK if calibration is None else calibration.false_alarms_per_week
+        )
+        self._armed = limits
+        self._note = note
+        self._calibrator: Calibrator | None = None
+        self._ended: CalibrationPhase | None = None
+        self._machine: CalibratedMachine | None = None
+        self._machine_limits: Limits | None = None
+        self._vote = MachineVote()
+        self._normal_features: Float32Array | None = None
+        self._normal_windows = 0
+        self._follow_limits()
+
+    @property
+    def limits(self) -> Limits | None:
+        """Those in force that were made on site."""
+        if self._armed is not None or self._calibrator is None:
+            return self._armed
+        return self._calibrator.limits
+
+    @property
+    def threshold(self) -> float:
+        """Of a single window's statistic, by the limits in force."""
+        limits = self.limits
+        return self._manifest.threshold.value if limits is None else limits.threshold
+
+    @property
+    def threshold_source(self) -> ThresholdSource:
+        """Who has set it."""
+        return ThresholdSource.RELEASE if self.limits is None else ThresholdSource.SITE
+
+    @property
+    def is_calibrating(self) -> bool:
+        """Whether a calibration is under way."""
+        return self._calibrator is not None
+
+    @property
+    def phase(self) -> CalibrationPhase:
+        """Of the newest calibration."""
+        if self._calibrator is not None:
+            return self._calibrator.phase
+        if self._ended is not None:
+            return self._ended
+        return CalibrationPhase.NONE if self._armed is None else CalibrationPhase.ARMED
+
+    @property
+    def progress(self) -> float:
+        """Of the newest calibration, 0 to 1."""
+        if self._calibrator is not None:
+            return self._calibrator.progress
+        return 0.0 if self.phase is CalibrationPhase.NONE else 1.0
+
+    @property
+    def note(self) -> str | None:
+        """What the limits are worth, how far a calibration is, or why one was refused."""
+        return self._note if self._calibrator is None else self._calibrator.note
+
+    @property
+    def rule(self) -> AlarmRule:
+        """By which a warning or an alarm was found."""
+        return self._vote.rule if self._machine is None else self._machine.rule
+
+    def calibrate(self, minutes: float) -> Plan:
+        """Begin a calibration; one that is under way starts anew.
+
+        Raises:
+            CalibrationRefusedError: no plan has so many minutes.
+            CalibrationNotStartedError: the machine is not normal by the limits in force.
+        """
+        plan = Plan.of_minutes(minutes)
+        if (
+            self._armed is not None
+            and self._machine is not None
+            and self._machine.state in _ABNORMAL
+        ):
+            raise CalibrationNotStartedError(
+                f"expected a machine that sounds normal, it is in {self._machine.state}: its fault"
+                " would become the normal; if it is healthy, forget the old calibration first"
+            )
+        self._calibrator = Calibrator(
+            self._manifest,
+            plan,
+            hop_seconds=self._hop_seconds,
+            false_alarms_per_week=self._false_alarms_per_week,
+        )
+        self._ended = None
+        self._follow_limits()
+        return plan
+
+    def cancel(self) -> bool:
+        """End a calibration that is under way, if there is one; the limits before stay."""
+        if self._calibrator is None:
+            return False
+        self._calibrator = None
+        self._note = "the last calibration was cancelled"
+        self._follow_limits()
+        return True
+
+    def forget(self) -> None:
+        """Go back to the release's threshold."""
+        self._calibrator = self._armed = self._ended = None
+        self._note = "the calibration was forgotten"
+        self._follow_limits()
+
+    def hear(self, evidence: Evidence | None, *, level_dbfs: float | None) -> Judgement:
+        """Take in the next window.
+
+        Args:
+            evidence: of its score; None if it was not scored, or is not to be believed.
+            level_dbfs: its level; None if nothing was heard.
+        """
+        observation = None
+        if evidence is not None and level_dbfs is not None:
+            observation = observe(self._manifest, evidence, level_dbfs=level_dbfs)
+        found = None if observation is None else self._statistic(observation)
+        score = None if found is None else found / self.threshold
+        anomaly = None if score is None else score > 1.0
+        state = self._state(found, anomaly, level_dbfs)
+        if observation is not None and not anomaly:
+            self._remember(observation.mean_features)
+        self._go_on_calibrating(observation)
+        return Judgement(statistic=found, score=score, anomaly=anomaly, state=state)
+
+    def strongest_bands_hz(self, evidence: Evidence, detector: Detector) -> tuple[float, ...]:
+        """Which bands carry a window's error; see `node.bands`."""
+        limits = self.limits
+        normal = self._normal_features
+        if limits is not None:
+            normal = np.asarray(limits.mean_features, np.float32)
+        if normal is None:
+            return ()
+
+        def judged(features: Float32Array) -> float:
+            residuals = detector.residuals(features)
+            again = Evidence(features, residuals, detector.judge(residuals).errors)
+            return self._statistic(observe(self._manifest, again, level_dbfs=0.0))
+
+        return strongest_bands_hz(self._manifest.features, evidence.features, normal, judged)
+
+    def _statistic(self, observation: Observation) -> float:
+        limits = self.limits
+        if limits is None:
+            return statistic(self._manifest, observation.errors)
+        return centred_statistic(self._manifest, observation, limits.centres)
+
+    def _state(
+        self, found: float | None, anomaly: bool | None, level_dbfs: float | None
+    ) -> MachineState:
+        vote = self._vote.hear(anomaly)
+        if self._machine is None:
+            return vote if self._calibrator is None else MachineState.LEARNING
+        log = None if found is None else math.log(max(found, 1e-300))
+        state = self._machine.hear(log, level_dbfs)
+        if state is MachineState.UNKNOWN and self._armed is None:
+            return MachineState.LEARNING
+        return state
+
+    def _remember(self, mean_features: Float32Array) -> None:
+        if self._normal_features is None:
+            self._normal_features = mean_features.copy()
+        self._normal_windows = min(self._normal_windows + 1, _MEMORY_WINDOWS)
+        self._normal_features += (mean_features - self._normal_features) / self._normal_windows
+
+    def _go_on_calibrating(self, observation: Observation | None) -> None:
+        calibrator = self._calibrator
+        if calibrator is None:
+            return
+        armed_machine = None if self._armed is None else self._machine
+        if armed_machine is not None and armed_machine.state is MachineState.ALARM:
+            calibrator.refuse("the machine raised an alarm by the limits that were in force")
+        elif not calibrator.hear(observation):
+            return
+        if calibrator.phase is CalibrationPhase.ARMED:
+            self._armed = calibrator.limits
+        if calibrator.phase in (CalibrationPhase.ARMED, CalibrationPhase.REFUSED):
+            self._ended, self._note = calibrator.phase, calibrator.note
+            self._calibrator = None
+        self._follow_limits()
+
+    def _follow_limits(self) -> None:
+        """A machine is judged by one set of limits from its first window to its last."""
+        limits = self.limits
+        if limits is self._machine_limits:
+            return
+        self._machine_limits = limits
+        self._vote = MachineVote()
+        self._machine = (
+            None
+            if limits is None
+            else CalibratedMachine(
+                limits, hop_seconds=self._hop_seconds, window_seconds=self._window_seconds
+            )
+        )

@@ -1,0 +1,227 @@
+"""What a node remembers of its machine between two starts, as JSON files in its state folder.
+
+- `calibration.json`: the limits in force;
+- `calibration-pending.json`: a calibration that has begun and not ended;
+- `calibration-request.json`: one that a person asks for on this computer;
+- `calibration-status.json`: what became of that;
+- `episode.json`: an episode that is open;
+- `node.lock`: locked while a node runs.
+
+None holds sound. A file that cannot be read is moved aside and told of: a node that nobody can
+reach must start all the same.
+"""
+
+import fcntl
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+
+from contract.errors import EarshotError
+from contract.messages import CalibrationPhase, ModelLabel, Text, TimeUs
+from contract.release import Manifest
+from node.calibration import Limits
+from node.episodes import Episode
+
+logger = logging.getLogger(__name__)
+
+_SITE = "calibration.json"
+_PENDING = "calibration-pending.json"
+_REQUEST = "calibration-request.json"
+_STATUS = "calibration-status.json"
+_EPISODE = "episode.json"
+_LOCK = "node.lock"
+
+_Stored = TypeVar("_Stored", bound=msgspec.Struct)
+
+
+class StateFolderError(EarshotError):
+    """The state folder cannot be used."""
+
+
+class Site(msgspec.Struct, frozen=True, kw_only=True):
+    """A calibration that has armed, and what it was made with."""
+
+    format: Literal[1] = 1
+    release: ModelLabel
+    models_sha256: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
+    made_us: TimeUs
+    note: Text
+    limits: Limits
+
+    def fits(self, manifest: Manifest) -> bool:
+        """Whether it was made with this very release."""
+        return (self.release, self.models_sha256) == (manifest.label, manifest.models_sha256)
+
+
+class CalibrationRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What a person asks of a node."""
+
+    action: Literal["start", "cancel", "forget"]
+    minutes: float | None = None
+    at_us: TimeUs
+    """Tells the status of this one from that of others."""
+
+
+class CalibrationStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of the request so far, for whoever waits for it on this computer."""
+
+    asked_us: TimeUs
+    phase: CalibrationPhase
+    note: str | None
+
+
+class SiteStore:
+    """The files of one node.
+
+    Args:
+        folder: made if it is not there.
+
+    Raises:
+        StateFolderError: it cannot be made or written to.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._status_kept: CalibrationStatus | None = None
+        self._failed: set[str] = set()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            probe = folder / f".probe-{os.getpid()}"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise StateFolderError(
+                f"{folder}: expected a folder that this user may write to, got: {error.strerror};"
+                " set [node] state_folder"
+            ) from error
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder for one program.
+
+        Raises:
+            StateFolderError: another one holds it.
+        """
+        with (self._folder / _LOCK).open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise StateFolderError(
+                    f"{self._folder}: a node already runs on this folder; stop it, or set another"
+                    " [node] id or state_folder"
+                ) from error
+            yield
+
+    def is_locked(self) -> bool:
+        """Whether a program holds the folder now."""
+        try:
+            with self.locked():
+                return False
+        except StateFolderError:
+            return True
+
+    def site(self) -> Site | None:
+        """The calibration that was kept, for whatever release."""
+        return self._read(_SITE, Site)
+
+    def keep_site(self, site: Site | None) -> None:
+        """Keep a calibration in place of the one before, or forget that."""
+        self._keep(_SITE, site)
+
+    def pending(self) -> CalibrationRequest | None:
+        """A calibration that the last run began and did not end."""
+        return self._read(_PENDING, CalibrationRequest)
+
+    def keep_pending(self, request: CalibrationRequest | None) -> None:
+        """Remember that a calibration has begun, or that none is under way."""
+        self._keep(_PENDING, request)
+
+    def take_request(self) -> CalibrationRequest | None:
+        """What was asked for since the last call."""
+        if not (self._folder / _REQUEST).exists():
+            return None
+        request = self._read(_REQUEST, CalibrationRequest)
+        self._keep(_REQUEST, None)
+        return request
+
+    def leave_request(self, request: CalibrationRequest) -> None:
+        """Ask the node that runs on this folder.
+
+        Raises:
+            StateFolderError: it cannot be written.
+        """
+        self._write(_REQUEST, request)
+
+    def status(self) -> CalibrationStatus | None:
+        """What became of the newest request."""
+        return self._read(_STATUS, CalibrationStatus)
+
+    def keep_status(self, status: CalibrationStatus) -> None:
+        """Tell it; writes only what is new, so that a card is not worn by waiting."""
+        if status != self._status_kept:
+            self._status_kept = status
+            self._keep(_STATUS, status)
+
+    def episode(self) -> Episode | None:
+        """An episode that was open when the node ended."""
+        return self._read(_EPISODE, Episode)
+
+    def keep_episode(self, episode: Episode | None) -> None:
+        """Keep the episode that is open, or none."""
+        self._keep(_EPISODE, episode)
+
+    def _read(self, name: str, kind: type[_Stored]) -> _Stored | None:
+        path = self._folder / name
+        try:
+            return msgspec.json.decode(path.read_bytes(), type=kind)
+        except FileNotFoundError:
+            return None
+        except (msgspec.MsgspecError, EarshotError, OSError) as error:
+            aside = path.with_suffix(".broken")
+            with suppress(OSError):
+                path.replace(aside)
+            logger.error("%s cannot be used and is now %s: %s", path, aside.name, error)
+            return None
+
+    def _keep(self, name: str, content: Any) -> None:
+        """Write, but go on without where that fails: a node with a full disk must still hear."""
+        try:
+            self._write(name, content)
+            self._failed.discard(name)
+        except StateFolderError as error:
+            logger.log(
+                logging.DEBUG if name in self._failed else logging.ERROR,
+                "%s; after a restart the node will not know of it",
+                error,
+            )
+            self._failed.add(name)
+
+    def _write(self, name: str, content: Any) -> None:
+        """Whole or not at all, also when the power goes."""
+        path = self._folder / name
+        temporary = path.with_suffix(".new")
+        try:
+            if content is None:
+                path.unlink(missing_ok=True)
+                return
+            with temporary.open("wb") as file:
+                file.write(msgspec.json.encode(content))
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+            _sync_folder(self._folder)
+        except OSError as error:
+            raise StateFolderError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
