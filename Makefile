@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input install --qui
 SECONDS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench lock clean
+.PHONY: help setup demo test check format bench lock pi clean
 
 help: ## what each command does
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -36,6 +36,9 @@ bench: $(VENV)/.dev ## timings on this machine, into bench.json
 
 lock: ## resolve requirements/*.txt anew (needs uv)
 	requirements/lock.sh
+
+pi: ## on a Raspberry Pi: install or upgrade the node as a service (docs/pi.md)
+	@$(if $(filter 0,$(shell id -u)),,sudo) node/install-pi.sh
 
 clean: ## remove the virtual environments
 	rm -rf $(VENV) $(VENV)-tflite

@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"earshot node: {' '.join(str(error).split())}", file=sys.stderr)
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:
-        print("earshot node: interrupted; what was not delivered is lost", file=sys.stderr)
+        print("earshot node: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         # The reader of our output has gone (`... | head`); nothing is wrong, nobody to tell.

@@ -58,6 +58,8 @@ _LARGEST_SUMMARY = 512
 # A block counts when at least this share of its windows could be scored.
 BLOCK_SCORED_SHARE = 0.5
 _SCORED_SHARE = 2 / 3
+# So many blocks above the limit while verifying, or more, would be this rare if it held its rate.
+_VERIFY_PROBABILITY = 0.01
 _STOPPED_SHARE = 0.1
 # Of a normal distribution's blocks the excess kurtosis is 0; some need a number to be told from it.
 _HEAVY_TAIL_KURTOSIS = 1.0
@@ -119,6 +121,11 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """What the block limit is set for."""
     quick: bool
     """Made of two minutes, or little more: wide, and not what they are set for."""
+
+    @property
+    def block_rate(self) -> float:
+        """Share of normal blocks that the limit is set to let through as false alarms."""
+        return min(0.5, self.false_alarms_per_week * self.block_seconds / _SECONDS_PER_WEEK)
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -302,19 +309,18 @@ class Calibrator:
                 f"only {len(counted)} of {len(means)} blocks could be scored while verifying: look"
                 " at the microphone, then calibrate again"
             )
-        elif above:
+        elif _at_least(above, len(counted), limits.block_rate) < _VERIFY_PROBABILITY:
             self.refuse(
                 f"{above} of {len(counted)} blocks were above the limit while verifying: the sound"
                 " still changes; calibrate again over all that the healthy machine does, for longer"
             )
         else:
-            # Clopper and Pearson's bound for none of n.
-            per_hour = (1 - 0.05 ** (1 / len(counted))) * 3600 / limits.block_seconds
+            per_hour = _upper_bound(above, len(counted)) * 3600 / limits.block_seconds
             self.phase = CalibrationPhase.ARMED
             self.note = (
                 f"{'quick limits, ' if limits.quick else ''}{limits.blocks} blocks of"
-                f" {limits.block_seconds} s; 0 of {len(counted)} above the limit while verifying,"
-                f" which proves no more than {per_hour:.2g} false alarms an hour (95 %)"
+                f" {limits.block_seconds} s; {above} of {len(counted)} above the limit while"
+                f" verifying, which proves no more than {per_hour:.2g} false alarms an hour (95 %)"
             )
             self._heard.clear()
 
@@ -368,15 +374,16 @@ def find_limits(
     block_limit = block_mean + t * block_sd * math.sqrt(1 + 1 / len(means))
     rate = manifest.threshold.false_alarm_rate or 0.001
     log_threshold = max(
-        log_mean + NormalDist().inv_cdf(1 - rate) * log_sd, float(np.quantile(windows, 1 - rate))
+        log_mean + NormalDist().inv_cdf(1 - rate) * log_sd,
+        float(np.quantile(windows, 1 - rate, method="higher")),
     )
     return Limits(
         centres=tuple(
-            tuple(np.mean([o.summaries[model] for o in known], axis=0, dtype=np.float64).tolist())
+            tuple(np.array([o.summaries[model] for o in known], np.float64).mean(axis=0).tolist())
             for model in range(len(manifest.models))
         ),
         mean_features=tuple(
-            np.mean([o.mean_features for o in known], axis=0, dtype=np.float64).tolist()
+            np.array([o.mean_features for o in known], np.float64).mean(axis=0).tolist()
         ),
         threshold=math.exp(log_threshold),
         log_mean=log_mean,
@@ -442,18 +449,36 @@ def _fit_pareto(excesses: Float64Array) -> tuple[float, float]:
     return shape, first * (1 - shape)
 
 
+def _at_least(events: int, trials: int, rate: float) -> float:
+    """Probability of so many events, or more, in independent trials."""
+    return 1.0 - math.fsum(
+        math.comb(trials, k) * rate**k * (1 - rate) ** (trials - k) for k in range(events)
+    )
+
+
+def _upper_bound(events: int, trials: int) -> float:
+    """Largest rate that 95 % confidence leaves (Clopper and Pearson, 1934; one-sided)."""
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        if _at_least(events + 1, trials, middle) < 0.95:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
 def _level_while_running(known: Sequence[Observation]) -> float:
     levels = np.array([observation.level_dbfs for observation in known])
-    median = float(np.median(levels))
-    # Of the louder half, so that a machine that rests most of the time is noticed, too.
-    running = float(np.median(levels[levels >= median]))
+    # A high quantile, so that a machine that rests most of the time is noticed, too.
+    running = float(np.quantile(levels, 0.9))
     stopped = float(np.mean(levels < running - STOPPED_DB))
     if stopped > _STOPPED_SHARE:
         raise CalibrationRefusedError(
             f"the machine stopped for {stopped:.0%} of the time (more than {STOPPED_DB:g} dB"
             " quieter): calibrate while it runs"
         )
-    return median
+    return float(np.median(levels))
 
 
 def _cross_centred_logs(

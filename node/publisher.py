@@ -98,7 +98,7 @@ class Answer(msgspec.Struct, frozen=True):
     correlation: bytes | None
 
 
-_Given = Window | State | Health | Event | Answer
+_Given = Window | State | Health | Birth | Event | Answer
 _Mail = SessionEvent | _Given | _Stop
 
 
@@ -253,6 +253,8 @@ class Publisher:
             case ConnectFailed():
                 if mail.refused and not self.connections:
                     self.failure = ConnectionRefusedByBrokerError(mail.reason)
+            case Birth():
+                self._publish_about_node(mail, retain=True)
             case State():
                 self._state = mail
                 self._publish_about_node(mail, retain=True)

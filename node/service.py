@@ -133,6 +133,7 @@ class _Node:
         self._calibration: CalibrationRequest | None = None
         """What has asked for the calibration that is under way."""
         self._told: _Told | None = None
+        self._source_told = (source.identity, source.sample_rate_hz)
         self._boot = new_boot_id(time.time_ns() // 1_000_000, os.urandom(10))
         self._episodes = Episodes(self._boot, store.episode())
         self._started = time.monotonic()
@@ -223,6 +224,11 @@ class _Node:
             return
         for heard in self._ear.hear(_READ_SECONDS):
             self._take(heard)
+        source = (self._source.identity, self._source.sample_rate_hz)
+        if source != self._source_told:
+            # A microphone that was not there at boot, or another rate after it came back.
+            self._source_told = source
+            self._publisher.give(self._birth())
 
     def _is_ahead_of_broker(self) -> bool:
         """Sound that can wait is not read while windows pile up: then none has to be given up."""

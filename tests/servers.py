@@ -37,7 +37,11 @@ _DEBIAN_PACKAGES: Final = {
     "mosquitto_passwd": "mosquitto",
     "nginx": "nginx-light",
     "openssl": "openssl",
+    "pacat": "pulseaudio-utils",
     "setpriv": "util-linux",
+    "systemctl": "systemd",
+    "systemd-analyze": "systemd",
+    "unshare": "util-linux",
 }
 _SBIN: Final = "/usr/local/sbin:/usr/sbin:/sbin"
 """Debian's home of mosquitto and nginx, absent from the PATH of an ordinary user."""

@@ -6,7 +6,6 @@ Sizes count 1000 to the next unit. What nobody measured is an empty cell, never 
 import csv
 import io
 import platform
-import subprocess
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -16,40 +15,14 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from contract import VERSION
-from node.board import board_name, operating_system
+from node.result_row import COLUMNS, checkout_hash, device_name, platform_name
 from training.evaluate import Report, RuntimeReport
 from training.metrics import Decision, Figures, Interval
 
 if TYPE_CHECKING:
     from training.train import Outcome
 
-COLUMNS = (
-    "timestamp",
-    "git_hash",
-    "platform",
-    "device",
-    "cpu/npu/gpu",
-    "dataset",
-    "split",
-    "seed",
-    "model_name",
-    "bundle_size_mb",
-    "model_size_kb",
-    "params_millions",
-    "latency_ms_p50",
-    "latency_ms_p95",
-    "ttfi_ms",
-    "fps",
-    "peak_ram_mb",
-    "bandwidth_mb",
-    "power_w",
-    "metric_name",
-    "metric_value",
-    "notes",
-)
-"""Names and order of the reference design."""
 _LIBRARIES = ("numpy", "scipy", "scikit-learn", "tensorflow", "ai-edge-litert", "tflite-runtime")
-_GIT_SECONDS = 10
 
 
 class Environment(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,26 +41,11 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
 def find_environment() -> Environment:
     """The computer and the software that this runs on."""
     return Environment(
-        platform=f"{operating_system()}, {platform.machine()}",
-        device=_device(),
+        platform=platform_name(),
+        device=device_name(),
         git_hash=checkout_hash(Path(__file__).parent),
         versions={"earshot": VERSION, "Python": platform.python_version(), **dict(_installed())},
     )
-
-
-def checkout_hash(package: Path) -> str | None:
-    """The commit of the checkout that a package belongs to.
-
-    Args:
-        package: its folder.
-
-    Returns:
-        None without Git, outside a checkout, or where a checkout around it does not track it, as
-        with a virtual environment inside another project.
-    """
-    if _git(package, "ls-files", "--error-unmatch", "__init__.py") is None:
-        return None
-    return _git(package, "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*")
 
 
 def results_csv(outcome: "Outcome", environment: Environment) -> str:
@@ -209,36 +167,9 @@ def _figure(value: float | None) -> str:
     return "" if value is None else f"{value:.6f}"
 
 
-def _device() -> str:
-    if Path("/proc/device-tree/model").exists():
-        return board_name()
-    try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8", errors="replace").splitlines()
-    except OSError:
-        return board_name()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else board_name()
-
-
 def _installed() -> Iterator[tuple[str, str]]:
     for name in _LIBRARIES:
         try:
             yield name, version(name)
         except PackageNotFoundError:
             continue
-
-
-def _git(folder: Path, *arguments: str) -> str | None:
-    try:
-        done = subprocess.run(
-            # Others may be at work in the checkout: its index is not to be refreshed.
-            ["git", "--no-optional-locks", *arguments],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            timeout=_GIT_SECONDS,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() or None if done.returncode == 0 else None

@@ -37,5 +37,6 @@ def run(options: argparse.Namespace) -> int:
 def _interrupted(stop: threading.Event) -> None:
     """The first Ctrl-C ends the node in good order, the second one at once."""
     if stop.is_set():
+        logging.getLogger(__name__).error("given up: what was not delivered is lost")
         raise KeyboardInterrupt
     stop.set()

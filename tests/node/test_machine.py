@@ -1,11 +1,13 @@
-"""The vote of the last five windows."""
+"""The state of the machine: by a vote of the last five windows, and by calibrated blocks."""
 
 from itertools import product
 
 import pytest
 
-from contract.messages import MachineState
-from node.machine import VOTES, MachineVote
+from contract.messages import AlarmRule, MachineState
+from node.calibration import Limits
+from node.machine import VOTES, CalibratedMachine, MachineVote
+from tests.node.observations import calibrated, correlated
 
 FLAGS = {"x": True, ".": False, "?": None}
 STATES = {
@@ -80,3 +82,124 @@ def test_state_is_kept_for_who_asks_later() -> None:
 def test_alarm_ends_when_the_microphone_dies() -> None:
     """With nothing scored in five windows the alarm is not kept: what is unknown is unknown."""
     assert heard("xxx" + "?" * VOTES)[-1] == "u"
+
+
+NOTHING = (None, None)
+HOUR = 3600
+
+
+def machine(limits: Limits) -> CalibratedMachine:
+    return CalibratedMachine(limits, hop_seconds=1.0, window_seconds=2.0)
+
+
+def blocks(limits: Limits, *deviations: float) -> str:
+    """States after each block whose mean lies so far up from the mean (0) to the limit (1)."""
+    judge, states = machine(limits), ""
+    reach = limits.block_limit - limits.block_mean
+    for deviation in deviations:
+        for _ in range(limits.block_seconds):
+            judge.hear(limits.block_mean + deviation * reach, limits.level_dbfs)
+        states += STATES[judge.state]
+    return states
+
+
+@pytest.fixture(scope="module")
+def limits() -> Limits:
+    return calibrated(60)[1]
+
+
+@pytest.mark.parametrize(
+    ("deviations", "states"),
+    [
+        ([0, 0, 0], "nnn"),
+        ([0, 0.99, 0.99], "nnn"),
+        ([0, 1.1, 0, 0, 0], "nwwwn"),
+        ([0, 1.1, 0, 1.1, 0, 0, 0], "nwwAAAn"),
+        ([0, 1.1, 0, 0, 1.1, 0, 0, 0], "nwwwwwwn"),
+        ([0, 1.1, 1.1, 0.9, 0.9, 0.9, 0.9], "nwAAAAA"),
+        ([0, 1.1, 1.1, 0.6, 0.6, 0.9, 0.6, 0.6, 0.6], "nwAAAAAAn"),
+        ([1.1], "w"),
+        ([0, 1.1, 1.1, 0, 0, 0, 1.1], "nwAAAnw"),
+    ],
+)
+def test_blocks_make_the_state(limits: Limits, deviations: list[float], states: str) -> None:
+    """One block above is a warning, two of three an alarm, three good ones in a row the end."""
+    assert blocks(limits, *deviations) == states
+
+
+def test_state_is_unknown_until_a_block_is_whole(limits: Limits) -> None:
+    """Nobody says normal before there was a minute to hear."""
+    judge = machine(limits)
+
+    states = [judge.hear(limits.block_mean, limits.level_dbfs) for _ in range(60)]
+
+    assert states == [MachineState.UNKNOWN] * 59 + [MachineState.NORMAL]
+
+
+def test_loud_fault_rings_within_seconds(limits: Limits) -> None:
+    """Windows far beyond all that was heard need no block: three of four, by sound of their own."""
+    judge = machine(limits)
+    for _ in range(60):
+        judge.hear(limits.block_mean, limits.level_dbfs)
+    loud = [judge.hear(limits.fast_limit + 1, limits.level_dbfs) for _ in range(6)]
+
+    assert loud == [MachineState.NORMAL] * 5 + [MachineState.ALARM]
+    assert judge.rule is AlarmRule.FAST
+
+
+def test_one_bang_does_not_ring(limits: Limits) -> None:
+    """A bang is heard by the windows that overlap, and by no more."""
+    judge = machine(limits)
+    states = set()
+    for second in range(600):
+        bang = second % 20 in (0, 1, 2)
+        mean = limits.block_mean
+        states.add(judge.hear(limits.fast_limit + 0.1 if bang else mean, limits.level_dbfs))
+
+    assert MachineState.ALARM not in states or judge.rule is AlarmRule.BLOCK
+
+
+def test_machine_that_stops_has_a_state_of_its_own(limits: Limits) -> None:
+    """Three windows 11 dB below its level are a stop; it starts again through a settling minute."""
+    judge = machine(limits)
+    for _ in range(60):
+        judge.hear(limits.block_mean, limits.level_dbfs)
+    quiet = [judge.hear(limits.fast_limit + 1, limits.level_dbfs - 12) for _ in range(4)]
+    still = judge.hear(limits.fast_limit + 1, limits.level_dbfs - 9)
+    loud = [judge.hear(limits.fast_limit + 1, limits.level_dbfs) for _ in range(63)]
+    running = [judge.hear(limits.block_mean, limits.level_dbfs) for _ in range(60)]
+
+    assert quiet == [MachineState.NORMAL] * 2 + [MachineState.STOPPED] * 2
+    assert still is MachineState.STOPPED
+    assert set(loud[2:]) == {MachineState.UNKNOWN}
+    assert running[-1] is MachineState.NORMAL
+
+
+def test_windows_that_nobody_scored_are_no_health(limits: Limits) -> None:
+    """Half a block without scores ends a normal state, and never an alarm."""
+    normal, ringing = machine(limits), machine(limits)
+    for _ in range(60):
+        normal.hear(limits.block_mean, limits.level_dbfs)
+    for _ in range(120):
+        ringing.hear(limits.block_limit + 0.1, limits.level_dbfs)
+    for _ in range(60):
+        normal.hear(*NOTHING)
+        ringing.hear(*NOTHING)
+
+    assert normal.state is MachineState.UNKNOWN
+    assert ringing.state is MachineState.ALARM
+
+
+def test_real_day_of_normal_sound_rings_as_rarely_as_stated() -> None:
+    """Ten nodes for a day each, set for one a week: about one and a half in all."""
+    episodes = 0
+    for seed in range(10):
+        _, made = calibrated(60, seed=seed, rho=0.5)
+        judge, before = machine(made), MachineState.UNKNOWN
+        for log in correlated(24 * HOUR, seed=500 + seed, rho=0.5):
+            state = judge.hear(float(log), made.level_dbfs)
+            ringing = {MachineState.WARNING, MachineState.ALARM}
+            episodes += state in ringing and before not in ringing
+            before = state
+
+    assert episodes <= 6

@@ -4,7 +4,7 @@ ALSA's `file` plugin reads raw sound from a named pipe, so the test decides what
 hears and when: the device waits while the pipe is empty, and is as fast as the reader otherwise.
 ALSA_CONFIG_PATH replaces the machine's whole configuration, so no real device is touched.
 
-Not here: real time, real overruns, USB. They need hardware.
+Not here: real time (`test_healing.py`), real overruns, USB. They need hardware.
 """
 
 import ctypes.util
@@ -29,7 +29,10 @@ import pytest
 from node import capture
 from node.capture import RecordHeader, RecordKind
 from node.sources.errors import SourceError
+from node.sources.healing import HealingSource
 from node.sources.microphone import MicrophoneSource, list_microphones
+from node.sources.sound import Block
+from tests.capture_processes import capture_process_ids
 from tests.servers import REQUIRE_SERVERS, wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -264,3 +267,70 @@ def test_microphone_that_is_not_there_is_refused() -> None:
     ):
         pass
     assert caught.value.reason == "no_device"
+
+
+def next_block(microphone: HealingSource) -> Block:
+    blocks: list[Block | None] = [None]
+
+    def has_come() -> bool:
+        blocks[0] = microphone.read(0.1)
+        return blocks[0] is not None
+
+    wait_until(has_come, "sound", seconds=TIMEOUT_SECONDS)
+    assert blocks[0] is not None
+    return blocks[0]
+
+
+def hear_until_outage(microphone: HealingSource) -> str:
+    def is_out() -> bool:
+        microphone.read(0.1)
+        return microphone.outage is not None
+
+    wait_until(is_out, "an outage", seconds=TIMEOUT_SECONDS)
+    return microphone.outage or ""
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_sound_goes_on_after_the_program_was_killed_or_stopped(
+    pipe: int, how: signal.Signals
+) -> None:
+    """A fresh program opens the device that the old one held, and the loss is told."""
+    sound = stereo(blocks=20, block_frames=round(RATE_HZ * capture.BLOCK_SECONDS)).tobytes()
+
+    with HealingSource(DEVICE, channel=None, stall_seconds=3.0, wait_seconds=(0.05,)) as microphone:
+        os.write(pipe, sound)
+        first = next_block(microphone)
+        (child,) = capture_process_ids()
+        os.kill(child, how)
+        hear_until_outage(microphone)
+        os.write(pipe, sound)
+        again = next_block(microphone)
+
+        assert (first.lost, again.lost) == (False, True)
+        assert (microphone.identity, microphone.reopened) == (DEVICE, 1)
+        assert child not in capture_process_ids()
+
+
+def test_sound_goes_on_when_the_device_is_there_again(pipe: int, tmp_path: Path) -> None:
+    """PortAudio's list is read anew: a device that went away is found when it is back."""
+    sound = stereo(blocks=20, block_frames=round(RATE_HZ * capture.BLOCK_SECONDS)).tobytes()
+    configuration = tmp_path / "asound.conf"
+    plugged_in = configuration.read_text()
+
+    with HealingSource(DEVICE, channel=None, wait_seconds=(0.05,)) as microphone:
+        os.write(pipe, sound)
+        next_block(microphone)
+        (child,) = capture_process_ids()
+        configuration.write_text(plugged_in.replace("earshot_pipe", "another"))
+        os.kill(child, signal.SIGKILL)
+        wait_until(
+            lambda: "here (name:another" in hear_until_outage(microphone),
+            "an outage that names what is there",
+            seconds=TIMEOUT_SECONDS,
+        )
+        configuration.write_text(plugged_in)
+        os.write(pipe, sound)
+        again = next_block(microphone)
+
+        assert again.lost
+        assert microphone.identity == DEVICE

@@ -11,8 +11,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from node.result_row import COLUMNS, checkout_hash
 from tests.training.test_report import ENVIRONMENT, SEED, judged, outcome_of
-from training.results import COLUMNS, checkout_hash, find_environment, results_csv
+from training.results import find_environment, results_csv
 
 REFERENCE_COLUMNS = (
     "timestamp, git_hash, platform, device, cpu/npu/gpu, dataset, split, seed, model_name,"

@@ -101,4 +101,4 @@ def test_identity_and_rate() -> None:
 
     assert given.identity == "synthetic:fan?unit=3&seed=5"
     assert given.sample_rate_hz == 48_000
-    assert given.overruns == 0
+    assert (given.overruns, given.reopened, given.outage) == (0, 0, None)

@@ -120,6 +120,29 @@ def test_losses_are_counted_together() -> None:
     assert counts == [0, 2, 7]
 
 
+def test_lost_sound_is_told_with_the_block_after_it() -> None:
+    """A block before which the counts grew does not follow the one before: sound is missing."""
+    with source("lossy") as microphone:
+        blocks = [microphone.read(TIMEOUT_SECONDS) for _ in range(3)]
+
+    told = [(block.lost, block.continuous) for block in blocks if block is not None]
+    assert told == [(False, True), (True, False), (True, False)]
+
+
+@pytest.mark.parametrize(
+    ("channels", "channel", "clipped"), [(1, None, None), (2, 1, None), (2, None, 1 / 16)]
+)
+def test_clipping_is_counted_before_channels_are_mixed(
+    channels: int, channel: int | None, clipped: float | None
+) -> None:
+    """A mix hides full scale, so its share in the worst channel comes with it."""
+    with source(f"stream:{channels}", channel=channel) as microphone:
+        block = microphone.read(TIMEOUT_SECONDS)
+
+    assert block is not None
+    assert block.clipped == clipped
+
+
 def test_entering_again_starts_a_fresh_child() -> None:
     """The same source hears again after it was left, and its count starts at 0."""
     microphone = source("lossy")
@@ -247,6 +270,35 @@ def test_mute_child_is_not_waited_for() -> None:
     with pytest.raises(SourceError, match=r"within 0\.1 s") as caught, microphone:
         pass
     assert caught.value.reason == "no_answer"
+
+
+def test_opening_need_not_be_waited_for() -> None:
+    """Whoever must not wait asks now and then, and ends the program without asking it."""
+    microphone = source("stubborn")
+
+    microphone.start()
+    asked_at = time.monotonic()
+    while not microphone.is_open(0.01):
+        assert time.monotonic() - asked_at < TIMEOUT_SECONDS
+    child_id = int(microphone.identity)
+    microphone.kill()
+
+    with pytest.raises(ProcessLookupError):
+        os.kill(child_id, 0)
+    with pytest.raises(RuntimeError):
+        microphone.read(0.0)
+
+
+def test_opening_that_is_not_waited_for_is_given_up() -> None:
+    """Without an answer in time there is an error, however often one asks."""
+    microphone = MicrophoneSource(
+        "default", channel=None, command=command("mute"), answer_seconds=0.1
+    )
+    microphone.start()
+
+    with pytest.raises(SourceError, match=r"within 0\.1 s"):
+        microphone.is_open(TIMEOUT_SECONDS)
+    microphone.kill()
 
 
 @pytest.mark.parametrize("channel", [2, -1])

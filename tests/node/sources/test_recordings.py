@@ -150,6 +150,7 @@ def test_blocks_do_not_cross_files(tmp_path: Path) -> None:
         (False, 12_000, 48_000),
         (True, 2400, 48_000),
     ]
+    assert not any(block.lost for block, _ in found)
     np.testing.assert_array_equal(
         np.concatenate([block.samples for block, _ in found[:3]]), heard(first)
     )

@@ -1,0 +1,189 @@
+"""Sound to disk, for training: WAV files of one length, each whole or not there.
+
+This is the only place in earshot that writes sound, and only the `record` command uses it.
+
+Files are 24-bit PCM at the device's own rate, mono. Not 16-bit: an I2S microphone delivers 24-bit
+words, and of a quiet machine's sound the lowest 8 bits are not noise alone; the live node hears
+them, so the training must. Not float: it would cost a third more and hold nothing more. At 48 kHz
+that is 144 kB/s, 259 MB for half an hour.
+
+No file holds a gap: what was begun is thrown away where sound is lost, since the click of the joint
+would be learnt as normal.
+"""
+
+import io
+import os
+import threading
+import wave
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, Literal
+
+import msgspec
+import numpy as np
+
+from contract.errors import EarshotError
+from contract.features import Float32Array
+from node.levels import Level, Levels, clipped_share
+from node.sources.errors import SourceError
+from node.sources.microphone import MicrophoneSource
+from node.sources.sound import AudioSource, Block, EndOfSound
+
+SAMPLE_BYTES: Final = 3
+FACTS_NAME: Final = "session.json"
+_HEADER_BYTES: Final = 44
+_FULL_SCALE: Final = 2**23
+_READ_SECONDS: Final = 0.5
+_ROUNDING_SECONDS: Final = 1e-6
+"""Less than a sample of any rate; sums of blocks' lengths are off by less."""
+
+Ending = Literal["complete", "stopped", "sound_ended", "lost", "disk"]
+Watch = Callable[[Block, int, float], None]
+"""Gets each block, its rate, and how many seconds were heard before it."""
+
+
+class RecordError(EarshotError):
+    """Sound cannot be recorded (any further) like this."""
+
+
+class Recorded(msgspec.Struct, frozen=True, kw_only=True):
+    """What a recording came to."""
+
+    files: int
+    seconds: int
+    """In those files."""
+    level: Level | None
+    """Of what is in the files."""
+    overruns: int
+    discarded_seconds: float
+    """Heard, but in no file: before a gap, or too short for a whole file."""
+    ending: Ending
+    fault: EarshotError | None
+    """Why it ended early, if somebody has to do something about it."""
+
+
+def planned_files(minutes: float, file_seconds: int) -> int:
+    """How many files so many minutes are, the last one whole."""
+    return max(1, -int(-minutes * 60 // file_seconds))
+
+
+def planned_bytes(files: int, *, file_seconds: int, sample_rate_hz: int) -> int:
+    """What so many files take on disk."""
+    return files * (_HEADER_BYTES + file_seconds * sample_rate_hz * SAMPLE_BYTES)
+
+
+def record(
+    source: AudioSource | MicrophoneSource,
+    folder: Path,
+    *,
+    files: int,
+    file_seconds: int,
+    stop: threading.Event,
+    watch: Watch,
+) -> Recorded:
+    """Write `0000.wav`, `0001.wav`, ... until there are enough, or something ends it.
+
+    Args:
+        source: entered.
+        folder: a new one, which this recording has for itself.
+        files: how many to write at most; fewer come of it when sound is lost on the way.
+        file_seconds: length of each.
+        stop: ends it, the whole files kept.
+        watch: shows each block to the user.
+    """
+    levels = Levels()
+    held: list[Float32Array] = []
+    held_samples, held_clipped, rate_hz = 0, 0.0, source.sample_rate_hz
+    kept, heard_seconds = 0, 0.0
+    ending: Ending = "complete"
+    fault: EarshotError | None = None
+    while heard_seconds < files * file_seconds - _ROUNDING_SECONDS:
+        if stop.is_set():
+            ending = "stopped"
+            break
+        try:
+            block = source.read(_READ_SECONDS)
+        except EndOfSound:
+            ending = "sound_ended"
+            break
+        except SourceError as error:
+            ending, fault = "lost", error
+            break
+        if block is None:
+            continue
+        if not block.continuous or source.sample_rate_hz != rate_hz:
+            held, held_samples, held_clipped = [], 0, 0.0
+            rate_hz = source.sample_rate_hz
+        watch(block, rate_hz, heard_seconds)
+        heard_seconds += len(block.samples) / rate_hz
+        held.append(block.samples)
+        held_samples += len(block.samples)
+        held_clipped += clipped_share(block) * len(block.samples)
+        if held_samples < file_seconds * rate_hz:
+            continue
+        samples = np.concatenate(held)
+        try:
+            while len(samples) >= file_seconds * rate_hz:
+                whole, samples = np.split(samples, [file_seconds * rate_hz])
+                _write(folder / f"{kept:04d}.wav", wav_bytes(whole, rate_hz))
+                levels.hear(whole, clipped=held_clipped / held_samples)
+                kept += 1
+        except RecordError as error:
+            ending, fault = "disk", error
+            break
+        held_clipped *= len(samples) / held_samples
+        held, held_samples = [samples], len(samples)
+    return Recorded(
+        files=kept,
+        seconds=kept * file_seconds,
+        level=levels.level,
+        overruns=source.overruns,
+        discarded_seconds=max(0.0, round(heard_seconds - kept * file_seconds, 3)),
+        ending=ending,
+        fault=fault,
+    )
+
+
+def wav_bytes(samples: Float32Array, sample_rate_hz: int) -> bytes:
+    """A WAV file of mono 24-bit PCM: round, clip, cast.
+
+    Args:
+        samples: float32 of shape (n,), -1..1.
+        sample_rate_hz: their rate.
+    """
+    scaled = np.round(samples.astype(np.float64) * _FULL_SCALE)
+    words = np.clip(scaled, -_FULL_SCALE, _FULL_SCALE - 1).astype("<i4")
+    stream = io.BytesIO()
+    with wave.open(stream, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(SAMPLE_BYTES)
+        file.setframerate(sample_rate_hz)
+        # Little-endian words of four bytes, without the highest.
+        file.writeframes(words.view(np.uint8).reshape(-1, 4)[:, :SAMPLE_BYTES].tobytes())
+    return stream.getvalue()
+
+
+def write_facts(folder: Path, facts: dict[str, object]) -> None:
+    """Says in `session.json` when, with what and how a session was recorded.
+
+    Raises:
+        RecordError: it cannot be written.
+    """
+    text = msgspec.json.format(msgspec.json.encode(facts), indent=1)
+    _write(folder / FACTS_NAME, text + b"\n")
+
+
+def _write(path: Path, content: bytes) -> None:
+    # No name that `training` takes for sound, and hidden, in case the power goes now.
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        with temporary.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink()
+        raise RecordError(f"{path}: cannot be written: {error.strerror}") from error

@@ -1,0 +1,165 @@
+"""What `training field` prints: for each place and noise the rules, one under the other."""
+
+from collections.abc import Iterable, Sequence
+
+from training.field import (
+    ConditionReport,
+    Faults,
+    FieldReport,
+    Interval,
+    PlaceReport,
+    RuleReport,
+)
+
+_LEGEND = """\
+armed: calibrations that were; hours: of them all. rings: warnings and alarms that began. 95 %: exact Poisson, of hours, not of distinct sound
+time: share of it in warning or alarm. windows: share of single ones above the threshold
+before: stretches left out of what follows, because the normal sound before them rang
+warned, alarmed: share of stretches; stopped: told as a machine that has stopped; s: median (and p90) since the fault began
+control: single normal clips, repeated as long, that raise an alarm
+never rings: 0 a day, no fault; always rings: all the time, every fault. A refused calibration leaves the node as not calibrated"""
+
+
+def field_lines(report: FieldReport) -> list[str]:
+    """The report as text."""
+    reference = report.reference_threshold
+    lines = [
+        f"{report.release} on {report.data}: {report.hours:g} h of simulated time for each rule,"
+        f" halves {'of the recording' if report.split == 'halves' else 'interleaved'}",
+        f"thresholds: release {report.release_threshold:.4g}"
+        + ("" if reference is None else f", reference rule (p95 of training) {reference:.4g}"),
+    ]
+    for place in report.places:
+        lines += ["", *_place_lines(place, report)]
+    return [*lines, "", *_LEGEND.splitlines()]
+
+
+def _place_lines(place: PlaceReport, report: FieldReport) -> list[str]:
+    minutes = sum(place.seconds) / 60
+    times = report.hours * 60 / minutes
+    lines = [
+        f"{place.name}: {place.clips[0]} and {place.clips[1]} normal clips, {place.fault_clips}"
+        " anomalous ones",
+    ]
+    if times > 1:
+        lines.append(
+            f"  ONLY {minutes:.1f} MINUTES of distinct normal sound, repeated {times:.0f} times:"
+            " not a day, and no proof of few alarms"
+        )
+    for condition in place.conditions:
+        lines += ["", f"  {_name(condition)}"]
+        lines += _indented(_columns(_HEADS, [_row(rule) for rule in condition.rules]))
+        lines += [
+            f"  {rule.rule}: {count} refused: {reason}"
+            for rule in condition.rules
+            for reason, count in rule.refusals.items()
+        ]
+        if any(rule.faults or rule.control for rule in condition.rules):
+            heads, rows = _FAULT_HEADS, [_fault_row(rule) for rule in condition.rules]
+            lines += ["", *_indented(_columns(heads, rows))]
+    return lines
+
+
+def _name(condition: ConditionReport) -> str:
+    if condition.noise_db is None:
+        return "as recorded"
+    where = "calibrated in noise" if condition.calibrated_in_noise else "calibrated without"
+    return f"room noise in every clip, {condition.noise_db:g} dB below the machine, {where}"
+
+
+_HEADS = (
+    "rule",
+    "armed",
+    "hours",
+    "rings/day",
+    "95 %",
+    "alarms/day",
+    "95 %",
+    "fast",
+    "time",
+    "windows",
+)
+
+
+def _row(rule: RuleReport) -> tuple[str, ...]:
+    return (
+        rule.rule,
+        f"{rule.armed} of {rule.calibrations}" if rule.calibrations else "-",
+        f"{rule.hours:.3g}",
+        _rate(rule.episodes_per_day),
+        _interval(rule.episodes_interval),
+        _rate(rule.alarms_per_day),
+        _interval(rule.alarms_interval),
+        str(rule.fast),
+        _percent(rule.ringing),
+        _percent(rule.flagged),
+    )
+
+
+_FAULT_HEADS = (
+    "rule",
+    "stretches",
+    "before",
+    "warned",
+    "alarmed",
+    "stopped",
+    "warning s",
+    "alarm s",
+    "p90 s",
+    "control",
+)
+
+
+def _fault_row(rule: RuleReport) -> tuple[str, ...]:
+    control = "-" if rule.control is None else _percent(rule.control.alarmed)
+    found = rule.faults
+    if found is None:
+        return (rule.rule, *["-"] * 8, control)
+    return (
+        rule.rule,
+        str(found.stretches),
+        str(found.ringing_before),
+        _percent(found.warned),
+        _percent(found.alarmed),
+        _percent(found.stopped),
+        _seconds(found, found.warning_seconds),
+        _seconds(found, found.alarm_seconds),
+        _seconds(found, found.alarm_seconds_p90),
+        control,
+    )
+
+
+def _seconds(found: Faults, value: float | None) -> str:
+    if found.ringing_before == found.stretches:
+        return "-"
+    return "never" if value is None else f"{value:.0f}"
+
+
+def _rate(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"
+
+
+def _interval(interval: Interval | None) -> str:
+    return "-" if interval is None else f"{interval[0]:.2g}..{interval[1]:.3g}"
+
+
+def _percent(share: float | None) -> str:
+    if share is None:
+        return "-"
+    return f"{100 * share:.0f} %" if share in (0.0, 1.0) else f"{100 * share:.1f} %"
+
+
+def _indented(lines: Iterable[str]) -> list[str]:
+    return [f"  {line}" for line in lines]
+
+
+def _columns(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    table = [heads, *rows]
+    widths = [max(len(row[column]) for row in table) for column in range(len(heads))]
+    return [
+        "  ".join(
+            cell.ljust(width) if column == 0 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in table
+    ]
