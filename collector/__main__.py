@@ -1,4 +1,4 @@
-"""`python -m collector`: `run` stores what the nodes say, `watch` shows it in the terminal."""
+"""`python -m collector`: `run` stores what the nodes say, `watch` shows it, `command` tells one."""
 
 import argparse
 import logging
@@ -8,12 +8,17 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from collector import service, settings, sinks
+from collector import command, service, settings, sinks
 from contract.errors import EXIT_BAD_INPUT, EarshotError
 from contract.session import Session
+from contract.topics import VERBS
 
 _ONCE_SECONDS = 3.0
 _EVERY_SECONDS = 5.0
+_ANSWER_SECONDS = 15.0
+
+EXIT_NOT_DONE = 1
+"""The node has answered, and said no."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _run(options)
         else:
             _configure_logging(logging.DEBUG if options.verbose else logging.WARNING)
-            _watch(options)
+            return _command(options) if options.command == "command" else _watch(options)
     except EarshotError as error:
         # A file's name may hold a line break; what went wrong stays one line.
         print(f"earshot collector: {' '.join(str(error).split())}", file=sys.stderr)
@@ -56,7 +61,7 @@ def _run(options: argparse.Namespace) -> None:
         sink.close()
 
 
-def _watch(options: argparse.Namespace) -> None:
+def _watch(options: argparse.Namespace) -> int:
     # Only here: `run` works without rich.
     from collector import watch
 
@@ -67,6 +72,17 @@ def _watch(options: argparse.Namespace) -> None:
         seconds = options.seconds
         mode = watch.Mode.LIVE if sys.stdout.isatty() else watch.Mode.LINES
     watch.run(broker, mode, seconds=seconds, every=options.every)
+    return 0
+
+
+def _command(options: argparse.Namespace) -> int:
+    broker = settings.load_broker(options.config, {**os.environ, **_mqtt_variables(options)})
+    minutes = 0.0 if options.cancel else options.minutes
+    result = command.tell(
+        broker, options.node, options.verb, minutes=minutes, seconds=options.seconds
+    )
+    print(f"{result.node}: {result.note}")
+    return 0 if result.done else EXIT_NOT_DONE
 
 
 _MQTT_OPTIONS = ("ca_file", "certificate_file", "key_file", "username", "password_file")
@@ -97,7 +113,7 @@ def _positive(text: str) -> float:
     except ValueError:
         value = -1.0
     if not 0.0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected seconds above 0, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
     return value
 
 
@@ -108,22 +124,26 @@ def _parser() -> argparse.ArgumentParser:
 
     run = commands.add_parser("run", help="store what the nodes say")
     show = commands.add_parser("watch", help="show the fleet; needs nothing but a broker")
-    for command in (run, show):
-        command.add_argument(
+    tell = commands.add_parser(
+        "command", help="tell one node to do something, and wait for its word"
+    )
+    for parsed in (run, show, tell):
+        parsed.add_argument(
             "--config", type=Path, help="TOML file; see collector/collector.example.toml"
         )
         # SUPPRESS: else its default would undo a --verbose before the command.
-        command.add_argument(
+        parsed.add_argument(
             "--verbose", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS
         )
 
-    show.add_argument("--broker", type=_host_and_port, metavar="HOST[:PORT]")
-    show.add_argument("--tls", action="store_true", help="encrypt, and check the certificate")
-    show.add_argument("--ca-file", help="the broker's authority, if not one of the system's")
-    show.add_argument("--certificate-file", help="client certificate, with --key-file")
-    show.add_argument("--key-file")
-    show.add_argument("--username")
-    show.add_argument("--password-file", help="a file that holds nothing but the password")
+    for parsed in (show, tell):
+        parsed.add_argument("--broker", type=_host_and_port, metavar="HOST[:PORT]")
+        parsed.add_argument("--tls", action="store_true", help="encrypt, and check the certificate")
+        parsed.add_argument("--ca-file", help="the broker's authority, if not one of the system's")
+        parsed.add_argument("--certificate-file", help="client certificate, with --key-file")
+        parsed.add_argument("--key-file")
+        parsed.add_argument("--username")
+        parsed.add_argument("--password-file", help="a file that holds nothing but the password")
     show.add_argument("--seconds", type=_positive, help="end by itself after so long")
     show.add_argument("--once", action="store_true", help="print one table after a few seconds")
     show.add_argument(
@@ -131,6 +151,19 @@ def _parser() -> argparse.ArgumentParser:
         type=_positive,
         default=_EVERY_SECONDS,
         help="seconds between lines where there is no terminal (default %(default)g)",
+    )
+    tell.add_argument("node", metavar="NODE", help="its id")
+    tell.add_argument("verb", choices=VERBS)
+    calibrate = tell.add_mutually_exclusive_group()
+    calibrate.add_argument(
+        "--minutes", type=_positive, help="of calibrating, 2 to 720 (default: 60)"
+    )
+    calibrate.add_argument("--cancel", action="store_true", help="end a calibration")
+    tell.add_argument(
+        "--seconds",
+        type=_positive,
+        default=_ANSWER_SECONDS,
+        help="how long to wait for the answer (default %(default)g)",
     )
     return parser
 

@@ -7,7 +7,6 @@ microphone that cannot be believed, and that before what the sound says of the m
 from collections import deque
 from collections.abc import Iterable
 from enum import StrEnum
-from typing import Literal
 
 import msgspec
 
@@ -28,9 +27,7 @@ SPARKLINE_SCORES = 30
 # Fifteen windows of two seconds: longer than any reconnect of a node that is well.
 SILENT_AFTER_US = 30_000_000
 
-_MICROPHONES_TO_BELIEVE = frozenset(
-    (MicrophoneState.OK, MicrophoneState.QUIET, MicrophoneState.UNKNOWN)
-)
+_MICROPHONES_TO_BELIEVE = frozenset((MicrophoneState.OK, MicrophoneState.UNKNOWN))
 
 
 class Condition(StrEnum):
@@ -163,12 +160,7 @@ class _Node:
             return Condition.DEAF
         if machine is MachineState.ALARM or (window is not None and window.anomaly):
             return Condition.ANOMALOUS
-        return _CONDITIONS.get(machine, self._unjudged())
-
-    def _unjudged(self) -> Literal[Condition.HEALTHY, Condition.WAITING]:
-        """A machine whose state is unknown has a window's flag, or nothing, to speak for it."""
-        scored = self.window is not None and self.window.anomaly is not None
-        return Condition.HEALTHY if scored else Condition.WAITING
+        return _CONDITIONS.get(machine, Condition.WAITING)
 
 
 _CONDITIONS: dict[MachineState | None, Condition] = {

@@ -1,53 +1,45 @@
 """`make bench`: a node beside the reference design's own pipeline, on this machine, in one run.
 
-Both get the same sound, in turn. Timings are noisy where processors are shared: what is compared
-are ratios of medians. Goals that are missed are printed as missed; nothing here decides whether a
-test passes.
+Both get the same sound, in turn, each in a process of its own. Timings are noisy where processors
+are shared: what is compared are ratios of medians. Goals that are missed are printed as missed;
+nothing here decides whether a test passes.
 
-The reference design's pipeline is `tests.reference_pipeline`, in a process of its own with the
-thread settings that it has by default. Its model is built when the bench starts, with the same
+The reference design's pipeline is `tests.reference_pipeline`, with the thread settings that it has
+by default; ours is `tests.node_pipeline`. Its model is built when the bench starts, with the same
 network and converted as the reference design does; --reference-tflite takes the true file instead.
 """
 
-import os
-
-# As the node does, before NumPy is loaded.
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import msgspec
 import numpy as np
 
-from contract.features import FeatureExtractor, Float32Array
 from node.bench import (
     WARM_UP,
     RunningNode,
     Times,
     child_environment,
-    infer,
     library_versions,
     machine_facts,
     run_node,
     start_once,
     times,
 )
-from node.bench_window import WindowPath, machine_sound
+from node.bench_window import machine_sound
 from node.installed import Installed, installed, installed_node
 from node.release_store import read_release
-from node.runtime import find_runtime
 from tests.pipe_microphone import pipe_microphone
+from tests.served_calls import ServedProcess
 
 ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "models" / "fan-synthetic"
@@ -175,7 +167,7 @@ def compare(
         recording = scratch / "sounds.f32"
         sounds.tofile(recording)
         calls, errors, runtime, reference_peak = _calls(
-            scratch, model, recording, sounds, repeats=repeats, warm_up=warm_up
+            scratch, model, recording, repeats=repeats, warm_up=warm_up
         )
         running, hears = _running(windows)
         # Last: what they read from the disk and compile once is in memory by now, for both.
@@ -329,103 +321,33 @@ def table(found: Comparison) -> list[str]:
     return lines
 
 
-class ReferenceProcess:
-    """The reference design's pipeline at work; calls are timed by itself."""
-
-    def __init__(self, model: Path, recording: Path) -> None:
-        command = [*_reference(model, recording), "20"]
-        self._process = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env=_reference_environment(),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        self.peak_rss_mib = 0.0
-        """After its first windows."""
-
-    def __enter__(self) -> Self:
-        self.peak_rss_mib = float(self._answer()["peak_rss_mib"])
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        with self._process:
-            if error is not None:
-                self._process.kill()
-
-    def call(self, name: str, number: int) -> dict[str, Any]:
-        """Have one thing done once: `window`, `features` or `inference`."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(f"{name} {number}\n")
-        self._process.stdin.flush()
-        return self._answer()
-
-    def _answer(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError("the reference pipeline has ended; run it by hand to see why")
-        found: dict[str, Any] = json.loads(line)
-        return found
-
-
 def _calls(
-    scratch: Path,
-    model: Path,
-    recording: Path,
-    sounds: Float32Array,
-    *,
-    repeats: int,
-    warm_up: int,
+    networks: Path, model: Path, recording: Path, *, repeats: int, warm_up: int
 ) -> tuple[dict[str, Times], tuple[tuple[float, float], ...], str, float]:
-    runtime = find_runtime()
-    release = read_release(MODEL)
-    path, extract = WindowPath(release, runtime), FeatureExtractor(release.manifest.features)
-    run = infer(release, runtime)
-    heard = [path.resampled(sound, SOURCE_RATE_HZ) for sound in sounds]
-    features = [extract(window) for window in heard]
-    static = {name: read_release(scratch / f"static-{name}") for name in _STATIC}
-    wide = FeatureExtractor(static["dynamic"].manifest.features)
-    wide_features = [wide(window) for window in heard]
-    ours: dict[str, Callable[[int], object]] = {
-        "window": lambda number: path(sounds[number], SOURCE_RATE_HZ),
-        "features": lambda number: extract(heard[number]),
-        "inference": lambda number: run(features[number]),
-    }
-    for name, network in static.items():
-        ours[f"static-{name}"] = _on(infer(network, runtime), wide_features)
-    same = WindowPath(static["dynamic"], runtime)
+    ours = ServedProcess(
+        [*_ours("tests.node_pipeline"), str(networks), str(recording), str(SOURCE_RATE_HZ)],
+        folder=ROOT,
+        environment=child_environment(),
+    )
+    theirs = ServedProcess(
+        [*_reference(model, recording), "20"], folder=ROOT, environment=_reference_environment()
+    )
     taken: dict[str, list[float]] = {}
-    with ReferenceProcess(model, recording) as reference:
+    with ours, theirs:
         for turn in range(warm_up + repeats):
-            number = turn % len(sounds)
-            for name, call in ours.items():
-                started = time.perf_counter()
-                call(number)
-                _note(taken, name, (time.perf_counter() - started) * 1000)
+            for name in ("window", "features", "inference", *(f"static-{n}" for n in _STATIC)):
+                _note(taken, name, ours.call(name, turn % _SOUNDS)["ms"])
             for name in ("window", "features", "inference"):
-                _note(taken, f"their {name}", reference.call(name, number)["ms"])
-        errors = []
-        for number, sound in enumerate(sounds):
-            scored = same(sound, SOURCE_RATE_HZ)
-            assert scored.mse is not None
-            errors.append((scored.mse, float(reference.call("window", number)["mse"])))
-        peak = reference.peak_rss_mib
-    found = {name: times(of[warm_up:]) for name, of in taken.items()}
-    return found, tuple(errors), f"{runtime.name} {runtime.version}", peak
-
-
-def _on(
-    run: Callable[[Float32Array], None], features: Sequence[Float32Array]
-) -> Callable[[int], object]:
-    return lambda number: run(features[number])
+                _note(taken, f"their {name}", theirs.call(name, turn % _SOUNDS)["ms"])
+        errors = tuple(
+            (
+                float(ours.call("same", number)["value"]),
+                float(theirs.call("window", number)["value"]),
+            )
+            for number in range(_SOUNDS)
+        )
+        runtime, peak = ours.greeting["runtime"], float(theirs.greeting["peak_rss_mib"])
+    return {name: times(of[warm_up:]) for name, of in taken.items()}, errors, runtime, peak
 
 
 def _note(taken: dict[str, list[float]], name: str, milliseconds: float) -> None:
@@ -440,7 +362,7 @@ def _starts(model: Path, recording: Path, *, starts: int) -> tuple[float, float]
     taken = []
     for _ in range(starts):
         ours = start_once(
-            [sys.executable, "-m", "node.bench_start", str(MODEL)],
+            _ours("node.bench_start"),
             [str(window), str(SOURCE_RATE_HZ), "0"],
         )
         theirs = start_once(_reference(model, window), ["0"], environment=_reference_environment())
@@ -459,6 +381,10 @@ def _running(windows: int) -> tuple[RunningNode, str]:
         running = run_node(MODEL, microphone.source, windows=windows, environment=environment)
         hears = "a named pipe, through ALSA without plugins, PortAudio and the capture process"
         return running, hears
+
+
+def _ours(program: str) -> list[str]:
+    return [sys.executable, "-m", program, str(MODEL)]
 
 
 def _reference(model: Path, recording: Path) -> list[str]:

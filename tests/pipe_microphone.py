@@ -1,6 +1,7 @@
 """A microphone without a sound card: true PortAudio and ALSA, whose device reads a named pipe.
 
-Not here: what only hardware has, an interrupt for each block of sound and a USB driver.
+Not here: what only hardware has, an interrupt for each block of sound and a USB driver; and time:
+where ALSA finds half of what it asks the pipe for, the rest passes as heard, too.
 """
 
 import ctypes.util

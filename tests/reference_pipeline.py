@@ -4,13 +4,11 @@
 
 It imports what they import, takes the first window of the sounds (raw float32 in a file, two
 seconds each) to its flag, does so again, and says as one line of JSON when the first was done and
-what memory that took. Then each line on standard input, `window N`, `features N` or `inference N`,
-is done and timed once, and answered with one line of JSON.
+what memory that took. Calls are then `window N`, `features N` and `inference N`.
 
     librosa.resample -> librosa.feature.mfcc -> zeros up to 64 frames -> TensorFlow's interpreter
 """
 
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -25,6 +23,7 @@ import sounddevice  # noqa: F401
 
 from contract.features import Float32Array
 from node.bench_memory import memory_of
+from tests.served_calls import say, serve
 
 # It has no types that could be held to.
 tf: Any = import_module("tensorflow")
@@ -101,17 +100,7 @@ def main() -> None:
         "features": lambda number: pipeline.features(heard[number]),
         "inference": lambda number: pipeline.infer(features[number]),
     }
-    for line in sys.stdin:
-        name, number = line.split()
-        started = time.perf_counter()
-        found = calls[name](int(number) % len(sounds))
-        milliseconds = (time.perf_counter() - started) * 1000
-        say(ms=milliseconds, mse=found if name == "window" else None)
-
-
-def say(**facts: object) -> None:
-    """One line of JSON for the other end."""
-    print(json.dumps(facts), flush=True)  # noqa: T201 - the answer
+    serve(calls)
 
 
 if __name__ == "__main__":

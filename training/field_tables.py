@@ -12,12 +12,15 @@ from training.field import (
 )
 
 _LEGEND = """\
-armed: calibrations that were; hours: of them all. rings: warnings and alarms that began. 95 %: exact Poisson, of hours, not of distinct sound
-time: share of it in warning or alarm. windows: share of single ones above the threshold
+armed: calibrations that were, of those tried; a refused one leaves the node as not calibrated
+hours: monitored; rings: warnings and alarms that began; fast: alarms by very loud windows
+95 %: exact interval as if alarms came independently; it counts hours, not distinct sound
+time: share of it in warning or alarm; windows: share of single ones above the threshold
 before: stretches left out of what follows, because the normal sound before them rang
-warned, alarmed: share of stretches; stopped: told as a machine that has stopped; s: median (and p90) since the fault began
-control: single normal clips, repeated as long, that raise an alarm
-never rings: 0 a day, no fault; always rings: all the time, every fault. A refused calibration leaves the node as not calibrated"""
+warned, alarmed: share of the stretches left; stopped: told as a machine that has stopped
+warning, alarm, p90: seconds since the fault began, median of the stretches left
+control: single normal clips, repeated as long as the faults, that raise an alarm
+never rings: 0 a day and no fault; always rings: all of the time and every fault"""
 
 
 def field_lines(report: FieldReport) -> list[str]:
@@ -45,6 +48,12 @@ def _place_lines(place: PlaceReport, report: FieldReport) -> list[str]:
         lines.append(
             f"  ONLY {minutes:.1f} MINUTES of distinct normal sound, repeated {times:.0f} times:"
             " not a day, and no proof of few alarms"
+        )
+    heard = report.minutes * 60 / max(place.seconds)
+    if heard > 1:
+        lines.append(
+            f"  A calibration of {report.minutes:g} minutes hears its {max(place.seconds):.0f} s"
+            f" {heard:.0f} times: its limits are narrower than those of as much real sound"
         )
     for condition in place.conditions:
         lines += ["", f"  {_name(condition)}"]

@@ -1,0 +1,291 @@
+"""Calibration with real processes: on this computer, over the network, and across restarts."""
+
+import json
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from collector.command import CommandFailedError, tell
+from contract import topics
+from contract.errors import EXIT_BAD_INPUT
+from contract.messages import (
+    CalibrationPhase,
+    Command,
+    EpisodePhase,
+    Event,
+    MachineState,
+    State,
+    ThresholdSource,
+    encode,
+)
+from contract.session import Connected, Publication, Published, Session, SessionOptions
+from contract.settings import MqttSettings
+from node.commands.calibrate import EXIT_REFUSED
+from tests.fleet import MODEL, Listener, node_settings, run, start
+from tests.servers import Mosquitto, wait_until
+
+HEALTHY = "synthetic:fan?seconds={seconds}"
+BEARING = "synthetic:fan?fault=bearing&severity=1&after={after}&seconds={seconds}"
+# Settling, two minutes, verifying.
+QUICK_WINDOWS = 170
+
+
+def mqtt(broker: Mosquitto) -> MqttSettings:
+    return MqttSettings(host=broker.host, port=broker.port)
+
+
+@contextmanager
+def running_node(settings: dict[str, str]) -> Iterator["subprocess.Popen[str]"]:
+    """A node that runs until the block ends."""
+    with start("node", "run", "--fast", settings=settings) as node:
+        try:
+            yield node
+        finally:
+            node.kill()
+            node.communicate()
+
+
+@pytest.fixture(scope="module")
+def _state_of_ten_minutes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("calibrated") / "state"
+    settings = node_settings(None, HEALTHY.format(seconds=900))
+    settings["EARSHOT_NODE_STATE_FOLDER"] = str(folder)
+    done = run("node", "calibrate", "--fast", "--minutes", "10", settings=settings)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+@pytest.fixture
+def calibrated(_state_of_ten_minutes: Path, tmp_path: Path) -> dict[str, str]:
+    """Settings of a node, without a broker, that has been calibrated for ten minutes."""
+    shutil.copytree(_state_of_ten_minutes, tmp_path / "state")
+    settings = node_settings(None, HEALTHY.format(seconds=900))
+    settings["EARSHOT_NODE_STATE_FOLDER"] = str(tmp_path / "state")
+    return settings
+
+
+def on(broker: Mosquitto, settings: dict[str, str], source: str) -> dict[str, str]:
+    """The same node, connected, with other sound."""
+    return settings | {
+        "EARSHOT_MQTT_HOST": broker.host,
+        "EARSHOT_MQTT_PORT": str(broker.port),
+        "EARSHOT_SOURCE_SPEC": source,
+    }
+
+
+def test_calibration_without_a_broker_is_in_force_at_the_next_start(
+    mosquitto: Mosquitto, calibrated: dict[str, str]
+) -> None:
+    """Its threshold, its blocks and its note go out, and the healthy machine is normal."""
+    with Listener(mosquitto) as listener:
+        settings = on(mosquitto, calibrated, "synthetic:fan?seed=5&seconds=150")
+        ended = run("node", "run", "--fast", settings=settings)
+        listener.wait_for_windows(149)
+    state = listener.all_of(State)[-1]
+    limits = json.loads(
+        (Path(calibrated["EARSHOT_NODE_STATE_FOLDER"]) / "press-07/calibration.json").read_bytes()
+    )["limits"]
+
+    assert ended.returncode == 0, ended.stderr
+    assert state.threshold_source is ThresholdSource.SITE
+    assert state.threshold == pytest.approx(limits["threshold"])
+    assert (state.calibration, state.calibration_blocks) == (CalibrationPhase.ARMED, 10)
+    assert state.calibration_note is not None
+    assert "above the limit while verifying" in state.calibration_note
+    assert state.machine is MachineState.NORMAL
+    assert {w.threshold for w in listener.windows()} == {state.threshold}
+
+
+def test_calibration_is_not_used_with_another_release(
+    mosquitto: Mosquitto, calibrated: dict[str, str], tmp_path: Path
+) -> None:
+    """Its limits are of another network: the node says so and goes by the release."""
+    shutil.copytree(MODEL, tmp_path / "model")
+    manifest = tmp_path / "model/manifest.json"
+    manifest.write_text(manifest.read_text().replace('"version":1', '"version":2'))
+    settings = on(mosquitto, calibrated, "synthetic:fan?seconds=5")
+    settings["EARSHOT_MODEL_FOLDER"] = str(tmp_path / "model")
+    with Listener(mosquitto) as listener:
+        ended = run("node", "run", "--fast", settings=settings)
+        listener.wait_for_windows(4)
+    state = listener.all_of(State)[-1]
+
+    assert ended.returncode == 0, ended.stderr
+    assert state.threshold_source is ThresholdSource.RELEASE
+    assert state.calibration is CalibrationPhase.NONE
+    assert state.calibration_note is not None
+    assert "calibrated with fan-synthetic@1" in state.calibration_note
+
+
+def test_episode_goes_out_with_its_bands_and_goes_on_after_a_kill(
+    mosquitto: Mosquitto, calibrated: dict[str, str]
+) -> None:
+    """A fault opens one; killed in its midst, the node closes it under the same id."""
+    faulty = on(mosquitto, calibrated, BEARING.format(after=60, seconds=80_000))
+    healthy = on(mosquitto, calibrated, "synthetic:fan?seed=9&seconds=200")
+    with Listener(mosquitto) as listener:
+        with running_node(faulty) as node:
+            wait_until(
+                lambda: any(e.state is MachineState.ALARM for e in listener.all_of(Event)),
+                "an alarm",
+                seconds=60,
+            )
+            node.send_signal(signal.SIGKILL)
+            node.wait()
+        ended = run("node", "run", "--fast", settings=healthy)
+        wait_until(lambda: listener.all_of(Event)[-1].phase is EpisodePhase.CLOSED, "the end of it")
+    events = listener.all_of(Event)
+
+    assert ended.returncode == 0, ended.stderr
+    assert events[0].phase is EpisodePhase.OPENED
+    assert len({event.episode_id for event in events}) == 1
+    assert events[0].episode_id.startswith(events[0].boot)
+    assert events[-1].boot != events[0].boot
+    assert 1 <= len(events[0].bands_hz) <= 3
+    assert all(0 < hz < 8000 for hz in events[0].bands_hz)
+    assert events[-1].peak_score > 1.0
+
+
+def test_running_node_is_calibrated_from_the_command_line(mosquitto: Mosquitto) -> None:
+    """The command asks the node that has the microphone, follows, and ends with its verdict."""
+    settings = node_settings(mosquitto, HEALTHY.format(seconds=80_000))
+    with Listener(mosquitto) as listener, running_node(settings):
+        listener.wait_for_windows(1)
+        done = run("node", "calibrate", "--minutes", "2", settings=settings)
+        second = run("node", "run", settings=settings)
+        forgotten = run("node", "calibrate", "--forget", settings=settings)
+        wait_until(
+            lambda: listener.all_of(State)[-1].threshold_source is ThresholdSource.RELEASE,
+            "the release's threshold",
+        )
+    phases = [state.calibration for state in listener.all_of(State)]
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "armed: quick limits, 12 blocks of 10 s" in done.stdout
+    assert second.returncode == EXIT_BAD_INPUT
+    assert "a node already runs on this folder" in second.stderr
+    assert forgotten.returncode == 0, forgotten.stderr
+    assert [p for i, p in enumerate(phases) if i == 0 or phases[i - 1] is not p] == [
+        CalibrationPhase.NONE,
+        CalibrationPhase.SETTLING,
+        CalibrationPhase.CALIBRATING,
+        CalibrationPhase.VERIFYING,
+        CalibrationPhase.ARMED,
+        CalibrationPhase.NONE,
+    ]
+
+
+def test_node_is_calibrated_over_the_network(mosquitto: Mosquitto) -> None:
+    """An operator far away asks, is answered, and sees it arm; nonsense is answered, too."""
+    settings = node_settings(mosquitto, HEALTHY.format(seconds=80_000))
+    broker = mqtt(mosquitto)
+    with Listener(mosquitto) as listener, running_node(settings):
+        listener.wait_for_windows(1)
+        short = tell(broker, "press-07", "calibrate", minutes=1.0, seconds=20)
+        begun = tell(broker, "press-07", "calibrate", minutes=2.0, seconds=20)
+        wait_until(
+            lambda: listener.all_of(State)[-1].calibration is CalibrationPhase.ARMED,
+            "a calibration",
+            seconds=60,
+        )
+        idle = tell(broker, "press-07", "calibrate", minutes=0.0, seconds=20)
+        by_hand = run(
+            "collector",
+            *("command", "press-07", "calibrate", "--minutes", "60"),
+            *("--broker", f"{mosquitto.host}:{mosquitto.port}"),
+            settings={},
+        )
+        cancelled = tell(broker, "press-07", "calibrate", minutes=0.0, seconds=20)
+
+    assert not short.done
+    assert short.note == "Expected 2 to 720 minutes of calibration, got 1"
+    assert begun.done
+    assert begun.note.startswith("calibrates for 2 minutes")
+    assert (idle.done, idle.note) == (False, "no calibration was under way")
+    assert by_hand.returncode == 0, by_hand.stderr
+    assert by_hand.stdout == (
+        "press-07: calibrates for 60 minutes, 85 in all with settling and verifying\n"
+    )
+    assert cancelled.done
+
+
+def test_command_without_a_node_is_told(mosquitto: Mosquitto) -> None:
+    """Nobody waits for an answer that cannot come."""
+    with pytest.raises(CommandFailedError, match="no node press-99 is connected"):
+        tell(mqtt(mosquitto), "press-99", "calibrate", minutes=None, seconds=20)
+
+
+def test_retained_command_is_not_obeyed(mosquitto: Mosquitto) -> None:
+    """It would be obeyed again at each connection, and by a node that was enrolled years later."""
+    published: list[object] = []
+    session = Session(
+        mqtt(mosquitto),
+        SessionOptions(client_id="careless", expiry_seconds=0),
+        published.append,
+    )
+    session.start()
+    wait_until(lambda: any(isinstance(e, Connected) for e in published), "a connection")
+    command = Command(node="press-07", at_us=0, minutes=2.0)
+    session.publish(
+        Publication(
+            topic=topics.command("press-07", "calibrate"), payload=encode(command), retain=True
+        )
+    )
+    wait_until(lambda: any(isinstance(e, Published) for e in published), "a publication")
+    session.stop()
+
+    settings = node_settings(mosquitto, "synthetic:fan?seconds=20")
+    with Listener(mosquitto) as listener:
+        ended = run("node", "run", "--fast", settings=settings)
+        listener.wait_for_windows(19)
+
+    assert "a retained calibrate command is refused" in ended.stderr
+    assert {s.calibration for s in listener.all_of(State)} == {CalibrationPhase.NONE}
+
+
+def test_calibration_that_a_restart_has_cut_off_begins_anew(
+    mosquitto: Mosquitto, tmp_path: Path
+) -> None:
+    """Killed while it calibrates, the node goes on by itself when it is started again."""
+    settings = node_settings(mosquitto, HEALTHY.format(seconds=80_000))
+    settings["EARSHOT_NODE_STATE_FOLDER"] = str(tmp_path)
+    with Listener(mosquitto) as listener:
+        with running_node(settings) as node:
+            listener.wait_for_windows(1)
+            asked = run("node", "calibrate", "--no-wait", "--minutes", "60", settings=settings)
+            wait_until(
+                lambda: listener.all_of(State)[-1].calibration is CalibrationPhase.CALIBRATING,
+                "a calibration under way",
+                seconds=60,
+            )
+            node.kill()
+            node.wait()
+        boot = listener.all_of(State)[-1].boot
+        with running_node(settings):
+            wait_until(
+                lambda: any(
+                    state.boot != boot and state.calibration is CalibrationPhase.CALIBRATING
+                    for state in listener.all_of(State)
+                ),
+                "the calibration after the restart",
+                seconds=60,
+            )
+
+    assert asked.returncode == 0, asked.stderr
+
+
+def test_sound_that_ends_too_soon_keeps_nothing(tmp_path: Path) -> None:
+    """A recording shorter than the calibration is told, and nothing is half done."""
+    settings = node_settings(None, HEALTHY.format(seconds=60))
+    settings["EARSHOT_NODE_STATE_FOLDER"] = str(tmp_path)
+
+    ended = run("node", "calibrate", "--fast", "--minutes", "2", settings=settings)
+
+    assert ended.returncode == EXIT_REFUSED
+    assert "the sound ended before the calibration did" in ended.stdout
+    assert [file.name for file in (tmp_path / "press-07").iterdir()] == ["node.lock"]
