@@ -24,6 +24,10 @@ Float32Array = npt.NDArray[np.float32]
 # Below this power (an amplitude of 1e-5, -100 dB) a band counts as silent, as in librosa.
 _POWER_FLOOR = 1e-10
 
+# So few that their arrays stay in a processor's cache.
+_FRAMES_AT_ONCE = 8
+_BANDS_AT_ONCE = 16
+
 # Slaney's mel scale (Auditory Toolbox, 1998): linear up to 1 kHz, logarithmic above.
 _HZ_PER_LINEAR_MEL = 200.0 / 3.0
 _LOG_REGION_START_HZ = 1000.0
@@ -136,25 +140,46 @@ class FeatureExtractor:
         params = self.params
         centred = np.pad(window, params.n_fft // 2)
         frames = np.lib.stride_tricks.sliding_window_view(centred, params.n_fft)
+        frames = frames[:: params.frame_hop_samples]
+        power = np.empty((len(frames), params.n_fft // 2 + 1), np.float32)
         # A float recording may hold anything; a power beyond float32 becomes infinite, is told by
         # the scorer as an error, and needs no warning of NumPy's.
         with np.errstate(over="ignore", invalid="ignore"):
-            spectrum = np.fft.rfft(frames[:: params.frame_hop_samples] * self._hann)
-            power = np.square(spectrum.real) + np.square(spectrum.imag)
-            bands = self._mel @ power.T.astype(np.float32, copy=False)
+            # A few frames at a time stay in the cache; all at once cost a page fault for each
+            # page of each temporary array.
+            for start in range(0, len(frames), _FRAMES_AT_ONCE):
+                some = slice(start, start + _FRAMES_AT_ONCE)
+                spectrum = np.fft.rfft(frames[some] * self._hann)
+                power[some] = np.square(spectrum.real) + np.square(spectrum.imag)
+            bands = self._mel_bands(power)
         bands_db = 10.0 * np.log10(np.maximum(bands, _POWER_FLOOR))
         clipped: Float32Array = np.maximum(bands_db, bands_db.max() - params.top_db)
         return clipped
+
+    def _mel_bands(self, power: Float32Array) -> Float32Array:
+        """Filtered power: (frames, frequencies) in, (bands, frames) out."""
+        bands = np.empty((self.params.n_mels, len(power)), np.float32)
+        for rows, columns, filters in self._mel_blocks:
+            np.matmul(filters, power[:, columns].T, out=bands[rows])
+        return bands
+
+    @cached_property
+    def _mel_blocks(self) -> list[tuple[slice, slice, Float32Array]]:
+        """The filters without most of their zeros: neighbours share a few frequencies."""
+        filters = mel_filters(self.params)
+        blocks = []
+        for start in range(0, len(filters), _BANDS_AT_ONCE):
+            rows = slice(start, start + _BANDS_AT_ONCE)
+            heard = np.flatnonzero(filters[rows].any(axis=0))
+            columns = slice(heard[0], heard[-1] + 1) if len(heard) else slice(0, 1)
+            blocks.append((rows, columns, np.ascontiguousarray(filters[rows, columns])))
+        return blocks
 
     @cached_property
     def _hann(self) -> Float32Array:
         # Periodic, as for spectra; np.hanning is the symmetric one.
         phase = 2.0 * np.pi * np.arange(self.params.n_fft) / self.params.n_fft
         return (0.5 - 0.5 * np.cos(phase)).astype(np.float32)
-
-    @cached_property
-    def _mel(self) -> Float32Array:
-        return mel_filters(self.params)
 
     @cached_property
     def _dct(self) -> Float32Array:
