@@ -289,6 +289,10 @@ class _Node:
             )
         episode = episodes.open
         assert episode is not None
+        if phase is EpisodePhase.CLOSED:
+            episodes.forget()
+        # First kept, then told: whoever heard it open hears it close, whatever happens to us now.
+        self._store.keep_episode(episodes.open)
         self._publisher.give(
             Event(
                 node=self._settings.node.id,
@@ -315,9 +319,6 @@ class _Node:
             episode.peak_score,
             ", ".join(f"{hz:.0f}" for hz in episode.bands_hz) or "?",
         )
-        if phase is EpisodePhase.CLOSED:
-            episodes.forget()
-        self._store.keep_episode(episodes.open)
 
     def _obey(self) -> None:
         """What a person asks for on this computer, and what comes over the network."""

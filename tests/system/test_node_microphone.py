@@ -26,7 +26,9 @@ def test_gap_of_a_lost_microphone_is_in_the_sequence(mosquitto: Mosquitto, tmp_p
                 "a window that nobody heard",
                 seconds=60,
             )
-            wait_until(lambda: script.with_suffix(".starts").stat().st_size >= 4, "the last start")
+            wait_until(
+                lambda: script.with_suffix(".starts").stat().st_size >= 4, "the start", seconds=60
+            )
             told = len(listener.all_of(State))
             wait_until(
                 lambda: any(
