@@ -156,7 +156,7 @@ def _parser() -> argparse.ArgumentParser:
     tell.add_argument("verb", choices=VERBS)
     calibrate = tell.add_mutually_exclusive_group()
     calibrate.add_argument(
-        "--minutes", type=_positive, help="of calibrating, 2 to 720 (default: 60)"
+        "--minutes", type=_positive, help="of calibrating, 2 to 240 (default: 60)"
     )
     calibrate.add_argument("--cancel", action="store_true", help="end a calibration")
     tell.add_argument(

@@ -158,6 +158,9 @@ class _Node:
             return Condition.WAITING
         if window is not None and window.problem is not None:
             return Condition.DEAF
+        if machine in (MachineState.STOPPED, MachineState.LEARNING):
+            # A window's flag says little of a machine that rests, or is not known yet.
+            return _CONDITIONS[machine]
         if machine is MachineState.ALARM or (window is not None and window.anomaly):
             return Condition.ANOMALOUS
         return _CONDITIONS.get(machine, Condition.WAITING)

@@ -33,7 +33,7 @@ import numpy.typing as npt
 from contract.errors import EarshotError
 from contract.features import Float32Array
 from contract.messages import CalibrationPhase, Positive
-from contract.release import Manifest
+from contract.release import Manifest, Model, squeezed
 from node.detector import statistic
 from node.scorer import Evidence
 from node.student_t import upper_quantile
@@ -41,14 +41,21 @@ from node.student_t import upper_quantile
 Float64Array = npt.NDArray[np.float64]
 
 MINUTES_LEAST = 2.0
-MINUTES_MOST = 720.0
-"""Each second is kept until the end, some 0.3 kB: 13 MB for twelve hours."""
+MINUTES_MOST = 240.0
+"""Each second is kept until the end, some 0.9 kB: 13 MB for four hours."""
 MINUTES_USUAL = 60.0
 
 STOPPED_DB = 11.0
-"""A machine that is so much quieter than it was while calibrating has stopped."""
+"""A machine that is so much quieter than it was while calibrating rests,"""
+QUIET_WINDOWS = 3
+"""if so many windows in a row say so: these are not judged;"""
+STOPPED_SECONDS = 30.0
+"""and it has stopped when it rests for so long: longer than a microphone that dies takes to be told
+from it, and than a press takes for a stroke."""
 
 _QUICK_SECONDS = 120.0
+# Without a release that says so.
+_BLOCK_SECONDS = 60
 _QUICK_BLOCK_SECONDS = 10
 # Below this many blocks Student's t is so wide that nothing would ever be above it.
 _FEWEST_BLOCKS = 6
@@ -69,10 +76,13 @@ _TAIL_SHARE = 0.02
 _TAIL_WINDOWS = 30
 _FAST_PROBABILITY = 1e-6
 _SHAPE_BOUND = 0.25
+# The tail of an hour is short where the sound wanders for minutes; the spread between blocks knows.
+_FAST_OVER_BLOCK = 2.0
 # How far back down a block must come, between the mean and the limit, to count as normal again.
 _RELEASE_SHARE = 0.7
 # Exact reconstructions have no logarithm; this is below any real error.
 _SMALLEST = 1e-30
+_LOWEST_LOG = math.log(2 * _SMALLEST)
 # A machine that repeats itself exactly, as only calculated sound does, still gets a limit.
 _LEAST_SD = 1e-3
 
@@ -140,7 +150,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         """The usual plan around so many minutes of calibrating.
 
         Raises:
-            CalibrationRefusedError: fewer than 2 minutes, or more than 720.
+            CalibrationRefusedError: fewer than 2 minutes, or more than 240.
         """
         if not MINUTES_LEAST <= minutes <= MINUTES_MOST:
             raise CalibrationRefusedError(
@@ -159,11 +169,6 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         return self.settle_seconds + self.calibrate_seconds + self.verify_seconds
 
     @property
-    def block_seconds(self) -> int:
-        """Short blocks where there is too little sound for the release's."""
-        return _QUICK_BLOCK_SECONDS if self.quick else 60
-
-    @property
     def quick(self) -> bool:
         """Whether there is too little sound for a good estimate."""
         return self.calibrate_seconds < 600.0
@@ -174,7 +179,10 @@ def observe(manifest: Manifest, evidence: Evidence, *, level_dbfs: float) -> Obs
     frames = manifest.features.sound_frames
     return Observation(
         errors=evidence.errors,
-        summaries=tuple(_summary(residual) for residual in evidence.residuals),
+        summaries=tuple(
+            _summary(model, residual)
+            for model, residual in zip(manifest.models, evidence.residuals, strict=True)
+        ),
         mean_features=evidence.features[:, :frames].mean(axis=1),
         level_dbfs=level_dbfs,
     )
@@ -216,6 +224,15 @@ class Calibrator:
         self._plan = plan
         self._hop_seconds = hop_seconds
         self._false_alarms_per_week = false_alarms_per_week
+        calibration = manifest.calibration
+        # Short blocks where there is too little sound for the release's.
+        self._block_seconds = (
+            _QUICK_BLOCK_SECONDS
+            if plan.quick
+            else _BLOCK_SECONDS
+            if calibration is None
+            else calibration.block_seconds
+        )
         self._heard: list[Observation | None] = []
         self._windows = 0
         self.phase = CalibrationPhase.SETTLING
@@ -261,7 +278,7 @@ class Calibrator:
         heard_seconds = len(self._heard) * self._hop_seconds
         if heard_seconds >= self._plan.calibrate_seconds:
             try:
-                self.limits = self._new_limits(self._plan.block_seconds, quick=self._plan.quick)
+                self.limits = self._new_limits(self._block_seconds, quick=self._plan.quick)
             except CalibrationRefusedError as error:
                 self.refuse(str(error))
                 return True
@@ -307,7 +324,7 @@ class Calibrator:
         if len(counted) < max(1.0, _SCORED_SHARE * len(means)):
             self.refuse(
                 f"only {len(counted)} of {len(means)} blocks could be scored while verifying: look"
-                " at the microphone, then calibrate again"
+                " at the microphone, and calibrate while the machine runs"
             )
         elif _at_least(above, len(counted), limits.block_rate) < _VERIFY_PROBABILITY:
             self.refuse(
@@ -317,12 +334,31 @@ class Calibrator:
         else:
             per_hour = _upper_bound(above, len(counted)) * 3600 / limits.block_seconds
             self.phase = CalibrationPhase.ARMED
+            rings_from = math.exp(limits.block_limit - limits.block_mean)
+            quick = "quick limits that hold no rate: " if limits.quick else ""
             self.note = (
-                f"{'quick limits, ' if limits.quick else ''}{limits.blocks} blocks of"
-                f" {limits.block_seconds} s; {above} of {len(counted)} above the limit while"
-                f" verifying, which proves no more than {per_hour:.2g} false alarms an hour (95 %)"
+                f"{quick}{limits.blocks} blocks"
+                f" of {limits.block_seconds} s; {above} of {len(counted)} above the limit while"
+                f" verifying, which proves no more than {per_hour:.2g} false alarms an hour (95 %);"
+                f" rings from {rings_from:.3g} x the usual error"
             )
             self._heard.clear()
+
+
+def fits(manifest: Manifest, limits: Limits) -> bool:
+    """Whether limits can be used with a release: as many centres as models, of their widths."""
+    params = manifest.features
+    widths = []
+    for model in manifest.models:
+        shape = params.shape if model.output == "reconstruction" else squeezed(model.output_shape)
+        size = math.prod(shape)
+        widths.append(size // shape[-1] if _is_averaged(model, shape) else size)
+    numbers = [*limits.mean_features, *(value for centre in limits.centres for value in centre)]
+    return (
+        [len(centre) for centre in limits.centres] == widths
+        and len(limits.mean_features) == params.shape[0]
+        and all(map(math.isfinite, numbers))
+    )
 
 
 def find_limits(
@@ -351,9 +387,12 @@ def find_limits(
     if len(known) < _SCORED_SHARE * len(heard) or len(known) < 2:
         raise CalibrationRefusedError(
             f"only {len(known)} of {len(heard)} windows could be scored: look at the microphone,"
-            " then calibrate again"
+            " and calibrate while the machine runs"
         )
-    level_dbfs = _level_while_running(known)
+    _check_running(known, hop_seconds=hop_seconds)
+    level_dbfs = float(np.median([observation.level_dbfs for observation in known]))
+    heard = _without_pauses(heard, below_dbfs=level_dbfs - STOPPED_DB)
+    known = [observation for observation in heard if observation is not None]
     per_block = max(1, round(block_seconds / hop_seconds))
     logs = _cross_centred_logs(manifest, heard, per_block)
     means = np.array([m for m in block_means(logs, windows_per_block=per_block) if m is not None])
@@ -367,6 +406,11 @@ def find_limits(
             f" got {len(means)}: calibrate for longer"
         )
     windows = np.array([log for log in logs if log is not None])
+    if float(np.mean(windows <= _LOWEST_LOG)) > 1 - _SCORED_SHARE:
+        raise CalibrationRefusedError(
+            "what the model leaves over hardly varies here, next to how much it is: this release"
+            " does not fit this machine; train one with its sound"
+        )
     log_mean, log_sd = float(windows.mean()), max(_LEAST_SD, float(windows.std(ddof=1)))
     block_mean, block_sd = float(means.mean()), max(_LEAST_SD, float(means.std(ddof=1)))
     tail = false_alarms_per_week * block_seconds / _SECONDS_PER_WEEK
@@ -394,7 +438,9 @@ def find_limits(
         block_sd=block_sd,
         block_limit=block_limit,
         block_release=block_mean + _RELEASE_SHARE * (block_limit - block_mean),
-        fast_limit=fast_limit(windows),
+        fast_limit=max(
+            fast_limit(windows), block_mean + _FAST_OVER_BLOCK * (block_limit - block_mean)
+        ),
         level_dbfs=level_dbfs,
         false_alarms_per_week=false_alarms_per_week,
         quick=quick,
@@ -468,17 +514,36 @@ def _upper_bound(events: int, trials: int) -> float:
     return high
 
 
-def _level_while_running(known: Sequence[Observation]) -> float:
+def _check_running(known: Sequence[Observation], *, hop_seconds: float) -> None:
     levels = np.array([observation.level_dbfs for observation in known])
     # A high quantile, so that a machine that rests most of the time is noticed, too.
-    running = float(np.quantile(levels, 0.9))
-    stopped = float(np.mean(levels < running - STOPPED_DB))
+    quiet = levels < float(np.quantile(levels, 0.9)) - STOPPED_DB
+    # A press is loud for a moment and quiet for some seconds; that is how it runs.
+    long = max(1, round(STOPPED_SECONDS / hop_seconds))
+    stopped = sum(end - start for start, end in _runs(quiet) if end - start >= long) / len(levels)
     if stopped > _STOPPED_SHARE:
         raise CalibrationRefusedError(
             f"the machine stopped for {stopped:.0%} of the time (more than {STOPPED_DB:g} dB"
             " quieter): calibrate while it runs"
         )
-    return float(np.median(levels))
+
+
+def _without_pauses(
+    heard: Sequence[Observation | None], *, below_dbfs: float
+) -> list[Observation | None]:
+    """The same windows without those that would not be judged either."""
+    kept = list(heard)
+    quiet = np.array([o is not None and o.level_dbfs < below_dbfs for o in heard])
+    for start, end in _runs(quiet):
+        if end - start >= QUIET_WINDOWS:
+            kept[start:end] = [None] * (end - start)
+    return kept
+
+
+def _runs(flags: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """Where the flags are set: starts and ends of the stretches."""
+    edges = np.flatnonzero(np.diff(flags, prepend=False, append=False))
+    return [(int(start), int(end)) for start, end in edges.reshape(-1, 2)]
 
 
 def _cross_centred_logs(
@@ -512,10 +577,15 @@ def _cross_centred_logs(
     ]
 
 
-def _summary(residual: Float32Array) -> Float32Array:
-    if residual.size > _LARGEST_SUMMARY:
+def _summary(model: Model, residual: Float32Array) -> Float32Array:
+    if _is_averaged(model, residual.shape):
         residual = residual.mean(axis=-1)
     return residual.ravel()
+
+
+def _is_averaged(model: Model, shape: tuple[int, ...]) -> bool:
+    """Whether a model's residual is kept as its mean over time."""
+    return model.error == "time_mean_mse" or math.prod(shape) > _LARGEST_SUMMARY
 
 
 def _centred_error(error: float, summary: Float32Array, centre: Float64Array) -> float:

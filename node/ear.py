@@ -8,7 +8,7 @@ score and with its problem.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import msgspec
 
@@ -46,13 +46,22 @@ class Ear:
         source: open while it is heard.
         scorer: of the release.
         watch: judges what is scored.
+        now_ns: the clock of the blocks' time stamps.
     """
 
-    def __init__(self, source: AudioSource, scorer: Scorer, watch: MachineWatch) -> None:
+    def __init__(
+        self,
+        source: AudioSource,
+        scorer: Scorer,
+        watch: MachineWatch,
+        *,
+        now_ns: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
         self.source = source
         self.watch = watch
         self.microphone = MicrophoneHealth()
         self._scorer = scorer
+        self._now_ns = now_ns
         manifest = scorer.manifest
         self._framer = Framer(
             sample_rate_hz=manifest.features.sample_rate_hz,
@@ -72,7 +81,7 @@ class Ear:
             outage = self.source.outage
             if outage is not None:
                 self.microphone.gone(outage)
-                for framed in self._framer.skip_until(time.monotonic_ns()):
+                for framed in self._framer.skip_until(self._now_ns()):
                     yield self._unheard(framed, Problem.MIC_GONE)
             return
         heard_at = time.monotonic()
@@ -95,7 +104,9 @@ class Ear:
         problem = scored.problem or self.microphone.problem
         evidence = None if problem is not None else self._scorer.evidence
         threshold = self.watch.threshold
-        judgement = self.watch.hear(evidence, level_dbfs=scored.level_dbfs)
+        # A dying microphone sounds like a machine that stops.
+        level_dbfs = None if problem is not None else scored.level_dbfs
+        judgement = self.watch.hear(evidence, level_dbfs=level_dbfs)
         return HeardWindow(
             start_monotonic_ns=framed.start_monotonic_ns,
             mse=None if problem is not None else scored.mse,

@@ -8,11 +8,10 @@ is sent twice is one event, and it goes on across a restart of the node. Pure.
 import msgspec
 
 from contract.messages import AlarmRule, BootId, Count, EpisodePhase, MachineState, Text, TimeUs
+from node.machine import ABNORMAL
 
 # While nothing changes, a long episode is told of again after this time.
 CONTINUE_SECONDS = 600.0
-
-_ABNORMAL = (MachineState.WARNING, MachineState.ALARM)
 
 
 class Episode(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,7 +56,7 @@ class Episodes:
         After `CLOSED` the episode is still in `open`, until `forget`.
         """
         if self.open is None:
-            if state not in _ABNORMAL:
+            if state not in ABNORMAL:
                 return None
             self.open = Episode(
                 id=f"{self._boot}-{seq}",
@@ -72,7 +71,7 @@ class Episodes:
             return EpisodePhase.OPENED
         if score is not None:
             self._change(peak_score=max(self.open.peak_score, score), windows=self.open.windows + 1)
-        if state in _ABNORMAL:
+        if state in ABNORMAL:
             return self._continue(end_us, state, rule)
         # Nothing heard is no sign of health: the episode waits.
         return None if state is MachineState.UNKNOWN else EpisodePhase.CLOSED

@@ -9,7 +9,15 @@ from collections import deque
 from statistics import fmean
 
 from contract.messages import AlarmRule, MachineState
-from node.calibration import BLOCK_SCORED_SHARE, STOPPED_DB, Limits
+from node.calibration import (
+    BLOCK_SCORED_SHARE,
+    QUIET_WINDOWS,
+    STOPPED_DB,
+    STOPPED_SECONDS,
+    Limits,
+)
+
+ABNORMAL = (MachineState.WARNING, MachineState.ALARM)
 
 VOTES = 5
 _ALARM_FROM = 3
@@ -21,13 +29,14 @@ _ALARM_UNTIL = 1
 _BLOCKS_FOR_ALARM = 2
 _BLOCKS_REMEMBERED = 3
 _BLOCKS_TO_END = 3
-# Very loud windows: three of four, each with sound of its own.
-_FAST_FROM = 3
-_FAST_OF = 4
-# What is so much quieter, for so many windows, has stopped; it runs again a little above that.
-_STOPPED_WINDOWS = 3
+# Very loud windows: six of eight, each with sound of its own. A dog, a sneeze or a passing lorry
+# is over in ten seconds; a fault is not.
+_FAST_FROM = 6
+_FAST_OF = 8
+# A machine that rested runs again a little above the level below which it rests.
 _RUNNING_AGAIN_DB = 3.0
-# A machine that starts sounds like no machine that runs.
+# A machine that starts sounds like no machine that runs: after a pause it settles for as long as
+# that lasted, and at most for this.
 _SETTLE_SECONDS = 60.0
 
 
@@ -36,11 +45,14 @@ class MachineVote:
 
     One window above the threshold is weather; three of five are a finding. Leaving an alarm takes
     more than entering it.
+
+    Args:
+        state: of the machine so far, as far as that is known.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, state: MachineState = MachineState.UNKNOWN) -> None:
         self._flags: deque[bool | None] = deque(maxlen=VOTES)
-        self.state = MachineState.UNKNOWN
+        self.state = state
         self.rule = AlarmRule.VOTE
 
     def hear(self, anomaly: bool | None) -> MachineState:
@@ -56,7 +68,10 @@ class MachineVote:
         flagged = sum(scored)
         if flagged >= _ALARM_FROM:
             return MachineState.ALARM
-        if self.state is MachineState.ALARM and flagged > _ALARM_UNTIL:
+        # One good window is no end of it, right after a start or a gap.
+        if self.state is MachineState.ALARM and (
+            flagged > _ALARM_UNTIL or len(scored) < _ALARM_FROM
+        ):
             return MachineState.ALARM
         return MachineState.WARNING if flagged >= _WARNING_FROM else MachineState.NORMAL
 
@@ -71,23 +86,33 @@ class CalibratedMachine:
         limits: what normal sounds like here.
         hop_seconds: between two windows.
         window_seconds: length of a window.
+        state: of the machine so far: a warning or an alarm goes on.
     """
 
-    def __init__(self, limits: Limits, *, hop_seconds: float, window_seconds: float) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        *,
+        hop_seconds: float,
+        window_seconds: float,
+        state: MachineState = MachineState.UNKNOWN,
+    ) -> None:
         self._limits = limits
         self._windows_per_block = max(1, round(limits.block_seconds / hop_seconds))
         # Windows that overlap hear the same bang: it must not count twice.
         overlap = max(1, round(window_seconds / hop_seconds))
         self._fast_from = _FAST_FROM * overlap
         self._settle_windows = round(_SETTLE_SECONDS / hop_seconds)
+        self._stopped_windows = max(QUIET_WINDOWS, round(STOPPED_SECONDS / hop_seconds))
         self._block: list[float | None] = []
         self._above: deque[bool] = deque(maxlen=_BLOCKS_REMEMBERED)
         self._fast: deque[bool] = deque(maxlen=_FAST_OF * overlap)
         self._good_blocks = 0
+        # Windows in a row that were too quiet, and of those that are loud enough again.
         self._quiet = 0
         self._loud = 0
         self._settling = 0
-        self.state = MachineState.UNKNOWN
+        self.state = state if state in ABNORMAL else MachineState.UNKNOWN
         self.rule = AlarmRule.BLOCK
         """What the last finding was made by."""
 
@@ -96,11 +121,9 @@ class CalibratedMachine:
 
         Args:
             log_statistic: of the centred statistic; None if the window could not be scored.
-            level_dbfs: its level; None if nothing was heard.
+            level_dbfs: its level; None if nothing was heard, or nothing that can be believed.
         """
-        if level_dbfs is not None:
-            self._notice_stop(level_dbfs)
-        if self.state is MachineState.STOPPED:
+        if level_dbfs is not None and self._is_resting(level_dbfs):
             return self.state
         if self._settling:
             self._settling -= 1
@@ -112,15 +135,28 @@ class CalibratedMachine:
             self._block.clear()
         return self.state
 
-    def _notice_stop(self, level_dbfs: float) -> None:
+    def _is_resting(self, level_dbfs: float) -> bool:
+        """Follows the level; whether the machine rests, or has not come back from it."""
         stopped_below = self._limits.level_dbfs - STOPPED_DB
-        self._quiet = self._quiet + 1 if level_dbfs < stopped_below else 0
+        resting = self._quiet >= QUIET_WINDOWS
+        if not resting:
+            self._quiet = self._quiet + 1 if level_dbfs < stopped_below else 0
+            if self._quiet == QUIET_WINDOWS:
+                # Those before this one were taken for sound of the machine.
+                del self._block[-(QUIET_WINDOWS - 1) :]
+                self._loud = 0
+            return self._quiet >= QUIET_WINDOWS
+        self._quiet += 1
         self._loud = self._loud + 1 if level_dbfs > stopped_below + _RUNNING_AGAIN_DB else 0
-        if self.state is not MachineState.STOPPED and self._quiet >= _STOPPED_WINDOWS:
-            self._start_over(MachineState.STOPPED)
-        elif self.state is MachineState.STOPPED and self._loud >= _STOPPED_WINDOWS:
-            self._start_over(MachineState.UNKNOWN)
-            self._settling = self._settle_windows
+        if self._loud < QUIET_WINDOWS:
+            if self._quiet >= self._stopped_windows:
+                self._start_over(MachineState.STOPPED)
+            return True
+        self._settling = min(self._settle_windows, self._quiet)
+        self._quiet = 0
+        if self.state is MachineState.STOPPED:
+            self.state = MachineState.UNKNOWN
+        return False
 
     def _start_over(self, state: MachineState) -> None:
         self.state = state
@@ -147,7 +183,7 @@ class CalibratedMachine:
         above = mean > self._limits.block_limit
         self._above.append(above)
         self._good_blocks = self._good_blocks + 1 if mean < self._limits.block_release else 0
-        if self.state is MachineState.ALARM or self.state is MachineState.WARNING:
+        if self.state in ABNORMAL:
             if self._good_blocks >= _BLOCKS_TO_END:
                 self.state = MachineState.NORMAL
                 self._above.clear()

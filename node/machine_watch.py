@@ -23,7 +23,7 @@ from node.calibration import (
     observe,
 )
 from node.detector import Detector, statistic
-from node.machine import CalibratedMachine, MachineVote
+from node.machine import ABNORMAL, CalibratedMachine, MachineVote
 from node.scorer import Evidence
 
 # How many windows the mean of normal features remembers on a node that was not calibrated.
@@ -31,7 +31,8 @@ _MEMORY_WINDOWS = 600
 # Without a release that says so.
 _FALSE_ALARMS_PER_WEEK = 1.0
 
-_ABNORMAL = (MachineState.WARNING, MachineState.ALARM)
+# An alarm by quick limits that stays so long ends the calibration.
+_ALARM_SECONDS = 300.0
 
 
 class CalibrationNotStartedError(EarshotError):
@@ -56,6 +57,7 @@ class MachineWatch:
         limits: of a calibration on site with this release, if there was one.
         note: what is to be said of these limits, or of why there are none.
         false_alarms_per_week: for the next calibration; None: what the release says.
+        state: of the machine when the node ended: a warning or an alarm goes on.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class MachineWatch:
         limits: Limits | None = None,
         note: str | None = None,
         false_alarms_per_week: float | None = None,
+        state: MachineState = MachineState.UNKNOWN,
     ) -> None:
         self._manifest = manifest
         self._hop_seconds = manifest.hop_us / 1e6
@@ -79,10 +82,12 @@ class MachineWatch:
         self._ended: CalibrationPhase | None = None
         self._machine: CalibratedMachine | None = None
         self._machine_limits: Limits | None = None
-        self._vote = MachineVote()
+        self._vote = MachineVote(state)
+        self._alarm_windows = 0
         self._normal_features: Float32Array | None = None
         self._normal_windows = 0
-        self._follow_limits()
+        if limits is not None:
+            self._judge_by(limits, state)
 
     @property
     def limits(self) -> Limits | None:
@@ -141,13 +146,10 @@ class MachineWatch:
             CalibrationNotStartedError: the machine is not normal by the limits in force.
         """
         plan = Plan.of_minutes(minutes)
-        if (
-            self._armed is not None
-            and self._machine is not None
-            and self._machine.state in _ABNORMAL
-        ):
+        machine = None if self._armed is None else self._machine
+        if machine is not None and machine.state in (*ABNORMAL, MachineState.STOPPED):
             raise CalibrationNotStartedError(
-                f"expected a machine that sounds normal, it is in {self._machine.state}: its fault"
+                f"expected a machine that runs and sounds normal, it is in {machine.state}, which"
                 " would become the normal; if it is healthy, forget the old calibration first"
             )
         self._calibrator = Calibrator(
@@ -157,6 +159,7 @@ class MachineWatch:
             false_alarms_per_week=self._false_alarms_per_week,
         )
         self._ended = None
+        self._alarm_windows = 0
         self._follow_limits()
         return plan
 
@@ -238,9 +241,10 @@ class MachineWatch:
         calibrator = self._calibrator
         if calibrator is None:
             return
-        armed_machine = None if self._armed is None else self._machine
-        if armed_machine is not None and armed_machine.state is MachineState.ALARM:
-            calibrator.refuse("the machine raised an alarm by the limits that were in force")
+        if self._is_in_alarm():
+            calibrator.refuse(
+                "the machine was in alarm by the limits in force: look at it, then calibrate again"
+            )
         elif not calibrator.hear(observation):
             return
         if calibrator.phase is CalibrationPhase.ARMED:
@@ -250,17 +254,36 @@ class MachineWatch:
             self._calibrator = None
         self._follow_limits()
 
+    def _is_in_alarm(self) -> bool:
+        """Whether there is an alarm that nothing must be learnt from."""
+        machine = self._machine
+        if machine is None or machine.state is not MachineState.ALARM:
+            self._alarm_windows = 0
+            return False
+        self._alarm_windows += 1
+        # Quick limits hold no rate: by blocks alone, theirs is believed when it stays.
+        lasted_seconds = self._alarm_windows * self._hop_seconds
+        return (
+            self._armed is not None
+            or machine.rule is AlarmRule.FAST
+            or lasted_seconds >= _ALARM_SECONDS
+        )
+
     def _follow_limits(self) -> None:
         """A machine is judged by one set of limits from its first window to its last."""
         limits = self.limits
         if limits is self._machine_limits:
             return
-        self._machine_limits = limits
+        self._machine, self._machine_limits = None, None
         self._vote = MachineVote()
-        self._machine = (
-            None
-            if limits is None
-            else CalibratedMachine(
-                limits, hop_seconds=self._hop_seconds, window_seconds=self._window_seconds
-            )
+        if limits is not None:
+            self._judge_by(limits, MachineState.UNKNOWN)
+
+    def _judge_by(self, limits: Limits, state: MachineState) -> None:
+        self._machine_limits = limits
+        self._machine = CalibratedMachine(
+            limits,
+            hop_seconds=self._hop_seconds,
+            window_seconds=self._window_seconds,
+            state=state,
         )

@@ -55,7 +55,8 @@ class Outbox(Protocol):
 class MemoryOutbox:
     """An outbox that ends with the process.
 
-    When it is full, the oldest normal window goes first; flagged and unscored ones go last.
+    When it is full, the oldest window that was normal, or that nobody has heard, goes first;
+    flagged ones, and those that a sick microphone has heard, go last.
 
     Args:
         max_windows: how many it holds; some 0.5 kB of memory each.
@@ -65,14 +66,14 @@ class MemoryOutbox:
         self._max_windows = max_windows
         self._entries: OrderedDict[int, Entry] = OrderedDict()
         self._on_their_way: set[int] = set()
-        # Sequence numbers of normal windows, oldest first: what goes when there is no room.
+        # Sequence numbers of normal and unheard windows, oldest first: what goes for want of room.
         self._expendable: OrderedDict[int, None] = OrderedDict()
         self.discarded_full = 0
         self.discarded_refused = 0
 
     def add(self, window: Window, now: float) -> None:
         self._entries[window.seq] = Entry(window.seq, now, window)
-        if window.anomaly is False:
+        if window.anomaly is False or window.level_dbfs is None:
             self._expendable[window.seq] = None
         if len(self._entries) > self._max_windows:
             self._give_one_up()

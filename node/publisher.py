@@ -68,6 +68,8 @@ SESSION_EXPIRY_SECONDS = 60
 HEALTH_EXPIRY_SECONDS = 3600
 # An answer to a command is for whoever asked, now.
 RESULT_EXPIRY_SECONDS = 60
+# Commands come from people, one by one.
+_MAX_ASKED = 20
 # Events are few; this is a year of false alarms at one a day, or a fault in the making.
 _MAX_EVENTS = 400
 # Windows younger than this many hops are live.
@@ -98,6 +100,7 @@ class Answer(msgspec.Struct, frozen=True):
     correlation: bytes | None
 
 
+_NewsKey = Kind | int
 _Given = Window | State | Health | Birth | Event | Answer
 _Mail = SessionEvent | _Given | _Stop
 
@@ -150,9 +153,10 @@ class Publisher:
         self._connected: Connected | None = None
         self._in_flight: dict[int, tuple[int, ...]] = {}
         """Packet id of this connection -> windows in it (none: a message about the node)."""
-        self._news: dict[Kind, Publication] = {}
-        """What is to be said of the node itself, the newest of each kind."""
-        self._news_in_flight: dict[int, tuple[Kind, Publication]] = {}
+        self._news: dict[_NewsKey, Publication] = {}
+        """What is to be said of the node itself, the newest of each kind, and every answer."""
+        self._news_in_flight: dict[int, tuple[_NewsKey, Publication]] = {}
+        self._answers = 0
         self._events: OrderedDict[int, Publication] = OrderedDict()
         """What is to be said of episodes, each of it, until the broker has it."""
         self._events_in_flight: dict[int, int] = {}
@@ -189,10 +193,15 @@ class Publisher:
         return len(self._outbox) + self._mail.qsize()
 
     def stop(self, *, drain_seconds: float) -> int:
-        """Send what waits, say goodbye, disconnect; gives how many windows were left behind."""
+        """Send what waits, say goodbye, disconnect; gives how many windows were left behind.
+
+        Events that are left are told in the log.
+        """
         self._mail.put(_Stop(drain_seconds))
         self._thread.join(drain_seconds + 2 * _GOODBYE_SECONDS + 1.0)
         self._session.stop()
+        if self._events:
+            logger.error("%d events of episodes were not delivered and are lost", len(self._events))
         return len(self._outbox) + self._windows_in_mail()
 
     def _windows_in_mail(self) -> int:
@@ -263,8 +272,10 @@ class Publisher:
             case Event():
                 self._add_event(mail)
             case Answer():
-                self._publish_about_node(
-                    mail.result,
+                self._answers += 1
+                self._news[self._answers] = Publication(
+                    topic=topics.node(self._node, Kind.RESULT),
+                    payload=encode(mail.result),
                     expiry_seconds=RESULT_EXPIRY_SECONDS,
                     correlation=mail.correlation,
                 )
@@ -283,6 +294,9 @@ class Publisher:
         if message.retained:
             # It would be obeyed again at every connection, years later.
             self._say_once("retained", f"a retained {where.verb} command is refused: clear it")
+            return
+        if self.asked.qsize() >= _MAX_ASKED:
+            self._say_once("asked", f"more than {_MAX_ASKED} commands at once: the rest is refused")
             return
         self.asked.put(Asked(where.verb, command, message.correlation))
 
@@ -353,18 +367,16 @@ class Publisher:
 
     def _publish_about_node(
         self,
-        message: Birth | State | Health | Result,
+        message: Birth | State | Health,
         *,
         retain: bool = False,
         expiry_seconds: int | None = None,
-        correlation: bytes | None = None,
     ) -> None:
         self._news[message.KIND] = Publication(
             topic=topics.node(self._node, message.KIND),
             payload=encode(message),
             retain=retain,
             expiry_seconds=expiry_seconds,
-            correlation=correlation,
         )
 
     def _send_events(self) -> None:
@@ -414,7 +426,8 @@ class Publisher:
             self._event_answered(event, answer)
             return
         if kind is not None and not answer.accepted:
-            self._say_once(str(kind), f"the broker refuses {kind} of this node: {answer.reason}")
+            what = kind if isinstance(kind, Kind) else Kind.RESULT
+            self._say_once(str(what), f"the broker refuses {what} of this node: {answer.reason}")
         if answer.accepted and answer.reason_code != NO_MATCHING_SUBSCRIBERS:
             self._outbox.done(seqs)
             if seqs:
@@ -432,17 +445,19 @@ class Publisher:
     def _event_answered(self, key: int, answer: Published) -> None:
         if answer.accepted and answer.reason_code != NO_MATCHING_SUBSCRIBERS:
             self._events.pop(key, None)
-        elif answer.accepted:
-            # Windows may have a subscriber all the same: they do not wait for this.
-            self._hold_events_until = time.monotonic() + _HOLD_SECONDS
-        else:
-            self._say_once("event", f"the broker refuses events of this node: {answer.reason}")
+        elif answer.reason_code in _HOPELESS:
+            self._say_once("event", f"the broker refused an event for good: {answer.reason}")
             self._events.pop(key, None)
+        else:
+            self._say_once("event", f"events wait: the broker says {answer.reason}")
+            # Windows may be taken all the same: they do not wait for this.
+            self._hold_events_until = time.monotonic() + _HOLD_SECONDS
 
     def _drain(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
-        while (len(self._outbox) or self._events) and self.failure is None:
-            if time.monotonic() >= deadline:
+        while time.monotonic() < deadline and self.failure is None:
+            events_may_go = self._events and time.monotonic() >= self._hold_events_until
+            if not (len(self._outbox) or events_may_go):
                 break
             self._take_mail()
             self._send_news()

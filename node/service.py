@@ -33,7 +33,7 @@ from contract.messages import (
 )
 from contract.topics import VERBS
 from node.board import board_name, operating_system, read_board
-from node.calibration import MINUTES_USUAL, CalibrationRefusedError
+from node.calibration import MINUTES_USUAL, CalibrationRefusedError, fits
 from node.clock import WindowClock, new_boot_id, system_clock
 from node.ear import Ear, HeardWindow
 from node.episodes import Episodes
@@ -45,7 +45,13 @@ from node.release_store import Release
 from node.runtime import Runtime
 from node.scorer import Scorer
 from node.settings import NodeSettings
-from node.site_store import CalibrationRequest, CalibrationStatus, Site, SiteStore
+from node.site_store import (
+    CalibrationAnswer,
+    CalibrationRequest,
+    CalibrationStatus,
+    Site,
+    SiteStore,
+)
 from node.sources.errors import SourceError
 from node.sources.sound import AudioSource, EndOfSound
 
@@ -82,14 +88,14 @@ def run(
     """Hear, judge and publish until the source ends or `stop` is set.
 
     Raises:
-        StateFolderError: the state folder cannot be used, or another node uses it.
+        StateFolderError: another node uses the state folder.
         SourceError: the sound cannot be had, and time will not help.
         ReleaseError: the release does not run here.
         ConnectionRefusedByBrokerError: the broker said no before it ever said yes.
         UndeliveredError: windows are left that no broker has taken.
     """
     scorer = Scorer(release, runtime, threads=settings.model.threads)
-    store = SiteStore(settings.state_folder)
+    store = SiteStore(settings.state_folder, required=False)
     with store.locked(), source:
         node = _Node(settings, source, scorer, runtime, store)
         node.hear_until(stop)
@@ -125,7 +131,13 @@ class _Node:
         self._scorer = scorer
         self._runtime = runtime
         self._store = store
-        self._watch = known_machine(settings, scorer, store)
+        episode = store.episode()
+        self._watch = known_machine(
+            settings,
+            scorer,
+            store,
+            state=MachineState.UNKNOWN if episode is None else episode.state,
+        )
         self._ear = Ear(source, scorer, self._watch)
         self._notifier = Notifier.from_environment(os.environ)
         self._clock = WindowClock()
@@ -135,7 +147,7 @@ class _Node:
         self._told: _Told | None = None
         self._source_told = (source.identity, source.sample_rate_hz)
         self._boot = new_boot_id(time.time_ns() // 1_000_000, os.urandom(10))
-        self._episodes = Episodes(self._boot, store.episode())
+        self._episodes = Episodes(self._boot, episode)
         self._started = time.monotonic()
         self._health_due = self._started + settings.health.interval_seconds
         self._outbox = MemoryOutbox(max_windows=settings.outbox.max_windows)
@@ -324,9 +336,11 @@ class _Node:
         """What a person asks for on this computer, and what comes over the network."""
         request = self._store.take_request()
         if request is not None:
-            _, note = self._do(request)
+            done, note = self._do(request)
             logger.info("calibration, asked for here: %s", note)
-        while not self._publisher.asked.empty():
+            self._store.keep_answer(CalibrationAnswer(asked_us=request.at_us, done=done, note=note))
+        # One at a time: between two of them sound is heard.
+        if not self._publisher.asked.empty():
             self._answer(self._publisher.asked.get())
 
     def _answer(self, asked: Asked) -> None:
@@ -349,16 +363,21 @@ class _Node:
     def _do(self, request: CalibrationRequest) -> tuple[bool, str]:
         """Carry out a request; gives whether that was possible, and what to say of it."""
         done, note = obey(self._watch, self._store, request)
-        self._calibration = request if self._watch.is_calibrating else None
-        self._keep_status(request.at_us, note=None if done else note)
+        # A request that was refused changes nothing about the one that is under way.
+        if done:
+            self._calibration = request if self._watch.is_calibrating else None
+            self._store.keep_pending(self._calibration)
+            self._keep_status(request.at_us)
         return done, note
 
     def _go_on_calibrating(self) -> None:
         """A calibration that the last run did not end begins anew: its sound is not kept."""
         pending = self._store.pending()
         if pending is not None:
-            _, note = self._do(pending)
+            done, note = self._do(pending)
             logger.info("calibration, begun before the restart: %s", note)
+            if not done:
+                self._store.keep_pending(None)
 
     def _follow_calibration(self) -> None:
         request = self._calibration
@@ -367,16 +386,13 @@ class _Node:
         if not self._watch.is_calibrating:
             self._calibration = None
             keep_outcome(self._watch, self._store, self._scorer, made_us=self._clock.now_us())
+            self._store.keep_pending(None)
             logger.info("calibration %s: %s", self._watch.phase, self._watch.note)
         self._keep_status(request.at_us)
 
-    def _keep_status(self, asked_us: int, *, note: str | None = None) -> None:
+    def _keep_status(self, asked_us: int) -> None:
         self._store.keep_status(
-            CalibrationStatus(
-                asked_us=asked_us,
-                phase=CalibrationPhase.REFUSED if note else self._watch.phase,
-                note=note or self._watch.note,
-            )
+            CalibrationStatus(asked_us=asked_us, phase=self._watch.phase, note=self._watch.note)
         )
 
     def _tell_state(self, machine: MachineState) -> None:
@@ -486,19 +502,30 @@ class _Node:
             raise self._publisher.failure
 
 
-def known_machine(settings: NodeSettings, scorer: Scorer, store: SiteStore) -> MachineWatch:
+def known_machine(
+    settings: NodeSettings,
+    scorer: Scorer,
+    store: SiteStore,
+    *,
+    state: MachineState = MachineState.UNKNOWN,
+) -> MachineWatch:
     """The watch over the machine, with the limits of an earlier calibration if they still fit."""
+    manifest = scorer.manifest
     limits, note = None, "not calibrated here: the release's threshold and a vote decide"
     site = store.site()
-    if site is not None and site.fits(scorer.manifest):
-        limits, note = site.limits, site.note
-    elif site is not None:
+    if site is not None and not site.fits(manifest):
         note = f"calibrated with {site.release}, which is not what runs: calibrate again"
+    elif site is not None and not fits(manifest, site.limits):
+        note = "the limits that were kept do not fit the release that they name: calibrate again"
+        logger.error("%s", note)
+    elif site is not None:
+        limits, note = site.limits, site.note
     return MachineWatch(
-        scorer.manifest,
+        manifest,
         limits=limits,
         note=note,
         false_alarms_per_week=settings.calibration.false_alarms_per_week,
+        state=state,
     )
 
 
@@ -507,11 +534,9 @@ def obey(watch: MachineWatch, store: SiteStore, request: CalibrationRequest) -> 
     match request.action:
         case "cancel":
             done = watch.cancel()
-            store.keep_pending(None)
             return done, "cancelled" if done else "no calibration was under way"
         case "forget":
             watch.forget()
-            store.keep_pending(None)
             store.keep_site(None)
             return True, "forgotten: the release's threshold and a vote decide"
         case "start":
@@ -519,9 +544,7 @@ def obey(watch: MachineWatch, store: SiteStore, request: CalibrationRequest) -> 
                 minutes = MINUTES_USUAL if request.minutes is None else request.minutes
                 plan = watch.calibrate(minutes)
             except (CalibrationRefusedError, CalibrationNotStartedError) as error:
-                store.keep_pending(None)
                 return False, str(error)
-            store.keep_pending(request)
             return True, (
                 f"calibrates for {minutes:g} minutes, {plan.total_seconds / 60:.3g} in all with"
                 " settling and verifying"
@@ -529,8 +552,7 @@ def obey(watch: MachineWatch, store: SiteStore, request: CalibrationRequest) -> 
 
 
 def keep_outcome(watch: MachineWatch, store: SiteStore, scorer: Scorer, *, made_us: int) -> None:
-    """A calibration has ended: keep what came of it."""
-    store.keep_pending(None)
+    """A calibration has ended: keep what came of it, if anything did."""
     if watch.phase is CalibrationPhase.ARMED and watch.limits is not None:
         manifest = scorer.manifest
         store.keep_site(

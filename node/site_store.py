@@ -3,7 +3,7 @@
 - `calibration.json`: the limits in force;
 - `calibration-pending.json`: a calibration that has begun and not ended;
 - `calibration-request.json`: one that a person asks for on this computer;
-- `calibration-status.json`: what became of that;
+- `calibration-answer.json`, `calibration-status.json`: what became of that;
 - `episode.json`: an episode that is open;
 - `node.lock`: locked while a node runs.
 
@@ -15,7 +15,7 @@ import fcntl
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -32,9 +32,14 @@ logger = logging.getLogger(__name__)
 _SITE = "calibration.json"
 _PENDING = "calibration-pending.json"
 _REQUEST = "calibration-request.json"
+_ANSWER = "calibration-answer.json"
 _STATUS = "calibration-status.json"
 _EPISODE = "episode.json"
 _LOCK = "node.lock"
+
+# What a file may do to its reader: not JSON, not of this shape, not UTF-8, nested without end, or
+# not to be read at all.
+_UNUSABLE = (msgspec.MsgspecError, EarshotError, UnicodeDecodeError, RecursionError, OSError)
 
 _Stored = TypeVar("_Stored", bound=msgspec.Struct)
 
@@ -67,10 +72,19 @@ class CalibrationRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Tells the status of this one from that of others."""
 
 
-class CalibrationStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of the request so far, for whoever waits for it on this computer."""
+class CalibrationAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether a request was taken, for whoever asked on this computer."""
 
     asked_us: TimeUs
+    done: bool
+    note: str
+
+
+class CalibrationStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """How far the newest calibration is, for whoever waits for it on this computer."""
+
+    asked_us: TimeUs
+    """By which request it began."""
     phase: CalibrationPhase
     note: str | None
 
@@ -80,12 +94,13 @@ class SiteStore:
 
     Args:
         folder: made if it is not there.
+        required: False for a node that would rather hear, and remember nothing, than not start.
 
     Raises:
-        StateFolderError: it cannot be made or written to.
+        StateFolderError: it cannot be made or written to, and is required.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, required: bool = True) -> None:
         self._folder = folder
         self._status_kept: CalibrationStatus | None = None
         self._failed: set[str] = set()
@@ -95,10 +110,13 @@ class SiteStore:
             probe.touch()
             probe.unlink()
         except OSError as error:
-            raise StateFolderError(
+            text = (
                 f"{folder}: expected a folder that this user may write to, got: {error.strerror};"
                 " set [node] state_folder"
-            ) from error
+            )
+            if required:
+                raise StateFolderError(text) from error
+            logger.error("%s; until then nothing is remembered", text)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -107,14 +125,18 @@ class SiteStore:
         Raises:
             StateFolderError: another one holds it.
         """
-        with (self._folder / _LOCK).open("w") as file:
+        with ExitStack() as stack:
             try:
+                file = stack.enter_context((self._folder / _LOCK).open("w"))
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise StateFolderError(
                     f"{self._folder}: a node already runs on this folder; stop it, or set another"
                     " [node] id or state_folder"
                 ) from error
+            except OSError as error:
+                # Two nodes on a folder that neither can write to do each other no harm.
+                logger.error("%s: not locked: %s", self._folder / _LOCK, error.strerror)
             yield
 
     def is_locked(self) -> bool:
@@ -157,8 +179,16 @@ class SiteStore:
         """
         self._write(_REQUEST, request)
 
+    def answer(self) -> CalibrationAnswer | None:
+        """Whether the newest request was taken."""
+        return self._read(_ANSWER, CalibrationAnswer)
+
+    def keep_answer(self, answer: CalibrationAnswer) -> None:
+        """Tell whoever asked."""
+        self._keep(_ANSWER, answer)
+
     def status(self) -> CalibrationStatus | None:
-        """What became of the newest request."""
+        """How far the newest calibration is."""
         return self._read(_STATUS, CalibrationStatus)
 
     def keep_status(self, status: CalibrationStatus) -> None:
@@ -181,7 +211,7 @@ class SiteStore:
             return msgspec.json.decode(path.read_bytes(), type=kind)
         except FileNotFoundError:
             return None
-        except (msgspec.MsgspecError, EarshotError, OSError) as error:
+        except _UNUSABLE as error:
             aside = path.with_suffix(".broken")
             with suppress(OSError):
                 path.replace(aside)
@@ -207,7 +237,9 @@ class SiteStore:
         temporary = path.with_suffix(".new")
         try:
             if content is None:
-                path.unlink(missing_ok=True)
+                if path.exists():
+                    path.unlink()
+                    _sync_folder(self._folder)
                 return
             with temporary.open("wb") as file:
                 file.write(msgspec.json.encode(content))

@@ -130,6 +130,38 @@ def _evaluate(options: argparse.Namespace) -> None:
     print("\n".join(evaluation_lines(evaluate_release(request, note=_note, progress=on_terminal))))
 
 
+def _field(options: argparse.Namespace) -> None:
+    from training.field import FieldRequest, try_in_field
+    from training.field_tables import field_lines
+
+    request = FieldRequest(
+        release=options.release,
+        data=options.data,
+        machine=options.machine,
+        channel=options.channel,
+        noise=options.noise,
+        new_places=tuple(options.new_place_at),
+        split=options.split,
+        hours=options.hours,
+        minutes=options.minutes,
+        seed=options.seed,
+        json=options.json,
+        command=_command(
+            f"field {shlex.quote(_shown(options.release))}",
+            data=options.data.resolve().name,
+            machine=options.machine,
+            channel=options.channel,
+            noise=None if options.noise is None else options.noise.resolve().name,
+            split=options.split,
+            hours=f"{options.hours:g}",
+            minutes=f"{options.minutes:g}",
+            seed=options.seed,
+        )
+        + "".join(f" --new-place-at {shlex.quote(name)}" for name in options.new_place_at),
+    )
+    print("\n".join(field_lines(try_in_field(request, note=_note, progress=on_terminal))))
+
+
 def _compare(options: argparse.Namespace) -> None:
     from training.compare import compare, read_run
     from training.tables import comparison_lines
@@ -339,6 +371,7 @@ _COMMANDS: dict[str, Run] = {
     "data": _data,
     "train": _train,
     "evaluate": _evaluate,
+    "field": _field,
     "compare": _compare,
     "quantize": _quantize,
     "reproduce": _reproduce,

@@ -101,6 +101,42 @@ def parser(run: Mapping[str, Run]) -> argparse.ArgumentParser:
     )
     evaluate.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
 
+    field = add("field", "say what a node would do with a release: alarms a day, delays")
+    field.add_argument("release", type=Path, metavar="RELEASE", help="the release's folder")
+    _add_data_folder(field)
+    field.add_argument(
+        "--noise",
+        type=Path,
+        metavar="DIR",
+        help="one folder of recordings for each kind of room noise, to mix in at 10 and 0 dB",
+    )
+    field.add_argument(
+        "--new-place-at",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="name of a normal test clip with which another place begins: another day, another"
+        " mounting; may be given several times",
+    )
+    field.add_argument(
+        "--split",
+        choices=("interleaved", "halves"),
+        default="interleaved",
+        help="calibrate with every other clip of a place, or with its first half and then its"
+        " second (default: interleaved)",
+    )
+    field.add_argument(
+        "--hours",
+        type=_positive,
+        default=24.0,
+        help="of simulated time for each rule in each place (default: 24)",
+    )
+    field.add_argument(
+        "--minutes", type=_positive, default=60.0, help="of calibration (default: 60)"
+    )
+    field.add_argument("--seed", type=_whole(0, _MAX_SEED), default=42)
+    field.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
+
     compare = add("compare", "say which of two runs is better, and how surely")
     for name in ("first", "second"):
         compare.add_argument(
@@ -264,6 +300,11 @@ def _add_hard_options(synthesize: argparse.ArgumentParser) -> None:
 
 
 def _add_data_options(parser: argparse.ArgumentParser) -> None:
+    _add_data_folder(parser)
+    _add_reading_options(parser)
+
+
+def _add_data_folder(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data",
         type=Path,
@@ -276,7 +317,6 @@ def _add_data_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--channel", type=_whole(0, 255), help="of several, from 0 (default: all are mixed)"
     )
-    _add_reading_options(parser)
 
 
 def _add_reading_options(parser: argparse.ArgumentParser) -> None:

@@ -15,6 +15,7 @@ _LEGEND = """\
 armed: calibrations that were, of those tried; a refused one leaves the node as not calibrated
 hours: monitored; rings: warnings and alarms that began; fast: alarms by very loud windows
 95 %: exact interval as if alarms came independently; it counts hours, not distinct sound
+an alarm that never ends counts once for each calibration, or piece of a stream: see time
 time: share of it in warning or alarm; windows: share of single ones above the threshold
 before: stretches left out of what follows, because the normal sound before them rang
 warned, alarmed: share of the stretches left; stopped: told as a machine that has stopped

@@ -6,7 +6,6 @@ here, without a broker.
 """
 
 import argparse
-import math
 import time
 from typing import TYPE_CHECKING
 
@@ -14,7 +13,7 @@ from node.commands.node_arguments import add_node_arguments, node_parts, node_se
 
 if TYPE_CHECKING:
     from node.settings import NodeSettings
-    from node.site_store import CalibrationRequest, SiteStore
+    from node.site_store import CalibrationAnswer, CalibrationRequest, SiteStore
 
 SUMMARY = "learn what is normal where the node hangs"
 
@@ -32,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--minutes",
         type=float,
         metavar="N",
-        help="of calibrating, 2 to 720 (default: 60); settling and verifying come on top",
+        help="of calibrating, 2 to 240 (default: 60); settling and verifying come on top",
     )
     action.add_argument("--cancel", action="store_true", help="end one that is under way")
     action.add_argument(
@@ -74,6 +73,11 @@ def _calibrate_here(
     from node.scorer import Scorer
     from node.sources.sound import EndOfSound
 
+    if request.action == "cancel":
+        pending = store.pending()
+        store.keep_pending(None)
+        print("cancelled" if pending else "no calibration was under way")
+        return 0 if pending else EXIT_REFUSED
     _, source, release, runtime = node_parts(settings)
     scorer = Scorer(release, runtime, threads=settings.model.threads)
     watch = service.known_machine(settings, scorer, store)
@@ -91,36 +95,52 @@ def _calibrate_here(
                         said = (watch.note, ear.microphone.note)
                         _say(watch.phase, watch.note, ear.microphone.note)
     except EndOfSound:
-        watch.cancel()
         print("the sound ended before the calibration did: nothing was kept")
         return EXIT_REFUSED
-    finally:
-        # Begun here, ended here: a node that starts later must not begin it again.
-        store.keep_pending(None)
     service.keep_outcome(watch, store, scorer, made_us=time.time_ns() // 1000)
     return 0 if watch.phase is CalibrationPhase.ARMED else EXIT_REFUSED
 
 
 def _follow(node: str, store: "SiteStore", request: "CalibrationRequest") -> int:
+    print(f"{node} runs here and was asked; Ctrl-C leaves it to go on by itself", flush=True)
+    answer = _answer(store, request)
+    if answer is None:
+        print(f"{node} has not answered in {_TAKEN_SECONDS:g} s: look at its log")
+        return EXIT_REFUSED
+    print(answer.note, flush=True)
+    if request.action != "start" or not answer.done:
+        return 0 if answer.done else EXIT_REFUSED
+    return _follow_status(node, store, request)
+
+
+def _answer(store: "SiteStore", request: "CalibrationRequest") -> "CalibrationAnswer | None":
+    deadline = time.monotonic() + _TAKEN_SECONDS
+    while store.is_locked() and time.monotonic() < deadline:
+        answer = store.answer()
+        if answer is not None and answer.asked_us == request.at_us:
+            return answer
+        time.sleep(_POLL_SECONDS)
+    return None
+
+
+def _follow_status(node: str, store: "SiteStore", request: "CalibrationRequest") -> int:
     from contract.messages import CalibrationPhase
 
-    print(f"{node} runs here and was asked; Ctrl-C leaves it to go on by itself")
-    ends = {CalibrationPhase.ARMED, CalibrationPhase.REFUSED, CalibrationPhase.NONE}
-    deadline, said = time.monotonic() + _TAKEN_SECONDS, None
+    said = None
     while store.is_locked():
         status = store.status()
-        if status is not None and status.asked_us == request.at_us:
-            deadline = math.inf
-            if status != said:
-                said = status
-                _say(status.phase, status.note, None)
-            if status.phase in ends or request.action != "start":
-                return EXIT_REFUSED if status.phase is CalibrationPhase.REFUSED else 0
-        elif time.monotonic() > deadline:
-            print(f"{node} has not taken the request in {_TAKEN_SECONDS:g} s: look at its log")
-            return EXIT_REFUSED
+        if status is not None and status != said:
+            said = status
+            if status.asked_us != request.at_us:
+                print("another request has taken its place")
+                return EXIT_REFUSED
+            _say(status.phase, status.note, None)
+            if status.phase is CalibrationPhase.ARMED:
+                return 0
+            if status.phase in (CalibrationPhase.REFUSED, CalibrationPhase.NONE):
+                return EXIT_REFUSED
         time.sleep(_POLL_SECONDS)
-    print(f"{node} has ended; it goes on with the calibration when it is started again")
+    print(f"{node} has ended; it begins the calibration anew when it is started again")
     return EXIT_REFUSED
 
 

@@ -124,7 +124,9 @@ def test_alarm_ends_a_calibration() -> None:
 
     assert machine.phase is CalibrationPhase.REFUSED
     assert machine.limits is limits
-    assert machine.note == "the machine raised an alarm by the limits that were in force"
+    assert machine.note == (
+        "the machine was in alarm by the limits in force: look at it, then calibrate again"
+    )
 
 
 def test_machine_in_alarm_is_not_calibrated() -> None:
@@ -134,7 +136,7 @@ def test_machine_in_alarm_is_not_calibrated() -> None:
     for _ in hear(machine, 240, seed=5, up=2.0):
         pass
 
-    with pytest.raises(CalibrationNotStartedError, match="its fault would become the normal"):
+    with pytest.raises(CalibrationNotStartedError, match="which would become the normal"):
         machine.calibrate(10.0)
 
     machine.forget()

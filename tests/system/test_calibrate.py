@@ -166,7 +166,7 @@ def test_running_node_is_calibrated_from_the_command_line(mosquitto: Mosquitto) 
     phases = [state.calibration for state in listener.all_of(State)]
 
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "armed: quick limits, 12 blocks of 10 s" in done.stdout
+    assert "armed: quick limits that hold no rate: 12 blocks of 10 s" in done.stdout
     assert second.returncode == EXIT_BAD_INPUT
     assert "a node already runs on this folder" in second.stderr
     assert forgotten.returncode == 0, forgotten.stderr
@@ -203,7 +203,7 @@ def test_node_is_calibrated_over_the_network(mosquitto: Mosquitto) -> None:
         cancelled = tell(broker, "press-07", "calibrate", minutes=0.0, seconds=20)
 
     assert not short.done
-    assert short.note == "Expected 2 to 720 minutes of calibration, got 1"
+    assert short.note == "Expected 2 to 240 minutes of calibration, got 1"
     assert begun.done
     assert begun.note.startswith("calibrates for 2 minutes")
     assert (idle.done, idle.note) == (False, "no calibration was under way")
