@@ -114,6 +114,11 @@ def collector_status(collector_id: str) -> str:
     return f"{ROOT}/collector/{checked_id(collector_id)}/status"
 
 
+def every_collector_status() -> str:
+    """Topic filter for what every collector says of itself."""
+    return f"{ROOT}/collector/+/status"
+
+
 def dead_letter() -> str:
     """Topic of messages that could not be stored."""
     return f"{ROOT}/deadletter"

@@ -48,7 +48,7 @@ _COLLECTOR_SECONDS: Final = 1.0
 """Retained messages follow the subscription at once, and a publication was answered since."""
 _MARK_EXPIRY_SECONDS: Final = 10
 _SOON: Final = dt.timedelta(days=30)
-_COLLECTORS: Final = f"{topics.ROOT}/collector/+/status"
+_COLLECTORS: Final = topics.every_collector_status()
 
 # OpenSSL's verification codes.
 _NOT_YET_VALID: Final = 9

@@ -72,6 +72,7 @@ def test_topics_are_as_released() -> None:
     assert topics.group_desired("line-2") == "earshot/1/g/line-2/desired"
     assert topics.all_desired() == "earshot/1/all/desired"
     assert topics.collector_status("main") == "earshot/1/collector/main/status"
+    assert topics.every_collector_status() == "earshot/1/collector/+/status"
     assert topics.dead_letter() == "earshot/1/deadletter"
     assert topics.command("press-07", "calibrate") == "earshot/1/n/press-07/cmd/calibrate"
     assert topics.every_command("press-07") == "earshot/1/n/press-07/cmd/+"
