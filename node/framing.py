@@ -59,8 +59,10 @@ class Framer:
             if source_rate_hz == self._rate_hz
             else soxr.ResampleStream(source_rate_hz, self._rate_hz, 1, dtype="float32")
         )
-        self._held: Float32Array = np.zeros(0, np.float32)
-        # Position of `_held[0]` in the stretch, at the windows' rate.
+        # Sound that waits for its window to be whole; joined once, not for every block.
+        self._parts: list[Float32Array] = []
+        self._held_samples = 0
+        # Position of its first sample in the stretch, at the windows' rate.
         self._first_sample = 0
         self._source_samples = 0
         self._anchor_sample = 0
@@ -122,12 +124,19 @@ class Framer:
         self._start_over(self._source_rate_hz)
 
     def _cut(self, samples: Float32Array) -> Iterator[FramedWindow]:
-        self._held = np.concatenate((self._held, samples))
-        while len(self._held) >= self._length:
-            window = self._held[: self._length].copy()
-            yield FramedWindow(window, self._captured_ns(self._first_sample))
-            self._held = self._held[self._hop :]
+        self._parts.append(samples)
+        self._held_samples += len(samples)
+        if self._held_samples < self._length:
+            return
+        held = np.concatenate(self._parts)
+        while len(held) >= self._length:
+            window = held[: self._length].copy()
+            start_ns = self._captured_ns(self._first_sample)
+            held = held[self._hop :]
             self._first_sample += self._hop
+            # What is left is known before the window is given: whoever takes it may stop there.
+            self._parts, self._held_samples = [held], len(held)
+            yield FramedWindow(window, start_ns)
 
     def _missed(self, *, before_ns: int) -> Iterator[FramedWindow]:
         """Those on the grid whose start lies before a time."""
