@@ -1,6 +1,7 @@
 """Each node is called by the worst that is known of it."""
 
 import pytest
+from msgspec.structs import replace
 
 from collector.fleet import SILENT_AFTER_US, Condition, FleetView, Row
 from contract.messages import (
@@ -42,6 +43,10 @@ def row_of(*messages: Message, after_us: int = 0) -> Row:
         ([window(state=MachineState.ALARM)], Condition.ANOMALOUS),
         ([ANOMALOUS], Condition.ANOMALOUS),
         ([ANOMALOUS, window()], Condition.HEALTHY),
+        ([replace(ANOMALOUS, state=MachineState.STOPPED)], Condition.STOPPED),
+        ([replace(ANOMALOUS, state=MachineState.LEARNING)], Condition.LEARNING),
+        ([replace(ANOMALOUS, state=MachineState.UNKNOWN)], Condition.ANOMALOUS),
+        ([replace(UNSCORED, state=MachineState.STOPPED)], Condition.DEAF),
         ([UNSCORED], Condition.DEAF),
         ([state(MachineState.ALARM)], Condition.ANOMALOUS),
         ([state(MachineState.UNKNOWN)], Condition.WAITING),

@@ -1,5 +1,7 @@
 """Episodes: they open, go on, and close, under one id."""
 
+from collections.abc import Mapping
+
 import msgspec
 import pytest
 
@@ -15,10 +17,17 @@ STATES = {
     "s": MachineState.STOPPED,
     "l": MachineState.LEARNING,
 }
+BY_BLOCKS: Mapping[str, AlarmRule] = {}
 PHASES = {EpisodePhase.OPENED: "o", EpisodePhase.CONTINUED: "+", EpisodePhase.CLOSED: "c"}
 
 
-def follow(episodes: Episodes, states: str, *, step_us: int = 1_000_000) -> str:
+def follow(
+    episodes: Episodes,
+    states: str,
+    *,
+    step_us: int = 1_000_000,
+    rules: Mapping[str, AlarmRule] = BY_BLOCKS,
+) -> str:
     """What is told after each window of a series of states; nothing is a dot."""
     told = ""
     for seq, state in enumerate(states, start=1):
@@ -26,7 +35,7 @@ def follow(episodes: Episodes, states: str, *, step_us: int = 1_000_000) -> str:
             seq=seq,
             end_us=seq * step_us,
             state=STATES[state],
-            rule=AlarmRule.BLOCK,
+            rule=rules.get(state, AlarmRule.BLOCK),
             score=None if state == "u" else float(seq),
         )
         told += "." if phase is None else PHASES[phase]
@@ -109,3 +118,34 @@ def test_bands_are_kept_with_it() -> None:
 
     assert episodes.open is not None
     assert episodes.open.bands_hz == (1000.0, 250.0)
+
+
+def test_rule_is_that_of_the_worst_state() -> None:
+    """An alarm's own, once there is one, whatever rule and state come after it."""
+    episodes, rules = Episodes(BOOT), {"w": AlarmRule.BLOCK, "A": AlarmRule.FAST}
+    found = []
+    for states in ("nw", "A", "w"):
+        follow(episodes, states, rules=rules)
+        assert episodes.open is not None
+        found.append((episodes.open.state, episodes.open.rule))
+    follow(episodes, "A", rules={"A": AlarmRule.BLOCK}, step_us=10**9)
+
+    assert found == [
+        (MachineState.WARNING, AlarmRule.BLOCK),
+        (MachineState.ALARM, AlarmRule.FAST),
+        (MachineState.ALARM, AlarmRule.FAST),
+    ]
+    assert episodes.open is not None
+    assert episodes.open.rule is AlarmRule.FAST
+
+
+def test_window_without_a_score_that_opens_one_is_not_counted() -> None:
+    """A block that ends with it may ring; the window itself has nothing to show."""
+    episodes = Episodes(BOOT)
+    opened = episodes.hear(
+        seq=1, end_us=1, state=MachineState.WARNING, rule=AlarmRule.BLOCK, score=None
+    )
+
+    assert opened is EpisodePhase.OPENED
+    assert episodes.open is not None
+    assert (episodes.open.peak_score, episodes.open.windows) == (0.0, 0)

@@ -6,7 +6,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from contract.messages import CalibrationPhase, MachineState, ThresholdSource
+from contract.features import Float32Array, dct_matrix, mel_edges_hz
+from contract.messages import AlarmRule, CalibrationPhase, MachineState, ThresholdSource
+from contract.release import Manifest
 from node.calibration import Plan
 from node.detector import Detector
 from node.machine_watch import CalibrationNotStartedError, Judgement, MachineWatch
@@ -17,6 +19,10 @@ from tests.node.observations import correlated
 LEVEL_DBFS = -30.0
 CENTRE = 1.0
 """Where the residuals of this place lie: its threshold is another than the release's."""
+
+
+# A window of two seconds, and one each second.
+SLOW = msgspec.structs.replace(FEATURES, sample_rate_hz=1600)
 
 
 def evidence(log_statistic: float) -> Evidence:
@@ -31,9 +37,11 @@ def evidence(log_statistic: float) -> Evidence:
 
 
 def watch(threshold: float = 1.0) -> MachineWatch:
-    # A window of two seconds, and one each second.
-    slow = msgspec.structs.replace(FEATURES, sample_rate_hz=1600)
-    return MachineWatch(release(threshold=threshold, features=slow, hop=1600).manifest)
+    return MachineWatch(_manifest(threshold))
+
+
+def _manifest(threshold: float) -> Manifest:
+    return release(threshold=threshold, features=SLOW, hop=1600).manifest
 
 
 def hear(machine: MachineWatch, seconds: int, *, seed: int, up: float = 0.0) -> Iterator[Judgement]:
@@ -41,6 +49,17 @@ def hear(machine: MachineWatch, seconds: int, *, seed: int, up: float = 0.0) -> 
     # Odd coefficients more than even ones: half of a window's swing stays in the centre.
     for log in correlated(seconds, seed=seed, mean=-3.0) + up:
         yield machine.hear(evidence(float(log)), level_dbfs=LEVEL_DBFS)
+
+
+def hear_steady(
+    machine: MachineWatch, seconds: int, *, seed: int, up: float = 0.0
+) -> Iterator[Judgement]:
+    """The same, of residuals that the centre takes nothing off: every other one is turned over."""
+    for second, log in enumerate(correlated(seconds, seed=seed, mean=-3.0) + up):
+        heard = evidence(float(log))
+        turned = 2 * CENTRE - heard.residuals[0] if second % 2 else heard.residuals[0]
+        heard = Evidence(heard.features, (turned,), heard.errors)
+        yield machine.hear(heard, level_dbfs=LEVEL_DBFS)
 
 
 def calibrate(machine: MachineWatch, minutes: float = 10.0, *, seed: int = 1) -> list[Judgement]:
@@ -144,6 +163,108 @@ def test_machine_in_alarm_is_not_calibrated() -> None:
     assert machine.calibrate(10.0).calibrate_seconds == 600
 
 
+def with_quick_limits() -> MachineWatch:
+    """In its first calibration, of an hour, two minutes after it has got quick limits."""
+    machine = watch()
+    machine.calibrate(60.0)
+    heard = list(hear_steady(machine, 300 + 120 + 120, seed=1))
+    assert heard[-1].state is MachineState.NORMAL
+    return machine
+
+
+def test_loud_fault_ends_the_first_calibration_at_once() -> None:
+    """What is far beyond all that was heard is not learnt, also where only quick limits say so."""
+    machine = with_quick_limits()
+    limits = machine.limits
+    under_way = [machine.is_calibrating for _ in hear_steady(machine, 12, seed=5, up=5.0)]
+
+    assert limits is not None
+    assert limits.quick
+    assert under_way == [True] * 11 + [False]
+    assert machine.phase is CalibrationPhase.REFUSED
+    assert machine.limits is None
+    assert machine.threshold_source is ThresholdSource.RELEASE
+    assert machine.note == (
+        "the machine was in alarm by the limits in force: look at it, then calibrate again"
+    )
+
+
+def test_fault_that_stays_ends_the_first_calibration() -> None:
+    """An alarm by blocks of quick limits is believed after five minutes: nothing is learnt then."""
+    machine = with_quick_limits()
+    lasted = 0
+    rules = set()
+    for judged in hear_steady(machine, 400, seed=5, up=1.0):
+        lasted += judged.state is MachineState.ALARM
+        if not machine.is_calibrating:
+            break
+        rules.add(machine.rule)
+
+    assert machine.phase is CalibrationPhase.REFUSED
+    assert lasted == 300
+    assert rules == {AlarmRule.BLOCK}
+    assert machine.note is not None
+    assert "in alarm by the limits in force" in machine.note
+
+
+def test_short_alarms_by_quick_limits_do_not_end_the_first_calibration() -> None:
+    """They hold no rate: one that passes is part of what is normal here, and they do not add up."""
+    machine = with_quick_limits()
+    lasted = 0
+    for seed in (5, 6):
+        alarms = [j.state for j in hear_steady(machine, 200, seed=seed, up=1.0)]
+        alarms += [j.state for j in hear_steady(machine, 100, seed=seed + 10)]
+        lasted += alarms.count(MachineState.ALARM)
+        assert alarms[-1] is MachineState.NORMAL
+
+    assert lasted > 300
+    assert machine.phase is CalibrationPhase.CALIBRATING
+
+
+def test_machine_that_has_stopped_is_not_calibrated() -> None:
+    """By the limits in force it does not run, and its silence would become the normal."""
+    machine = watch()
+    calibrate(machine)
+    for _ in range(60):
+        state = machine.hear(evidence(-3.0), level_dbfs=LEVEL_DBFS - 15).state
+
+    assert state is MachineState.STOPPED
+    with pytest.raises(CalibrationNotStartedError, match="it is in stopped"):
+        machine.calibrate(10.0)
+    assert not machine.is_calibrating
+
+
+def test_machine_is_learning_until_quick_limits_know_and_unknown_under_others() -> None:
+    """Before a first whole block there is a word for each: nobody says unknown while it learns."""
+    machine = watch()
+    plan = machine.calibrate(10.0)
+    heard = list(hear_steady(machine, round(plan.settle_seconds) + 120, seed=1))
+    quick = [j.state for j in hear_steady(machine, 10, seed=2)]
+    gap = [machine.hear(None, level_dbfs=None).state for _ in range(10)]
+    heard += hear_steady(machine, round(plan.total_seconds) - len(heard) - 20, seed=3)
+    restarted = MachineWatch(_manifest(1.0), limits=machine.limits)
+    armed = [j.state for j in hear_steady(restarted, 60, seed=4)]
+
+    assert quick == [MachineState.LEARNING] * 9 + [MachineState.NORMAL]
+    assert gap == [MachineState.NORMAL] * 9 + [MachineState.LEARNING]
+    assert machine.phase is CalibrationPhase.ARMED
+    assert armed == [MachineState.UNKNOWN] * 59 + [MachineState.NORMAL]
+
+
+def test_vote_begins_anew_with_other_limits() -> None:
+    """Windows that other limits have flagged have no vote under these."""
+    machine = watch(threshold=1000.0)
+    plan = machine.calibrate(10.0)
+    for _ in hear_steady(machine, round(plan.total_seconds), seed=1):
+        pass
+    flagged = [judged.anomaly for judged in hear_steady(machine, 5, seed=3, up=3.0)]
+    machine.forget()
+    states = [judged.state for judged in hear_steady(machine, 5, seed=4, up=3.0)]
+
+    assert flagged == [True] * 5
+    assert states == [MachineState.NORMAL] * 5
+
+
 def test_cancelled_calibration_leaves_what_was() -> None:
     """Quick limits of a calibration that is given up are given up, too."""
     machine = watch()
@@ -170,17 +291,69 @@ def test_unscored_window_has_no_flag() -> None:
     assert judged.state is MachineState.UNKNOWN
 
 
-def test_bands_need_normal_sound_to_compare_with() -> None:
-    """None before any, and at most three afterwards."""
-    given = release(threshold=1e9)
-    machine, detector = MachineWatch(given.manifest), Detector(given, RUNTIME)
-    chance = np.random.default_rng(0)
-    features = chance.standard_normal(FEATURES.shape).astype(np.float32)
+# A model that reconstructs silence: the error is the mean square of the features.
+LISTENS = release(
+    threshold=1.0, features=msgspec.structs.replace(SLOW, n_mfcc=32), hop=1600, answer=0.0
+)
+PARAMS = LISTENS.manifest.features
+
+
+def spectrum(group: int | None, *, seed: int = 0) -> Float32Array:
+    """Features of a sound that is loud in one group of two mel bands, or in none."""
+    bands_db = np.zeros(PARAMS.n_mels, np.float32)
+    if group is not None:
+        bands_db[2 * group : 2 * group + 2] = 20.0
+    chance = np.random.default_rng(seed)
+    steady = (dct_matrix(PARAMS) @ bands_db)[:, None].repeat(PARAMS.frames, axis=1)
+    return (steady + 0.3 * chance.standard_normal(PARAMS.shape)).astype(np.float32)
+
+
+def of(detector: Detector, features: Float32Array) -> Evidence:
     residuals = detector.residuals(features)
-    seen = Evidence(features, residuals, detector.judge(residuals).errors)
+    return Evidence(features, residuals, detector.judge(residuals).errors)
 
-    nothing = machine.strongest_bands_hz(seen, detector)
-    machine.hear(seen, level_dbfs=LEVEL_DBFS)
 
-    assert nothing == ()
-    assert len(machine.strongest_bands_hz(seen, detector)) <= 3
+def middle_hz(group: int) -> float:
+    edges_hz = mel_edges_hz(PARAMS)
+    return float((edges_hz[2 * group] + edges_hz[2 * group + 3]) / 2)
+
+
+def test_bands_need_normal_sound_to_compare_with() -> None:
+    """There are none before any was heard."""
+    machine, detector = MachineWatch(LISTENS.manifest), Detector(LISTENS, RUNTIME)
+
+    assert machine.strongest_bands_hz(of(detector, spectrum(3)), detector) == ()
+
+
+@pytest.mark.parametrize("group", [2, 7, 12])
+def test_bands_are_those_in_which_the_sound_differs_from_normal(group: int) -> None:
+    """What the node has heard as normal is the measure; windows that were flagged are not in it."""
+    machine, detector = MachineWatch(LISTENS.manifest), Detector(LISTENS, RUNTIME)
+    normal = [
+        machine.hear(of(detector, spectrum(None, seed=seed)), level_dbfs=LEVEL_DBFS)
+        for seed in range(20)
+    ]
+    faults = [of(detector, spectrum(group, seed=100 + seed)) for seed in range(20)]
+    # Five times what it remembers.
+    flagged = [machine.hear(fault, level_dbfs=LEVEL_DBFS) for fault in faults * 150]
+    fault = of(detector, spectrum(group, seed=200))
+
+    found = machine.strongest_bands_hz(fault, detector)
+
+    assert {judged.anomaly for judged in normal} == {False}
+    assert {judged.anomaly for judged in flagged} == {True}
+    assert found[0] == pytest.approx(middle_hz(group), abs=1.0)
+
+
+def test_bands_differ_from_what_was_calibrated_with() -> None:
+    """A node that was calibrated knows them before it has heard anything after a restart."""
+    machine, detector = MachineWatch(LISTENS.manifest), Detector(LISTENS, RUNTIME)
+    plan = machine.calibrate(2.0)
+    for second in range(round(plan.total_seconds)):
+        machine.hear(of(detector, spectrum(None, seed=second)), level_dbfs=LEVEL_DBFS)
+    restarted = MachineWatch(LISTENS.manifest, limits=machine.limits)
+
+    found = restarted.strongest_bands_hz(of(detector, spectrum(9)), detector)
+
+    assert machine.phase is CalibrationPhase.ARMED, machine.note
+    assert found[0] == pytest.approx(middle_hz(9), abs=1.0)

@@ -38,7 +38,8 @@ FLAGGED = msgspec.structs.replace(NORMAL, mse=3.0, statistic=3.0, score=1.5, ano
 UNSCORED = msgspec.structs.replace(
     NORMAL, mse=None, statistic=None, score=None, anomaly=None, problem=Problem.ERROR
 )
-KINDS = {".": NORMAL, "x": FLAGGED, "?": UNSCORED}
+UNHEARD = msgspec.structs.replace(UNSCORED, problem=Problem.MIC_GONE, level_dbfs=None)
+KINDS = {".": NORMAL, "x": FLAGGED, "?": UNSCORED, "-": UNHEARD}
 
 
 def window(kind: str, seq: int) -> Window:
@@ -134,19 +135,24 @@ def test_refused_window_is_counted() -> None:
         ("x?x?x?", [3, 4, 5]),
         ("..xxx", [2, 3, 4]),
         ("..xxxx", [3, 4, 5]),
+        ("----", [1, 2, 3]),
+        ("x-xx", [0, 2, 3]),
+        ("x?-x", [0, 1, 3]),
+        ("-.xx", [1, 2, 3]),
+        (".-xx", [1, 2, 3]),
     ],
 )
 def test_oldest_normal_window_is_given_up_first(kinds: str, left: list[int]) -> None:
-    """Of three places, normal windows (.) leave before flagged (x) and unscored (?) ones do."""
+    """Normal (.) and unheard (-) windows leave before flagged (x) and unscored (?) ones do."""
     outbox = filled(kinds, max_windows=3)
 
     assert waiting(outbox) == left
     assert outbox.discarded_full == len(kinds) - 3
 
 
-@pytest.mark.parametrize("kinds", ["xxx.", "x?x.", "xxx....."])
+@pytest.mark.parametrize("kinds", ["xxx.", "x?x.", "xxx.....", "xxx-", "x?x--"])
 def test_normal_newcomer_does_not_drive_out_an_anomaly(kinds: str) -> None:
-    """Where all that wait are flagged or unscored, the normal newcomer is given up itself."""
+    """Where all that wait are flagged or unscored, it is given up itself; so is an unheard one."""
     outbox = filled(kinds, max_windows=3)
 
     assert waiting(outbox) == [0, 1, 2]
@@ -189,7 +195,7 @@ class Accounts(RuleBasedStateMachine):
         self.confirmed = 0
         self.on_their_way: set[int] = set()
 
-    @rule(kind=st.sampled_from(".x?"))
+    @rule(kind=st.sampled_from(".x?-"))
     def add(self, kind: str) -> None:
         self.outbox.add(window(kind, self.added), float(self.added))
         self.added += 1

@@ -1,22 +1,32 @@
 """What a node remembers: whole files, or none, and never a node that does not start for them."""
 
 import logging
+import math
 import os
+import re
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
+import numpy as np
 import pytest
 
-from contract.messages import AlarmRule, CalibrationPhase, MachineState
+from contract.messages import AlarmRule, CalibrationPhase, MachineState, ThresholdSource
+from node.calibration import Limits
 from node.episodes import Episode
+from node.scorer import Scorer
+from node.service import known_machine
+from node.settings import ModelSection, NodeSection, NodeSettings
 from node.site_store import (
+    CalibrationAnswer,
     CalibrationRequest,
     CalibrationStatus,
     Site,
     SiteStore,
     StateFolderError,
 )
-from tests.node.fake_inference import release
+from tests.node.fake_inference import FEATURES, RUNTIME, release
 from tests.node.observations import calibrated
 
 EPISODE = Episode(
@@ -93,20 +103,134 @@ def test_request_is_taken_once(tmp_path: Path) -> None:
     assert store.take_request() is None
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"{", b"\xff\xfe", b"[]", b'{"format": 2}', b'{"format": 1}' * 1000]
-)
+READERS: dict[str, Callable[[SiteStore], object]] = {
+    "calibration": SiteStore.site,
+    "calibration-pending": SiteStore.pending,
+    "calibration-request": SiteStore.take_request,
+    "calibration-answer": SiteStore.answer,
+    "calibration-status": SiteStore.status,
+    "episode": SiteStore.episode,
+}
+
+
+def write_all(folder: Path) -> SiteStore:
+    """Every file that a node may leave."""
+    store = SiteStore(folder)
+    store.keep_site(site())
+    store.keep_pending(REQUEST)
+    store.leave_request(REQUEST)
+    store.keep_answer(CalibrationAnswer(asked_us=12, done=True, note="calibrates"))
+    store.keep_status(CalibrationStatus(asked_us=12, phase=CalibrationPhase.ARMED, note=None))
+    store.keep_episode(EPISODE)
+    return store
+
+
+_FIRST_NUMBER = re.compile(rb"(?<=:)\d+(?:\.\d+)?")
+
+
+def _with_number(number: bytes) -> Callable[[bytes], bytes]:
+    """The file as it was, but for its first number."""
+    return lambda content: _FIRST_NUMBER.sub(number, content, count=1)
+
+
+GARBAGE: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda content: b"",
+    "cut off": lambda content: content[:-1],
+    "twice": lambda content: content * 2,
+    "bad UTF-8": lambda content: re.sub(rb'(?<=:")[^"]', b"\xff", content, count=1),
+    "bad UTF-8 alone": lambda content: b"\xff\xfe\xfd",
+    "60 000 nested lists": lambda content: b"[" * 60_000,
+    "60 000 nested lists in it": lambda content: b'{"more":' + b"[" * 60_000,
+    "60 000 nested maps in it": lambda content: b'{"more":' * 60_000,
+    "NaN": _with_number(b"NaN"),
+    "1e999": _with_number(b"1e999"),
+    "-1e999": _with_number(b"-1e999"),
+    "a number of 5000 digits": _with_number(b"9" * 5000),
+    "UTF-16": lambda content: content.decode().encode("utf-16"),
+    "zeros": lambda content: bytes(len(content)),
+    "zeros at its end": lambda content: content + bytes(512),
+    "null": lambda content: b"null",
+    "a list": lambda content: b"[]",
+    "a map of nothing": lambda content: b"{}",
+    "a number": lambda content: b"17",
+    "a text": lambda content: b'"normal"',
+}
+
+
+@pytest.mark.parametrize("garbage", GARBAGE)
+@pytest.mark.parametrize("name", READERS)
 def test_broken_file_is_moved_aside(
-    tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, name: str, garbage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The node starts without it, and says so; nothing is thrown away."""
-    (tmp_path / "calibration.json").write_bytes(content)
+    """Any of them: the node starts without it, and says so; nothing else is thrown away."""
+    write_all(tmp_path)
+    path = tmp_path / f"{name}.json"
+    content = GARBAGE[garbage](path.read_bytes())
+    path.write_bytes(content)
     store = SiteStore(tmp_path)
 
-    assert store.site() is None
-    assert (tmp_path / "calibration.broken").read_bytes() == content
+    found = {reader: read(store) is None for reader, read in READERS.items()}
+
+    assert found == {reader: reader == name for reader in READERS}
+    assert path.with_suffix(".broken").read_bytes() == content
+    assert not path.exists()
+    assert caplog.text.count("cannot be used") == 1
+    assert READERS[name](store) is None
+    assert caplog.text.count("cannot be used") == 1
+
+
+def test_folder_in_the_place_of_a_file_is_moved_aside(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What cannot be read for any other reason is no reason not to start, either."""
+    (tmp_path / "episode.json").mkdir()
+
+    assert SiteStore(tmp_path).episode() is None
+    assert (tmp_path / "episode.broken").is_dir()
     assert "cannot be used" in caplog.text
-    assert store.site() is None
+
+
+def _centres(limits: Limits) -> Limits:
+    return msgspec.structs.replace(limits, centres=((0.0,),))
+
+
+def _no_centres(limits: Limits) -> Limits:
+    return msgspec.structs.replace(limits, centres=())
+
+
+def _means(limits: Limits) -> Limits:
+    return msgspec.structs.replace(limits, mean_features=(0.0, 1.0))
+
+
+@pytest.mark.parametrize("change", [_centres, _no_centres, _means])
+def test_limits_of_other_widths_are_not_used(
+    tmp_path: Path, change: Callable[[Limits], Limits], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A valid file that cannot be computed with: the node goes by the release and says so."""
+    store, limits = SiteStore(tmp_path), site().limits
+    widths = math.prod(FEATURES.shape), FEATURES.shape[0]
+    fitting = msgspec.structs.replace(
+        limits, centres=((0.0,) * widths[0],), mean_features=(0.0,) * widths[1]
+    )
+    kept = msgspec.structs.replace(site(), limits=fitting)
+    settings = NodeSettings(
+        node=NodeSection(id="press-07"), model=ModelSection(folder=str(tmp_path))
+    )
+    scorer = Scorer(release(), RUNTIME)
+    store.keep_site(kept)
+    before = known_machine(settings, scorer, SiteStore(tmp_path))
+    store.keep_site(msgspec.structs.replace(kept, limits=change(fitting)))
+    after = known_machine(settings, scorer, SiteStore(tmp_path))
+    scorer.score(np.ones(FEATURES.window_samples, np.float32))
+    judged = after.hear(scorer.evidence, level_dbfs=-30.0)
+
+    assert (before.threshold_source, before.note) == (ThresholdSource.SITE, "verified")
+    assert after.limits is None
+    assert after.threshold_source is ThresholdSource.RELEASE
+    assert after.note is not None
+    assert "do not fit the release" in after.note
+    assert "do not fit the release" in caplog.text
+    assert judged.score is not None
 
 
 def test_forgotten_is_gone(tmp_path: Path) -> None:
@@ -156,13 +280,66 @@ def test_write_that_fails_does_not_end_the_node(
     assert caplog.text.count("after a restart the node will not know of it") == 1
 
 
-def test_files_are_the_nodes_own(tmp_path: Path) -> None:
-    """No rights are added to what the service's umask leaves."""
-    before = os.umask(0o077)
-    try:
-        store = SiteStore(tmp_path / "state")
+def test_node_without_a_folder_remembers_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is told once for each file, and for the folder, and nothing of it ends the node."""
+    (tmp_path / "file").touch()
+    store = SiteStore(tmp_path / "file" / "state", required=False)
+    told_at_once = caplog.text.count("until then nothing is remembered")
+    for _ in range(2):
+        store.keep_site(site())
+        store.keep_pending(REQUEST)
+        store.keep_answer(CalibrationAnswer(asked_us=12, done=True, note="calibrates"))
         store.keep_episode(EPISODE)
-    finally:
-        os.umask(before)
+    store.keep_episode(None)
+    read = [read(store) for read in READERS.values()]
+    with store.locked():
+        entered = True
 
-    assert stat.S_IMODE((tmp_path / "state" / "episode.json").stat().st_mode) == 0o600
+    assert told_at_once == 1
+    assert caplog.text.count("after a restart the node will not know of it") == 4
+    assert read == [None] * len(READERS)
+    assert entered
+    assert "not locked" in caplog.text
+    with pytest.raises(StateFolderError, match="cannot be written"):
+        store.leave_request(REQUEST)
+
+
+def test_file_is_on_the_disk_before_it_takes_the_place_of_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its whole content, then its name, then the folder: a power cut leaves the old or the new."""
+    store = SiteStore(tmp_path)
+    store.keep_episode(EPISODE)
+    fsync, replace, unlink = os.fsync, os.replace, os.unlink
+    done: list[tuple[str, int, int]] = []
+
+    def spy_fsync(descriptor: int) -> None:
+        status = os.fstat(descriptor)
+        folder = stat.S_ISDIR(status.st_mode)
+        done.append(("folder" if folder else "content", status.st_ino, status.st_size))
+        fsync(descriptor)
+
+    def spy_replace(source: Path, target: Path) -> None:
+        status = source.stat()
+        done.append((target.name, status.st_ino, status.st_size))
+        replace(source, target)
+
+    def spy_unlink(path: Path) -> None:
+        done.append(("gone", 0, 0))
+        unlink(path)
+
+    monkeypatch.setattr(os, "fsync", spy_fsync)
+    monkeypatch.setattr(os, "replace", spy_replace)
+    monkeypatch.setattr(os, "unlink", spy_unlink)
+    store.keep_episode(msgspec.structs.replace(EPISODE, windows=5))
+    kept = (tmp_path / "episode.json").stat()
+    store.keep_episode(None)
+
+    assert [what for what, _, _ in done] == [
+        *("content", "episode.json", "folder"),
+        *("gone", "folder"),
+    ]
+    assert done[0][1:] == done[1][1:] == (kept.st_ino, kept.st_size)
+    assert kept.st_size > 100

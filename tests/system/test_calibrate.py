@@ -50,6 +50,27 @@ def running_node(settings: dict[str, str]) -> Iterator["subprocess.Popen[str]"]:
             node.communicate()
 
 
+@contextmanager
+def follower(settings: dict[str, str], minutes: int) -> Iterator["subprocess.Popen[str]"]:
+    """Somebody who asks for a calibration and waits for its end."""
+    with start("node", "calibrate", "--minutes", str(minutes), settings=settings) as asks:
+        try:
+            yield asks
+        finally:
+            asks.kill()
+            asks.communicate()
+
+
+def _first_lines(asks: "subprocess.Popen[str]") -> str:
+    """What it says before the calibration gets on."""
+    assert asks.stdout is not None
+    return asks.stdout.readline() + asks.stdout.readline()
+
+
+def in_state_folder(settings: dict[str, str], name: str) -> Path:
+    return Path(settings["EARSHOT_NODE_STATE_FOLDER"]) / "press-07" / name
+
+
 @pytest.fixture(scope="module")
 def _state_of_ten_minutes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("calibrated") / "state"
@@ -289,3 +310,114 @@ def test_sound_that_ends_too_soon_keeps_nothing(tmp_path: Path) -> None:
     assert ended.returncode == EXIT_REFUSED
     assert "the sound ended before the calibration did" in ended.stdout
     assert [file.name for file in (tmp_path / "press-07").iterdir()] == ["node.lock"]
+
+
+def test_refused_request_does_not_end_the_one_under_way(mosquitto: Mosquitto) -> None:
+    """Who asks for one minute is told that there is no such plan; whoever asked before goes on."""
+    settings = node_settings(mosquitto, HEALTHY.format(seconds=80_000))
+    with Listener(mosquitto) as listener, running_node(settings) as node:
+        listener.wait_for_windows(1)
+        with follower(settings, 10) as first:
+            begun = _first_lines(first)
+            # Held, so that the second request comes before the first calibration has ended.
+            node.send_signal(signal.SIGSTOP)
+            with follower(settings, 1) as second:
+                wait_until(
+                    in_state_folder(settings, "calibration-request.json").exists, "a request"
+                )
+                node.send_signal(signal.SIGCONT)
+                said_second, _ = second.communicate(timeout=30)
+            said_first, _ = first.communicate(timeout=60)
+
+    assert second.returncode == EXIT_REFUSED
+    assert "Expected 2 to 240 minutes of calibration, got 1" in said_second
+    assert "calibrates for 10 minutes" in begun
+    assert first.returncode == 0, said_first
+    assert "armed: 10 blocks of 60 s" in said_first
+
+
+def test_calibration_outlives_a_refused_request_and_a_restart_and_ends_when_cancelled(
+    mosquitto: Mosquitto,
+) -> None:
+    """What is pending is what was asked for first; who follows is told when another cancels it."""
+    settings = node_settings(mosquitto, HEALTHY.format(seconds=80_000))
+    pending = in_state_folder(settings, "calibration-pending.json")
+    with Listener(mosquitto) as listener:
+        with running_node(settings) as node:
+            listener.wait_for_windows(1)
+            with follower(settings, 240) as first:
+                _first_lines(first)
+                asked = pending.read_bytes()
+                refused = run("node", "calibrate", "--minutes", "1", settings=settings)
+                kept = pending.read_bytes()
+                node.kill()
+                node.wait()
+                said_first, _ = first.communicate(timeout=30)
+        told = len(listener.all_of(State))
+        with running_node(settings):
+            wait_until(
+                lambda: any(
+                    state.calibration is CalibrationPhase.SETTLING
+                    for state in listener.all_of(State)[told:]
+                ),
+                "the calibration after the restart",
+                seconds=30,
+            )
+            kept_again = pending.read_bytes()
+            with follower(settings, 200) as second:
+                begun = _first_lines(second)
+                cancelled = run("node", "calibrate", "--cancel", settings=settings)
+                said_second, _ = second.communicate(timeout=30)
+        again = run("node", "calibrate", "--cancel", settings=settings)
+
+    assert refused.returncode == EXIT_REFUSED
+    assert json.loads(asked)["minutes"] == 240
+    assert asked == kept == kept_again
+    assert first.returncode == EXIT_REFUSED
+    assert "begins the calibration anew" in said_first
+    assert (cancelled.returncode, cancelled.stdout.splitlines()[-1]) == (0, "cancelled")
+    assert second.returncode == EXIT_REFUSED, said_second
+    assert "calibrates for 200 minutes" in begun
+    assert not pending.exists()
+    assert (again.returncode, again.stdout) == (EXIT_REFUSED, "no calibration was under way\n")
+
+
+def test_calibration_here_that_is_ended_leaves_nothing_to_go_on_with() -> None:
+    """Only a node goes on after a restart: a command that was stopped was meant to be."""
+    settings = node_settings(None, HEALTHY.format(seconds=80_000))
+    with follower(settings, 60) as asks:
+        begun = _first_lines(asks)
+        asks.send_signal(signal.SIGTERM)
+        asks.communicate(timeout=30)
+    again = run("node", "calibrate", "--cancel", settings=settings)
+
+    assert "calibrates for 60 minutes" in begun
+    assert asks.returncode != 0
+    assert [f.name for f in in_state_folder(settings, "").iterdir()] == ["node.lock"]
+    assert (again.returncode, again.stdout) == (EXIT_REFUSED, "no calibration was under way\n")
+
+
+def test_node_starts_with_a_state_folder_full_of_garbage(mosquitto: Mosquitto) -> None:
+    """Whatever a dying card has made of its files, it hears, and goes by the release."""
+    settings = node_settings(mosquitto, HEALTHY.format(seconds=5))
+    garbage = {
+        "calibration": b"\xff\xfe garbage",
+        "calibration-pending": b'{"more":' + b"[" * 60_000,
+        "calibration-request": bytes(4096),
+        "calibration-answer": '{"asked_us":1}'.encode("utf-16"),
+        "calibration-status": b'{"asked_us":1e999,"phase":"armed","note":null}',
+        "episode": b'{"id":"x","opened_us":NaN}',
+    }
+    folder = in_state_folder(settings, "")
+    folder.mkdir()
+    for name, content in garbage.items():
+        (folder / f"{name}.json").write_bytes(content)
+    with Listener(mosquitto) as listener:
+        ended = run("node", "run", "--fast", settings=settings)
+        listener.wait_for_windows(4)
+
+    assert ended.returncode == 0, ended.stderr
+    assert listener.all_of(State)[-1].threshold_source is ThresholdSource.RELEASE
+    read = {"calibration", "calibration-pending", "calibration-request", "episode"}
+    assert read <= {file.stem for file in folder.glob("*.broken")}
+    assert ended.stderr.count("cannot be used") >= len(read)

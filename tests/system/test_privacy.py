@@ -58,7 +58,13 @@ from contract.session import (
 from contract.settings import MqttSettings
 from node.episodes import Episode
 from node.release_store import read_release
-from node.site_store import CalibrationRequest, CalibrationStatus, Site, SiteStore
+from node.site_store import (
+    CalibrationAnswer,
+    CalibrationRequest,
+    CalibrationStatus,
+    Site,
+    SiteStore,
+)
 from node.synthetic import MachineSound, Synthesizer
 from tests.fleet import MODEL, ROOT, environment, node_settings
 from tests.servers import Mosquitto, wait_until
@@ -375,18 +381,16 @@ def frame_likeness(played: Played, candidates: Iterable[Floats]) -> float:
 
 
 class Remains(msgspec.Struct, frozen=True, eq=False):
-    """All that is left of a node's two starts."""
+    """All that is left of a node's three starts."""
 
     played: Played
     seconds: float
-    """Of sound, in both."""
+    """Of sound, in all of them."""
     heard: list[Heard]
     kept: list[Heard]
     """What the broker gives to those who come late."""
-    files: dict[str, bytes]
-    """What was written, under any of the folders that the node may know of."""
-    files_before: dict[str, bytes]
-    """After the first start."""
+    files: list[dict[str, bytes]]
+    """What lay under any of the folders that the node may know of, after each start."""
     logs: list[str]
 
     @property
@@ -410,34 +414,34 @@ def remains(tmp_path_factory: pytest.TempPathFactory) -> Remains:
             RATE_HZ * FAULT_SECONDS
         ),
     )
-    first, second = _first_life(played), played.normal[: 8 * RATE_HZ]
-    for name, sound in (("first", first), ("second", second)):
-        soundfile.write(folder / f"{name}.wav", sound, RATE_HZ)
+    # A calibration that is cut off, all of a node's life, and a start in the midst of an alarm.
+    lives = [played.normal[: 8 * RATE_HZ], _life(played), played.normal[: 8 * RATE_HZ]]
     world = folder / "world"
     for name in ("home", "temporary", "current", "state"):
         (world / name).mkdir(parents=True)
     with Mosquitto(folder / "mosquitto") as broker:
         with Captor(broker, "captor") as captor:
-            logs = [_live(broker, world, folder / "first.wav")]
-            after_first = _files(world)
-            logs.append(_live(broker, world, folder / "second.wav"))
-            wait_until(lambda: captor.count(of=Status) >= 4, "both goodbyes")
+            logs, files = [], []
+            for sound in lives:
+                soundfile.write(folder / "sound.wav", sound, RATE_HZ)
+                logs.append(_live(broker, world, folder / "sound.wav"))
+                files.append(_files(world))
+            wait_until(lambda: captor.count(of=Status) >= 6, "all goodbyes")
             heard = captor.heard()
         with Captor(broker, "latecomer") as latecomer:
             wait_until(lambda: len(latecomer.heard()) >= 3, "what is retained")
             kept = latecomer.heard()
     return Remains(
         played=played,
-        seconds=(len(first) + len(second)) / RATE_HZ,
+        seconds=sum(map(len, lives)) / RATE_HZ,
         heard=heard,
         kept=kept,
-        files=_files(world),
-        files_before=after_first,
+        files=files,
         logs=logs,
     )
 
 
-def _first_life(played: Played) -> Samples:
+def _life(played: Played) -> Samples:
     def normal(seconds: int) -> Samples:
         return np.resize(played.normal, seconds * RATE_HZ)
 
@@ -508,16 +512,23 @@ def test_the_node_has_done_all_that_it_does(remains: Remains) -> None:
     problems = {window.problem for window in windows}
     assert problems >= {Problem.MIC_CLIPPED, Problem.MIC_SILENT, None}
     assert len(windows) > 0.9 * remains.seconds
-    assert sorted(remains.files) == [
-        f"state/{NODE}/{name}"
-        for name in (
-            "calibration-pending.json",
-            "calibration-status.json",
-            "calibration.json",
-            "episode.json",
-            "node.lock",
-        )
+    asked = {"calibration-answer.json", "calibration-status.json", "node.lock"}
+    calibrated = {*asked, "calibration.json", "episode.json"}
+    assert [{Path(name).name for name in files} for files in remains.files] == [
+        {*asked, "calibration-pending.json"},
+        calibrated,
+        calibrated,
     ]
+    assert {Path(name).parent for files in remains.files for name in files} == {Path("state", NODE)}
+    answers = [
+        msgspec.json.decode(files[f"state/{NODE}/calibration-answer.json"], type=CalibrationAnswer)
+        for files in remains.files
+    ]
+    assert [answer.done for answer in answers] == [True, True, False]
+
+
+def _all_files(remains: Remains) -> Iterator[tuple[str, bytes]]:
+    return (item for files in remains.files for item in files.items())
 
 
 def test_messages_hold_the_contracts_fields_and_no_others(remains: Remains) -> None:
@@ -537,10 +548,11 @@ def test_files_hold_known_fields_and_no_others(remains: Remains) -> None:
     kinds: dict[str, type[msgspec.Struct]] = {
         "calibration.json": Site,
         "calibration-pending.json": CalibrationRequest,
+        "calibration-answer.json": CalibrationAnswer,
         "calibration-status.json": CalibrationStatus,
         "episode.json": Episode,
     }
-    for name, content in remains.files.items():
+    for name, content in _all_files(remains):
         kind = kinds.get(Path(name).name)
         if kind is None:
             assert content == b"", f"{name} holds something"
@@ -558,7 +570,7 @@ def test_lists_are_short_and_few(remains: Remains) -> None:
             assert len(numbers) <= most[path.rpartition(".")[2]]
     coefficients = read_release(MODEL).manifest.features.n_mfcc
     allowed = {"limits.mean_features", "limits.centres", "limits.centres.", "bands_hz"}
-    for name, content in remains.files.items():
+    for name, content in _all_files(remains):
         for path, numbers in lists(json.loads(content or b"{}")):
             assert path in allowed, f"{name}: {path}"
             assert len(numbers) <= coefficients
@@ -567,7 +579,8 @@ def test_lists_are_short_and_few(remains: Remains) -> None:
 def test_what_is_stored_is_one_mean_over_minutes(remains: Remains) -> None:
     """The stored features are the mean over all that was calibrated with, and stay as they are."""
     name = f"state/{NODE}/calibration.json"
-    limits = msgspec.json.decode(remains.files[name], type=Site).limits
+    _, calibrated, again = remains.files
+    limits = msgspec.json.decode(calibrated[name], type=Site).limits
     extract = FeatureExtractor(read_release(MODEL).manifest.features)
     sound = np.resize(remains.played.normal, 500 * RATE_HZ)
     frames = extract.params.sound_frames
@@ -577,7 +590,7 @@ def test_what_is_stored_is_one_mean_over_minutes(remains: Remains) -> None:
     ]
 
     np.testing.assert_allclose(limits.mean_features, np.mean(means, axis=0), atol=0.05)
-    assert remains.files[name] == remains.files_before[name]
+    assert calibrated[name] == again[name]
 
 
 _OF_THE_SOUND = {
@@ -602,7 +615,10 @@ def test_too_few_bits_follow_the_sound_for_any_speech(remains: Remains) -> None:
     bits = sum(map(_bits_of_the_sound, [*windows, *others]))
 
     rest = set(Window.__struct_fields__) - set(_OF_THE_SOUND[Window])
-    changing = {name for name in rest if len({getattr(w, name) for w in windows}) > 2}
+    # The boot, and what a calibration changes, have no more values than there were starts.
+    changing = {
+        name for name in rest if len({getattr(w, name) for w in windows}) > len(remains.logs)
+    }
     assert changing == {"seq", "start_us", "latency_ms"}
     assert bits / remains.seconds < MOST_BITS_PER_SECOND
     assert 9 * MOST_BITS_PER_SECOND < GSM_HALF_RATE_BITS_PER_SECOND
@@ -648,7 +664,8 @@ def test_no_sound_is_in_what_was_published(remains: Remains) -> None:
 
 def test_no_sound_is_in_what_was_written(remains: Remains) -> None:
     """Neither in a file nor in the log is a run of samples or of a spectrogram."""
-    written = [*remains.files.values(), *(log.encode() for log in remains.logs)]
+    written = {content for _, content in _all_files(remains)}
+    written.update(log.encode() for log in remains.logs)
     found = [numbers for content in written for numbers in sequences(content)]
 
     assert likeness(remains.played, found) < FOUND

@@ -1,17 +1,20 @@
 """The publisher against brokers of a few lines: what it sends unasked, and how it fails."""
 
+import logging
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import NamedTuple, Self
 
+import msgspec
 import pytest
 
-from contract.messages import Birth
-from contract.session import Session, SessionEvent, SessionOptions
+from contract.messages import Birth, encode
+from contract.session import NO_MATCHING_SUBSCRIBERS, Session, SessionEvent, SessionOptions
 from contract.settings import MqttSettings
 from node.outbox import MemoryOutbox
-from node.publisher import Publisher
+from node.publisher import Answer, Publisher
 from tests.contract import examples
 from tests.servers import wait_until
 
@@ -53,6 +56,100 @@ def _publisher(server: socket.socket, birth: Callable[[], Birth]) -> Publisher:
         hop_seconds=1.0,
         now_us=lambda: 0,
     )
+
+
+class _Publication(NamedTuple):
+    """What the node has published, as it came."""
+
+    at: float
+    topic: str
+    rest: bytes
+    """Properties and payload."""
+
+
+_QUOTA_EXCEEDED = 0x97
+
+
+class _Broker:
+    """A broker of one connection that answers every publication with a code of its choice.
+
+    Args:
+        server: listens.
+        code: reason code by topic and by how often there was an answer on it.
+    """
+
+    def __init__(self, server: socket.socket, code: Callable[[str, int], int]) -> None:
+        self._connection, _ = server.accept()
+        self._stream = self._connection.makefile("rb")
+        self._code = code
+        self._lock = threading.Lock()
+        self._heard: list[_Publication] = []
+        assert self._packet()[0] >> 4 == 1  # CONNECT
+        self._connection.sendall(_connack())
+        self._thread = threading.Thread(target=self._serve, name="broker", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.shutdown(socket.SHUT_RDWR)
+        self._thread.join(10)
+        self._stream.close()
+        self._connection.close()
+
+    def on(self, kind: str) -> list[_Publication]:
+        """Publications of that kind so far."""
+        with self._lock:
+            return [heard for heard in self._heard if heard.topic.endswith(f"/{kind}")]
+
+    def publish(self, topic: str, payload: bytes, *, packet_id: int) -> None:
+        body = len(topic).to_bytes(2, "big") + topic.encode() + packet_id.to_bytes(2, "big")
+        body += b"\x00" + payload
+        assert len(body) < 128 * 128
+        size = bytes([len(body) % 128 | 0x80, len(body) // 128])
+        self._connection.sendall(b"\x32" + size + body)
+
+    def _packet(self) -> tuple[int, bytes]:
+        first = self._stream.read(1)
+        if not first:
+            return 0, b""
+        size = shift = 0
+        while True:
+            (byte,) = self._stream.read(1)
+            size |= (byte & 0x7F) << shift
+            shift += 7
+            if byte < 0x80:
+                return first[0], self._stream.read(size)
+
+    def _serve(self) -> None:
+        try:
+            while True:
+                first, body = self._packet()
+                match first >> 4:
+                    case 0:
+                        return
+                    case 3:
+                        self._take(body)
+                    case 8:
+                        self._connection.sendall(b"\x90\x04" + body[:2] + b"\x00\x01")
+                    case 12:
+                        self._connection.sendall(b"\xd0\x00")
+        except OSError:
+            return  # The test is over.
+
+    def _take(self, body: bytes) -> None:
+        size = int.from_bytes(body[:2], "big")
+        topic = body[2 : 2 + size].decode()
+        packet_id, rest = body[2 + size : 4 + size], body[4 + size :]
+        with self._lock:
+            before = sum(heard.topic == topic for heard in self._heard)
+            self._heard.append(_Publication(time.monotonic(), topic, rest))
+        self._connection.sendall(b"\x40\x03" + packet_id + bytes([self._code(topic, before)]))
+
+
+def _takes_all(topic: str, before: int) -> int:
+    return 0
 
 
 def test_no_more_is_unconfirmed_than_the_broker_takes(listening: socket.socket) -> None:
@@ -135,3 +232,90 @@ def test_session_stops_soon_while_a_broker_does_not_answer(listening: socket.soc
         assert time.monotonic() - began < 3.0
         assert set(threading.enumerate()) <= threads
         assert not events
+
+
+def test_events_that_nobody_takes_are_told_at_the_end(
+    listening: socket.socket, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They wait where nobody subscribes, and the log has their number when the node ends."""
+
+    def code(topic: str, before: int) -> int:
+        return NO_MATCHING_SUBSCRIBERS if topic.endswith("/event") else 0
+
+    publisher = _publisher(listening, lambda: examples.BIRTH)
+    for _ in range(3):
+        publisher.give(examples.EVENT)
+    publisher.start()
+    with _Broker(listening, code) as broker:
+        wait_until(lambda: len(broker.on("event")) == 3, "three events")
+        left = publisher.stop(drain_seconds=0.2)
+
+    assert left == 0
+    assert "3 events of episodes were not delivered and are lost" in caplog.text
+    assert len(broker.on("event")) == 3
+
+
+def test_event_that_the_broker_cannot_take_now_is_sent_again(listening: socket.socket) -> None:
+    """A quota that is exceeded passes; meanwhile windows go out, and the event comes once more."""
+
+    def code(topic: str, before: int) -> int:
+        return _QUOTA_EXCEEDED if topic.endswith("/event") and not before else 0
+
+    publisher = _publisher(listening, lambda: examples.BIRTH)
+    publisher.give(examples.EVENT)
+    publisher.start()
+    with _Broker(listening, code) as broker:
+        wait_until(lambda: len(broker.on("event")) == 1, "the event")
+        publisher.give(examples.WINDOW)
+        wait_until(lambda: bool(broker.on("window")), "a window")
+        only = len(broker.on("event"))
+        wait_until(lambda: len(broker.on("event")) == 2, "the event once more", seconds=20)
+        left = publisher.stop(drain_seconds=2.0)
+        first, again = broker.on("event")
+
+    assert only == 1
+    assert left == 0
+    assert first.rest == again.rest
+    assert encode(examples.EVENT) in first.rest
+    assert again.at - first.at > 1.0
+
+
+def test_every_answer_goes_out(listening: socket.socket) -> None:
+    """Two who ask at once are both answered, each with what it sent to know its answer by."""
+    publisher = _publisher(listening, lambda: examples.BIRTH)
+    publisher.start()
+    with _Broker(listening, _takes_all) as broker:
+        wait_until(lambda: bool(broker.on("birth")), "the birth")
+        for name in (b"first", b"second"):
+            note = f"for {name.decode()}"
+            result = msgspec.structs.replace(examples.RESULT, note=note)
+            publisher.give(Answer(result, name))
+        wait_until(lambda: len(broker.on("result")) == 2, "two answers")
+        publisher.stop(drain_seconds=1.0)
+
+    for name, heard in zip((b"first", b"second"), broker.on("result"), strict=True):
+        assert heard.rest.count(b"\x09" + len(name).to_bytes(2, "big") + name) == 1
+        assert b"for " + name in heard.rest
+
+
+def test_commands_at_once_are_bounded(
+    listening: socket.socket, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Twenty wait for the node to obey them; what a flood brings beyond is refused, and told."""
+    publisher = _publisher(listening, lambda: examples.BIRTH)
+    publisher.start()
+    topic = f"earshot/1/n/{examples.COMMAND.node}/cmd/calibrate"
+    with _Broker(listening, _takes_all) as broker, caplog.at_level(logging.DEBUG):
+        wait_until(lambda: bool(broker.on("birth")), "the birth")
+        for number in range(1, 31):
+            command = msgspec.structs.replace(examples.COMMAND, at_us=number)
+            broker.publish(topic, encode(command), packet_id=number)
+        refusal = "more than 20 commands at once"
+        wait_until(lambda: caplog.text.count(refusal) == 10, "ten refusals")
+        publisher.stop(drain_seconds=1.0)
+    levels = [record.levelno for record in caplog.records if refusal in record.message]
+    asked = [publisher.asked.get_nowait() for _ in range(publisher.asked.qsize())]
+
+    assert [each.command.at_us for each in asked] == list(range(1, 21))
+    assert {each.verb for each in asked} == {"calibrate"}
+    assert levels == [logging.WARNING] + [logging.DEBUG] * 9
