@@ -569,13 +569,15 @@ def _tls_context(settings: MqttSettings) -> ssl.SSLContext | None:
     try:
         context = ssl.create_default_context(cafile=settings.ca_file)
         if settings.certificate_file is not None:
-            context.load_cert_chain(settings.certificate_file, settings.key_file)
+            # An empty pass phrase: else OpenSSL would ask for one at the terminal, for ever.
+            context.load_cert_chain(settings.certificate_file, settings.key_file, password="")
     except OSError as error:
         raise SettingsError(
             "mqtt",
             [
                 f"cannot use ca_file {settings.ca_file}, certificate_file"
-                f" {settings.certificate_file} or key_file {settings.key_file}: {error}"
+                f" {settings.certificate_file} or key_file {settings.key_file} (without a pass"
+                f" phrase): {error}"
             ],
         ) from error
     return context

@@ -339,7 +339,7 @@ class Calibrator:
             self.note = (
                 f"{quick}{limits.blocks} blocks"
                 f" of {limits.block_seconds} s; {above} of {len(counted)} above the limit while"
-                f" verifying, which proves no more than {per_hour:.2g} false alarms an hour (95 %);"
+                f" verifying, which proves no more than {per_hour:.3g} false alarms an hour (95 %);"
                 f" rings from {rings_from:.3g} x the usual error"
             )
             self._heard.clear()

@@ -465,8 +465,11 @@ def _open_error(
     text, pa_code, host = (*error.args, None, None)[:3]
     reason = reason_of(pa_code or 0, host[1] if host else None)
     cause = f"{text} {host[2] if host else ''}".strip()
+    not_allowed = host is not None and host[1] == -errno.EACCES
     todo = {
-        "busy": "stop the other program that uses it",
+        "busy": "add this user to the group 'audio'"
+        if not_allowed
+        else "stop the other program that uses it",
         "bad_format": f"choose a rate and channels that it has (up to"
         f" {microphone.max_input_channels} channels, {microphone.default_sample_rate_hz} Hz)",
     }.get(reason, "plug it out and in again")

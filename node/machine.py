@@ -179,7 +179,8 @@ class CalibratedMachine:
             if self.state is MachineState.NORMAL:
                 self.state = MachineState.UNKNOWN
             return
-        mean = fmean(scored)
+        # Beyond the fast limit a window says no more: a bang must not make a whole block.
+        mean = fmean(min(log, self._limits.fast_limit) for log in scored)
         above = mean > self._limits.block_limit
         self._above.append(above)
         self._good_blocks = self._good_blocks + 1 if mean < self._limits.block_release else 0

@@ -139,13 +139,18 @@ class MachineWatch:
         return self._vote.rule if self._machine is None else self._machine.rule
 
     def calibrate(self, minutes: float) -> Plan:
-        """Begin a calibration; one that is under way starts anew.
+        """Begin a calibration.
 
         Raises:
             CalibrationRefusedError: no plan has so many minutes.
-            CalibrationNotStartedError: the machine is not normal by the limits in force.
+            CalibrationNotStartedError: one is under way, or the machine is not normal by the limits
+                in force.
         """
         plan = Plan.of_minutes(minutes)
+        if self._calibrator is not None:
+            raise CalibrationNotStartedError(
+                f"a calibration is under way, {self._calibrator.progress:.0%} done: cancel it first"
+            )
         machine = None if self._armed is None else self._machine
         if machine is not None and machine.state in (*ABNORMAL, MachineState.STOPPED):
             raise CalibrationNotStartedError(

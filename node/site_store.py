@@ -14,10 +14,11 @@ reach must start all the same.
 import fcntl
 import logging
 import os
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import IO, Annotated, Any, Literal, TypeVar
 
 import msgspec
 
@@ -36,10 +37,11 @@ _ANSWER = "calibration-answer.json"
 _STATUS = "calibration-status.json"
 _EPISODE = "episode.json"
 _LOCK = "node.lock"
+_LOCK_TRIES = 5
+_LOCK_PAUSE_SECONDS = 0.02
 
-# What a file may do to its reader: not JSON, not of this shape, not UTF-8, nested without end, or
-# not to be read at all.
-_UNUSABLE = (msgspec.MsgspecError, EarshotError, UnicodeDecodeError, RecursionError, OSError)
+# What a file may do to its reader: not JSON, not of this shape, not UTF-8, or nested without end.
+_UNUSABLE = (msgspec.MsgspecError, EarshotError, UnicodeDecodeError, RecursionError)
 
 _Stored = TypeVar("_Stored", bound=msgspec.Struct)
 
@@ -102,6 +104,7 @@ class SiteStore:
 
     def __init__(self, folder: Path, *, required: bool = True) -> None:
         self._folder = folder
+        self._required = required
         self._status_kept: CalibrationStatus | None = None
         self._failed: set[str] = set()
         try:
@@ -128,15 +131,17 @@ class SiteStore:
         with ExitStack() as stack:
             try:
                 file = stack.enter_context((self._folder / _LOCK).open("w"))
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _lock(file)
             except BlockingIOError as error:
                 raise StateFolderError(
                     f"{self._folder}: a node already runs on this folder; stop it, or set another"
                     " [node] id or state_folder"
                 ) from error
             except OSError as error:
-                # Two nodes on a folder that neither can write to do each other no harm.
-                logger.error("%s: not locked: %s", self._folder / _LOCK, error.strerror)
+                text = f"{self._folder / _LOCK}: cannot be locked: {error.strerror}"
+                if self._required:
+                    raise StateFolderError(f"{text}; is it another user's?") from error
+                logger.error("%s", text)
             yield
 
     def is_locked(self) -> bool:
@@ -165,10 +170,9 @@ class SiteStore:
 
     def take_request(self) -> CalibrationRequest | None:
         """What was asked for since the last call."""
-        if not (self._folder / _REQUEST).exists():
-            return None
         request = self._read(_REQUEST, CalibrationRequest)
-        self._keep(_REQUEST, None)
+        if request is not None:
+            self._keep(_REQUEST, None)
         return request
 
     def leave_request(self, request: CalibrationRequest) -> None:
@@ -209,20 +213,30 @@ class SiteStore:
         path = self._folder / name
         try:
             return msgspec.json.decode(path.read_bytes(), type=kind)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            # It may be a good one: whoever mends the permissions finds it as it was.
+            if name not in self._failed:
+                logger.error("%s cannot be read: %s", path, error.strerror)
+            self._failed.add(name)
             return None
         except _UNUSABLE as error:
             aside = path.with_suffix(".broken")
-            with suppress(OSError):
+            try:
                 path.replace(aside)
-            logger.error("%s cannot be used and is now %s: %s", path, aside.name, error)
+                what = f"is now {aside.name}"
+            except OSError:
+                what = "cannot be moved aside"
+            logger.error("%s cannot be used and %s: %s", path, what, error)
             return None
 
     def _keep(self, name: str, content: Any) -> None:
         """Write, but go on without where that fails: a node with a full disk must still hear."""
         try:
             self._write(name, content)
-            self._failed.discard(name)
+            if content is not None:
+                self._failed.discard(name)
         except StateFolderError as error:
             logger.log(
                 logging.DEBUG if name in self._failed else logging.ERROR,
@@ -237,7 +251,7 @@ class SiteStore:
         temporary = path.with_suffix(".new")
         try:
             if content is None:
-                if path.exists():
+                with suppress(FileNotFoundError, NotADirectoryError):
                     path.unlink()
                     _sync_folder(self._folder)
                 return
@@ -249,6 +263,16 @@ class SiteStore:
             _sync_folder(self._folder)
         except OSError as error:
             raise StateFolderError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def _lock(file: IO[str]) -> None:
+    """Lock a file, or raise BlockingIOError; whoever only looks (`is_locked`) holds it briefly."""
+    for _ in range(_LOCK_TRIES - 1):
+        with suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        time.sleep(_LOCK_PAUSE_SECONDS)
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -114,11 +114,21 @@ def _follow(node: str, store: "SiteStore", request: "CalibrationRequest") -> int
 
 
 def _answer(store: "SiteStore", request: "CalibrationRequest") -> "CalibrationAnswer | None":
+    from node.site_store import CalibrationAnswer
+
     deadline = time.monotonic() + _TAKEN_SECONDS
     while store.is_locked() and time.monotonic() < deadline:
         answer = store.answer()
         if answer is not None and answer.asked_us == request.at_us:
             return answer
+        # Another request may have been answered since: the status knows whose calibration it is.
+        status = store.status()
+        if status is not None and status.asked_us == request.at_us and request.action == "start":
+            return CalibrationAnswer(asked_us=request.at_us, done=True, note=status.note or "")
+        if answer is not None and answer.asked_us > request.at_us:
+            return CalibrationAnswer(
+                asked_us=request.at_us, done=False, note="another request has taken its place"
+            )
         time.sleep(_POLL_SECONDS)
     return None
 

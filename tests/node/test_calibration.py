@@ -263,7 +263,7 @@ def test_calibration_goes_through_its_phases() -> None:
     assert under_way.progress == 1.0
     assert under_way.note == (
         "60 blocks of 60 s; 0 of 20 above the limit while verifying, which proves no more than"
-        " 8.3 false alarms an hour (95 %); rings from 1.18 x the usual error"
+        " 8.35 false alarms an hour (95 %); rings from 1.18 x the usual error"
     )
 
 

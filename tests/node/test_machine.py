@@ -148,13 +148,14 @@ def test_loud_fault_rings_within_seconds(limits: Limits) -> None:
 
 
 @pytest.mark.parametrize("windows", [1, 3, 4])
-def test_one_bang_does_not_ring(limits: Limits, windows: int) -> None:
+@pytest.mark.parametrize("above", [0.1, 3.0, 20.0])
+def test_one_bang_does_not_ring(limits: Limits, windows: int, above: float) -> None:
     """A bang is heard by the windows that overlap, and by no more, wherever in a block it falls."""
     for began in range(60, 120):
         judge, states = machine(limits), set()
         for second in range(300):
             bang = began <= second < began + windows
-            log = limits.fast_limit + 0.1 if bang else limits.block_mean
+            log = limits.fast_limit + above if bang else limits.block_mean
             states.add(judge.hear(log, limits.level_dbfs))
 
         assert states == {MachineState.UNKNOWN, MachineState.NORMAL}

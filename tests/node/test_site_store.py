@@ -179,15 +179,18 @@ def test_broken_file_is_moved_aside(
     assert caplog.text.count("cannot be used") == 1
 
 
-def test_folder_in_the_place_of_a_file_is_moved_aside(
+def test_file_that_cannot_be_opened_is_left_where_it_is(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What cannot be read for any other reason is no reason not to start, either."""
+    """It may be a good one: whoever mends its permissions finds it as it was; told once."""
     (tmp_path / "episode.json").mkdir()
 
-    assert SiteStore(tmp_path).episode() is None
-    assert (tmp_path / "episode.broken").is_dir()
-    assert "cannot be used" in caplog.text
+    store = SiteStore(tmp_path)
+
+    assert store.episode() is None
+    assert store.episode() is None
+    assert (tmp_path / "episode.json").is_dir()
+    assert caplog.text.count("cannot be read") == 1
 
 
 def _centres(limits: Limits) -> Limits:
@@ -301,7 +304,7 @@ def test_node_without_a_folder_remembers_nothing(
     assert caplog.text.count("after a restart the node will not know of it") == 4
     assert read == [None] * len(READERS)
     assert entered
-    assert "not locked" in caplog.text
+    assert "cannot be locked" in caplog.text
     with pytest.raises(StateFolderError, match="cannot be written"):
         store.leave_request(REQUEST)
 

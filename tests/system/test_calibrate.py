@@ -364,6 +364,8 @@ def test_calibration_outlives_a_refused_request_and_a_restart_and_ends_when_canc
                 seconds=30,
             )
             kept_again = pending.read_bytes()
+            under_way = run("node", "calibrate", "--minutes", "5", settings=settings)
+            run("node", "calibrate", "--cancel", settings=settings)
             with follower(settings, 200) as second:
                 begun = _first_lines(second)
                 cancelled = run("node", "calibrate", "--cancel", settings=settings)
@@ -373,6 +375,8 @@ def test_calibration_outlives_a_refused_request_and_a_restart_and_ends_when_canc
     assert refused.returncode == EXIT_REFUSED
     assert json.loads(asked)["minutes"] == 240
     assert asked == kept == kept_again
+    assert under_way.returncode == EXIT_REFUSED
+    assert "a calibration is under way, 0% done: cancel it first" in under_way.stdout
     assert first.returncode == EXIT_REFUSED
     assert "begins the calibration anew" in said_first
     assert (cancelled.returncode, cancelled.stdout.splitlines()[-1]) == (0, "cancelled")
