@@ -8,6 +8,7 @@ import fcntl
 import grp
 import os
 import pwd
+import shlex
 import shutil
 import stat
 import tomllib
@@ -125,9 +126,17 @@ def state_folder_findings(folder: Path) -> Iterator[Finding]:
     """Whether the node can keep what it learns: permission, file system, space."""
     here = _nearest(folder)
     where = f"{folder.absolute()}" + ("" if here == folder else " (not made yet)")
-    if folder.exists() and not folder.is_dir():
+    if here != folder and not os.access(here, os.X_OK):
+        yield problem(
+            "state folder",
+            f"{folder.absolute()}: {_user()} may not enter {here.absolute()}",
+            f"choose another [node] state_folder, or: sudo chmod a+x {_quoted(here)}",
+        )
+        return
+    if os.access(folder, os.F_OK) and not _is_folder(folder):
         yield problem("state folder", f"{where}: expected a folder, got a file", "move it away")
         return
+    foreign = _foreign(folder)
     if os.statvfs(here).f_flag & os.ST_RDONLY:
         yield problem(
             "state folder",
@@ -138,7 +147,13 @@ def state_folder_findings(folder: Path) -> Iterator[Finding]:
         yield problem(
             "state folder",
             f"{where}: {_user()} may not write to {here.absolute()}",
-            f"sudo mkdir -p {folder.absolute()} && sudo chown {_user()} {folder.absolute()}",
+            f"sudo mkdir -p {_quoted(folder)} && sudo chown -R {_user()} {_quoted(folder)}",
+        )
+    elif foreign is not None:
+        yield problem(
+            "state folder",
+            f"{foreign.absolute()}: {_user()} may not read it (written by another user?)",
+            f"sudo chown -R {_user()} {_quoted(folder)}",
         )
     else:
         yield ok("state folder", f"{where} can be written")
@@ -169,11 +184,15 @@ def secret_findings(settings_file: Path | None, mqtt: MqttSettings) -> Iterator[
             continue
         if mode & _OTHERS:
             yield problem(
-                "secrets", f"{file}: every user can read {what} ({mode:04o})", f"chmod 600 {file}"
+                "secrets",
+                f"{file}: every user can read {what} ({mode:04o})",
+                f"chmod 600 {_quoted(file)}",
             )
         elif not os.access(file, os.R_OK):
             yield problem(
-                "secrets", f"{file}: {_user()} may not read it", f"sudo chown {_user()} {file}"
+                "secrets",
+                f"{file}: {_user()} may not read it",
+                f"sudo chown {_user()} {_quoted(file)}",
             )
         else:
             yield ok("secrets", f"{file} is closed to other users")
@@ -205,9 +224,35 @@ def _holds_password(settings_file: Path) -> bool:
 
 def _nearest(folder: Path) -> Path:
     """The folder itself, or the nearest one above it that is there."""
-    if folder.is_dir():
+    if _is_folder(folder):
         return folder
-    return next((above for above in folder.absolute().parents if above.is_dir()), Path("/"))
+    return next((above for above in folder.absolute().parents if _is_folder(above)), Path("/"))
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # it lies in a folder that is closed to us
+        return False
+
+
+def _foreign(folder: Path) -> Path | None:
+    """Something in a folder that this user may not read, such as what root has left there."""
+    for place, folders, files in os.walk(folder):
+        for name in sorted(folders):
+            if not os.access(Path(place, name), os.R_OK | os.X_OK):
+                return Path(place, name)
+        for name in sorted(files):
+            path = Path(place, name)
+            # What was removed since it was listed, or is a link to nothing, nobody reads.
+            if not os.access(path, os.R_OK) and os.access(path, os.F_OK):
+                return path
+    return None
+
+
+def _quoted(path: Path) -> str:
+    """For a command that somebody copies."""
+    return shlex.quote(str(path.absolute()))
 
 
 def _in_audio_group() -> bool:

@@ -4,7 +4,8 @@
 #   sudo node/install-pi.sh              install; again: upgrade, and mend what was changed
 #   node/install-pi.sh --dry-run         print each step instead of taking it
 #   node/install-pi.sh --root DIR        install below DIR, for an image or a test: no apt, no
-#                                        user, no systemctl, and no need to be root
+#                                        user, no systemctl, and no need to be root; the packages
+#                                        are those for this machine's architecture
 #   sudo node/install-pi.sh --uninstall  remove all but settings and state
 #                                        (--purge: those and the user, too)
 #   --python PROGRAM                     Python 3.11 to 3.13 to build with; otherwise python3
@@ -26,8 +27,17 @@ umask 022
 source=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 unit=earshot-node.service
 packages=(python3-venv libportaudio2)
-self_check='from pathlib import Path
-import node.service
+# Folders that are closed to the service, by their permissions or by the unit (ProtectHome,
+# PrivateTmp): nothing that it needs may lie there.
+closed_folders='^/(root|home|run/user|tmp|var/tmp)/'
+# All that a node could ever import, however late, without needing a sound card or PortAudio.
+self_check='import importlib, pkgutil
+from pathlib import Path
+import contract, node
+for package in contract, node:
+    for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+        try: importlib.import_module(module.name)
+        except SystemExit as error: raise ImportError(f"{module.name} ended Python: {error!r}")
 from node.runtime import LoadedModel, find_runtime
 for model in Path("models").glob("*/*.tflite"): LoadedModel(model.read_bytes(), find_runtime())'
 root='' python=python3 site_packages='' dry_run=no action=install purge=no
@@ -39,7 +49,9 @@ fail() {
 
 # Every change goes through here, so that --dry-run can print it.
 run() {
-    if [ "$dry_run" = yes ]; then
+    if [ "$dry_run" = yes ] && [ "$(type -t "$1")" = function ]; then
+        echo "# $("describe_$1" "${@:2}")"
+    elif [ "$dry_run" = yes ]; then
         printf '%q ' "$@" | sed 's/ $//'
         echo
     else
@@ -79,7 +91,12 @@ main() {
 
 install_node() {
     check_machine
-    [ -n "$root" ] || install_debian_packages
+    if [ -n "$root" ]; then
+        echo "Installing below $root for $(uname -m), as this machine is; for another architecture" \
+            "run this on the Pi itself"
+    else
+        install_debian_packages
+    fi
     check_python
     [ -n "$root" ] || make_user
     make_folders
@@ -110,12 +127,20 @@ install_debian_packages() {
 check_python() {
     # In --dry-run the package that brings it may not be there yet.
     command -v "$python" >/dev/null || [ "$dry_run" = yes ] || fail "no program $python; install python3"
-    python_version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null || echo none)
+    local answer closed
+    answer=$("$python" -c 'import os, sys
+print("%d.%d" % sys.version_info[:2])
+for path in sys.executable, sys.base_prefix: print(os.path.realpath(path) + "/")' 2>/dev/null || echo none)
+    python_version=${answer%%$'\n'*}
     case $python_version in
         3.11 | 3.12 | 3.13) ;;
         *) fail "expected Python 3.11, 3.12 or 3.13, got $python_version from $python: use" \
             "Raspberry Pi OS Bookworm or Trixie, or --python PROGRAM" ;;
     esac
+    [ -z "$root" ] || return 0
+    closed=$(grep -Em 1 "$closed_folders" <<<"$answer"$'\n'"$site_packages/" || true)
+    [ -z "$closed" ] || fail "expected Python and packages where the service may read them, got" \
+        "${closed%/}: use the system's (--python /usr/bin/python3), none in a home or temporary folder"
 }
 
 make_user() {
@@ -158,6 +183,10 @@ make_environment() {
     run touch "$venv/.complete"
 }
 
+describe_drop_what_a_node_never_loads() {
+    echo "remove the GPU's accelerator, pip, setuptools and NumPy's tests from $1"
+}
+
 # 56 MB of 166 on x86: the GPU's accelerator (a node runs on the CPU's XNNPACK), NumPy's tests, and
 # the installers that have done their work.
 drop_what_a_node_never_loads() {
@@ -180,7 +209,8 @@ copy_code() {
     # Later the service may not write there.
     run "$venv/bin/python" -m compileall -q "$new/contract" "$new/node"
     # What does not start never becomes current.
-    run env -C "$new" venv/bin/python -c "$self_check"
+    run try_code "$new" || fail "the new version does not start (the lines above say why):" \
+        "nothing was switched, what was installed before goes on"
     run mv "$new" "$code"
 }
 
@@ -189,6 +219,24 @@ tar_code() {
     tar -C "$source" --exclude=__pycache__ --exclude='models/*/variants' --sort=name --mtime=@0 \
         --owner=0 --group=0 --numeric-owner --mode=u=rwX,go=rX -cf - \
         contract node models LICENSE docs/pi.md docs/notice.html
+}
+
+describe_try_code() {
+    echo "in $1, as the service would: import all modules, load all models, run python -m node --help"
+}
+
+# As the user of the service, who may not see all that root sees, and the way the unit starts it.
+try_code() {
+    local as_service=()
+    [ -n "$root" ] || as_service=(setpriv --reuid=earshot --regid=earshot --clear-groups)
+    as_service+=(env -C "$1" PYTHONSAFEPATH=1 PYTHONDONTWRITEBYTECODE=1 "$1/venv/bin/python")
+    "${as_service[@]}" -c "$self_check" &&
+        "${as_service[@]}" -m node --help >/dev/null &&
+        "${as_service[@]}" -m node run --help >/dev/null
+}
+
+describe_unpack_code() {
+    echo "copy contract, node, models, LICENSE and the documents for the Pi to $1"
 }
 
 unpack_code() {
@@ -213,6 +261,10 @@ switch() {
         fi
     done
     [ "$dry_run" = yes ] || echo "Installed $(basename "$code") in $opt"
+}
+
+describe_write_launcher() {
+    echo "write $1, which starts python -m node of $opt/current"
 }
 
 write_launcher() {
@@ -241,16 +293,23 @@ start() {
 }
 
 uninstall_node() {
+    local user_stays=no
     if [ -z "$root" ]; then
         run systemctl disable --quiet --now "$unit" || true
     fi
     run rm -rf "$opt" "$root/usr/local/bin/earshot-node" "$root/etc/systemd/system/$unit"
     if [ "$purge" = yes ]; then
         run rm -rf "$root/etc/earshot" "$root/var/lib/earshot"
-        [ -n "$root" ] || ! id earshot >/dev/null 2>&1 || run userdel earshot
+        [ -n "$root" ] || ! id earshot >/dev/null 2>&1 || run userdel earshot || user_stays=yes
     fi
     [ -n "$root" ] || run systemctl daemon-reload
     [ "$purge" = yes ] || echo "Kept: $root/etc/earshot, $root/var/lib/earshot"
+    [ "$user_stays" = no ] ||
+        fail "removed all but the user earshot; end its programs (pgrep -lu earshot), then: sudo userdel earshot"
+}
+
+describe_write() {
+    echo "write $1: $2"
 }
 
 write() {

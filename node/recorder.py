@@ -14,6 +14,7 @@ would be learnt as normal.
 import io
 import os
 import threading
+import time
 import wave
 from collections.abc import Callable
 from contextlib import suppress
@@ -35,6 +36,8 @@ FACTS_NAME: Final = "session.json"
 _HEADER_BYTES: Final = 44
 _FULL_SCALE: Final = 2**23
 _READ_SECONDS: Final = 0.5
+_SILENT_SECONDS: Final = 10.0
+"""A capture program that lives and gives nothing for so long gives nothing any more."""
 _ROUNDING_SECONDS: Final = 1e-6
 """Less than a sample of any rate; sums of blocks' lengths are off by less."""
 
@@ -81,6 +84,7 @@ def record(
     file_seconds: int,
     stop: threading.Event,
     watch: Watch,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Recorded:
     """Write `0000.wav`, `0001.wav`, ... until there are enough, or something ends it.
 
@@ -91,6 +95,7 @@ def record(
         file_seconds: length of each.
         stop: ends it, the whole files kept.
         watch: shows each block to the user.
+        clock: seconds.
     """
     levels = Levels()
     held: list[Float32Array] = []
@@ -98,6 +103,7 @@ def record(
     kept, heard_seconds = 0, 0.0
     ending: Ending = "complete"
     fault: EarshotError | None = None
+    last_heard_s = clock()
     while heard_seconds < files * file_seconds - _ROUNDING_SECONDS:
         if stop.is_set():
             ending = "stopped"
@@ -111,7 +117,11 @@ def record(
             ending, fault = "lost", error
             break
         if block is None:
+            if clock() - last_heard_s > _SILENT_SECONDS:
+                ending, fault = "lost", _no_sound(source.identity)
+                break
             continue
+        last_heard_s = clock()
         if not block.continuous or source.sample_rate_hz != rate_hz:
             held, held_samples, held_clipped = [], 0, 0.0
             rate_hz = source.sample_rate_hz
@@ -142,6 +152,14 @@ def record(
         discarded_seconds=max(0.0, round(heard_seconds - kept * file_seconds, 3)),
         ending=ending,
         fault=fault,
+    )
+
+
+def _no_sound(identity: str) -> SourceError:
+    return SourceError(
+        "no_answer",
+        f"{identity}: expected sound, got none for {_SILENT_SECONDS:g} s: check its plug and its"
+        " power, then record another session",
     )
 
 

@@ -26,6 +26,14 @@ SETTLE_SECONDS: Final = 0.5
 _READ_SECONDS: Final = 0.2
 _FIRST_SOUND_SECONDS: Final = 5.0
 """A microphone that is open has given a block by then, or never will."""
+_UNEVEN_SECONDS: Final = 1.0
+"""Sound servers give the first blocks with gaps between them; no rate is counted over those."""
+_RATE_SECONDS: Final = 0.5
+"""Over less no rate can be told from another."""
+_LEAST_SHARE: Final = 0.8
+"""Of the seconds asked for; who hears less hears a microphone that has stopped."""
+_START_GAP_SECONDS: Final = 0.5
+"""May be missing however short it is heard."""
 _LEAST_TIMINGS: Final = 20
 """The 95th percentile of fewer is their maximum."""
 _RATE_TOLERANCE: Final = 0.01
@@ -44,6 +52,8 @@ class Heard(msgspec.Struct, frozen=True, kw_only=True):
     identity: str
     sample_rate_hz: int
     seconds: float
+    asked_seconds: float | None
+    """How long it was listened to; None where the sound came to its end before."""
     level: Level | None
     """Without the first moment."""
     health_note: str | None
@@ -134,19 +144,20 @@ def listen(
     """
     levels, rate, health = Levels(), _DeliveredRate(), MicrophoneHealth()
     heard_seconds = 0.0
+    asked_seconds: float | None = seconds
     with source:
-        ends = time.monotonic() + seconds
-        gives_up = time.monotonic() + max(seconds, _FIRST_SOUND_SECONDS)
+        ends = time.monotonic() + max(seconds, _FIRST_SOUND_SECONDS)
         while time.monotonic() < ends:
             try:
                 block = source.read(_READ_SECONDS)
             except EndOfSound:
+                asked_seconds = None
                 break
             if block is None:
-                if not heard_seconds:
-                    # Opening may take its time; what was asked for is seconds of sound.
-                    ends = min(time.monotonic() + seconds, gives_up)
                 continue
+            if not heard_seconds:
+                # Opening may take its time; what was asked for is seconds of sound.
+                ends = time.monotonic() + seconds
             rate_hz = source.sample_rate_hz
             heard_seconds += len(block.samples) / rate_hz
             if heard_seconds > SETTLE_SECONDS:
@@ -161,6 +172,7 @@ def listen(
             identity=source.identity,
             sample_rate_hz=source.sample_rate_hz,
             seconds=heard_seconds,
+            asked_seconds=asked_seconds,
             level=levels.level,
             health_note=health.note,
             overruns=source.overruns,
@@ -171,15 +183,20 @@ def listen(
 
 
 class _DeliveredRate:
-    """Counts samples between the first block's time stamp and the last one's."""
+    """Counts samples between the time stamps of two blocks: one when it runs evenly, the last."""
 
     def __init__(self) -> None:
+        self._even_from_ns: int | None = None
         self._first_ns: int | None = None
         self._last_ns = 0
         self._samples = 0
         self._last_samples = 0
 
     def hear(self, samples: int, captured_ns: int) -> None:
+        if self._even_from_ns is None:
+            self._even_from_ns = captured_ns + round(_UNEVEN_SECONDS * 1e9)
+        if captured_ns < self._even_from_ns:
+            return
         if self._first_ns is None:
             self._first_ns = captured_ns
         self._samples += self._last_samples
@@ -191,7 +208,7 @@ class _DeliveredRate:
 
     @property
     def hz(self) -> float | None:
-        return self._samples / self.seconds if self.seconds > 0 else None
+        return self._samples / self.seconds if self.seconds >= _RATE_SECONDS else None
 
 
 def heard_findings(heard: Heard, *, is_microphone: bool) -> list[Finding]:
@@ -203,6 +220,15 @@ def heard_findings(heard: Heard, *, is_microphone: bool) -> list[Finding]:
                 "microphone",
                 f"{heard.identity} opens, but gave {heard.seconds:.1f} s of sound",
                 "check its plug; with files, the path",
+            )
+        ]
+    if is_microphone and _has_stopped(heard):
+        findings = [
+            problem(
+                "microphone",
+                f"{heard.identity} opens at {heard.sample_rate_hz} Hz, but gave"
+                f" {heard.seconds:.1f} s of sound in {heard.asked_seconds:.1f} s: it stops",
+                "check its plug and its power; plug it into a port of its own, without a hub",
             )
         ]
     if is_microphone:
@@ -220,6 +246,14 @@ def heard_findings(heard: Heard, *, is_microphone: bool) -> list[Finding]:
         # What no level shows: a buffer that repeats itself.
         levels.append(problem("microphone", heard.health_note))
     return [*findings, *levels]
+
+
+def _has_stopped(heard: Heard) -> bool:
+    """Whether much less sound came than was waited for."""
+    asked = heard.asked_seconds
+    if asked is None:
+        return False
+    return heard.seconds < min(_LEAST_SHARE * asked, asked - _START_GAP_SECONDS)
 
 
 def rate_findings(heard: Heard) -> list[Finding]:
@@ -242,11 +276,13 @@ def rate_findings(heard: Heard) -> list[Finding]:
 
 
 def microphone_error(error: SourceError, *, node_runs: bool) -> Finding:
-    """Why the microphone was not heard; in use by the node itself is no fault."""
+    """Why the microphone was not heard; a node that runs here explains some of it."""
     if node_runs and error.reason == "busy":
-        return ok(
+        # The lock tells that the node runs, not that it has the microphone.
+        return warning(
             "microphone",
-            "in use by the node, which is running; stop the node to have its level measured here",
+            "in use: by the node, which is running here, or by another program for which it waits",
+            "the node's log tells which; stop the node to have its level measured here",
         )
     return problem("microphone", str(error))
 

@@ -1,6 +1,8 @@
 """The installer for the Pi, for real, below a temporary root and without downloading anything."""
 
 import os
+import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -158,15 +160,18 @@ def test_upgrade_keeps_one_version_to_return_to(changing: Target) -> None:
     assert len(list(changing.opt.glob("venv-*"))) == 1
 
 
-def test_upgrade_that_does_not_start_changes_nothing(changing: Target) -> None:
-    """Code that cannot be imported never becomes current: the node that runs goes on."""
+@pytest.mark.parametrize("module", ["node/levels.py", "node/capture.py", "node/__main__.py"])
+def test_upgrade_that_does_not_start_changes_nothing(changing: Target, module: str) -> None:
+    """Code that cannot be imported, however late a node does, never becomes current."""
     changing.install()
     before = changing.current
-    (changing.source / "node/service.py").write_text("raise SystemExit('broken')\n")
+    broken = changing.source / module
+    broken.write_text(broken.read_text() + "\nraise SystemExit(0)\n")
 
     done = changing.install()
 
-    assert done.returncode != 0
+    assert done.returncode == 2
+    assert "the new version does not start" in done.stderr.splitlines()[-1]
     assert changing.current == before
     assert changing.node("--help").returncode == 0
 
@@ -205,9 +210,29 @@ def test_dry_run_touches_nothing(target: Target) -> None:
     assert not target.root.exists()
 
 
+def test_dry_run_says_what_its_own_steps_do(target: Target) -> None:
+    """What is no command that one could type is told in words, without a function's name."""
+    done = target.run("--dry-run", "--root", str(target.root), "--python", sys.executable)
+    functions = re.findall(r"^(\w+)\(\) \{$", (ROOT / SCRIPT).read_text(), re.MULTILINE)
+    commands = {line.split()[0] for line in done.stdout.splitlines()}
+
+    assert "unpack_code" in functions
+    assert not commands & set(functions)
+    assert "# copy contract, node, models" in done.stdout
+    assert "import all modules" in done.stdout
+
+
+def test_root_says_for_which_architecture(target: Target) -> None:
+    """An installation for an image tells whose packages it takes."""
+    done = target.run("--dry-run", "--root", str(target.root), "--python", sys.executable)
+
+    assert f"for {platform.machine()}, as this machine is" in done.stdout.splitlines()[0]
+
+
 def test_dry_run_tells_what_root_would_do(target: Target) -> None:
     """Without --root the steps are for this machine: the user, the folders, the service."""
-    done = target.run("--dry-run", "--python", sys.executable)
+    python = {"python3": "echo 3.11; echo /usr/bin/python3.11/; echo /usr/"}
+    done = target.run("--dry-run", programs=python)
 
     assert done.returncode == 0, done.stderr
     assert "install -d -m 0750 -o earshot -g earshot /etc/earshot /var/lib/earshot" in done.stdout
@@ -225,6 +250,16 @@ def test_dry_run_tells_what_root_would_do(target: Target) -> None:
             "expected Python 3.11, 3.12 or 3.13, got 3.9",
         ),
         ({"python3": "echo 3.14"}, ["--root", "root"], "got 3.14"),
+        (
+            {"python3": "echo 3.11; echo /root/.pyenv/bin/python3.11/; echo /usr/"},
+            ["--dry-run"],
+            "where the service may read them, got /root/.pyenv/bin/python3.11: use the system's",
+        ),
+        (
+            {"python3": "echo 3.11; echo /usr/bin/python3.11/; echo /usr/"},
+            ["--dry-run", "--site-packages", "/home/pi/packages"],
+            "got /home/pi/packages: use",
+        ),
         ({"id": "echo 1000"}, [], "installing needs root: sudo"),
         ({}, ["--rooot", "root"], "unknown option --rooot"),
         ({}, ["--root"], "--root needs a value"),
@@ -255,6 +290,24 @@ def test_uninstall_keeps_settings_and_what_was_learnt(target: Target) -> None:
 
     assert kept
     assert not [path for path in target.root.rglob("*") if "earshot" in path.name]
+
+
+def test_purge_goes_on_when_the_user_cannot_be_removed(target: Target) -> None:
+    """Systemd forgets the unit although a program of the user still runs, and that is told."""
+    # All that it could change with is taken from it: this one is not below a root.
+    programs = {
+        "id": "echo 0",
+        "rm": "true",
+        "systemctl": 'echo systemctl "$@"',
+        "userdel": "exit 8",
+    }
+    target.root.mkdir()
+    done = target.run("--uninstall", "--purge", programs=programs)
+
+    assert done.returncode == 2
+    assert "systemctl daemon-reload" in done.stdout
+    (line,) = done.stderr.splitlines()
+    assert "sudo userdel earshot" in line
 
 
 @pytest.mark.parametrize("script", SHELL_SCRIPTS)

@@ -8,6 +8,7 @@ known to be valid, and nothing that is there is overwritten without --force.
 import argparse
 import getpass
 import os
+import shlex
 import socket
 import sys
 import tempfile
@@ -30,6 +31,8 @@ SUMMARY = "ask for the settings and write them"
 
 _EXAMPLE_MODEL = "models/fan-synthetic"
 _PRIVATE = 0o600
+_INSTALLED = Path("/opt/earshot")
+"""Where the installer for the Pi puts this code; it makes a launcher `earshot-node`, too."""
 
 
 class InitError(EarshotError):
@@ -57,7 +60,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--channel", type=int, metavar="N", help="one channel, from 0 (else: mix)")
     parser.add_argument("--model", metavar="DIR", help="release folder")
-    parser.add_argument("--state-folder", metavar="DIR", help="what the node learns")
+    parser.add_argument(
+        "--state-folder",
+        metavar="DIR",
+        help="what the node learns (default: `state` beside the file)",
+    )
     parser.add_argument("--force", action="store_true", help="overwrite the file")
     parser.add_argument("--yes", action="store_true", help="do not ask")
 
@@ -68,8 +75,7 @@ def run(options: argparse.Namespace) -> int:
     from node.settings_text import settings_text
 
     out: Path = options.out
-    if not options.force and out.exists():
-        raise InitError(f"{out} is there already: choose another --out, or --force overwrites it")
+    _check_place(out, overwrites=options.force)
     given = _given(options)
     password = None
     if options.yes or not (sys.stdin.isatty() and sys.stdout.isatty()):
@@ -83,12 +89,28 @@ def run(options: argparse.Namespace) -> int:
             raise InitError("Interrupted: nothing was written") from None
     if password is not None and not options.force and _password_path(out).exists():
         raise InitError(f"{_password_path(out)} is there already: --force overwrites it")
+    if answers.state_folder is None:
+        beside = str(out.absolute().parent / "state")
+        answers = msgspec.structs.replace(answers, state_folder=beside)
     text = settings_text(answers, origin=str(out))
     if password is not None:
         _write(_password_path(out), password + "\n")
     _write(out, text)
     _tell_next(out, answers)
     return 0
+
+
+def _check_place(out: Path, *, overwrites: bool) -> None:
+    folder = out.absolute().parent
+    try:
+        if not folder.is_dir():
+            raise InitError(f"{out}: cannot be written: expected a folder {folder}, got none")
+        if out.exists() and not overwrites:
+            raise InitError(
+                f"{out} is there already: choose another --out, or --force overwrites it"
+            )
+    except OSError as error:
+        raise InitError(f"{out}: cannot be written: {error.strerror}") from error
 
 
 def _given(options: argparse.Namespace) -> dict[str, object]:
@@ -105,7 +127,7 @@ def _given(options: argparse.Namespace) -> dict[str, object]:
         "spec": _checked("--microphone", options.microphone, _spec),
         "channel": options.channel,
         "model_folder": _checked("--model", options.model, _release),
-        "state_folder": options.state_folder,
+        "state_folder": _checked("--state-folder", options.state_folder, _folder),
     }
     broker = _checked("--broker", options.broker, _broker)
     if broker is not None:
@@ -296,7 +318,7 @@ def _channel_of(channels: int) -> Callable[[str], int]:
 def _readable(text: str) -> str:
     try:
         with Path(text).expanduser().open("rb"):
-            return str(Path(text).expanduser())
+            return _absolute(text)
     except OSError as error:
         raise ValueError(f"{text}: cannot be read: {error.strerror}") from error
 
@@ -304,13 +326,23 @@ def _readable(text: str) -> str:
 def _release(text: str) -> str:
     from node.release_store import read_release
 
-    folder = Path(text).expanduser()
-    read_release(folder)
-    return str(folder)
+    folder = _absolute(text)
+    read_release(Path(folder))
+    return folder
+
+
+def _folder(text: str) -> str:
+    if not text:
+        raise ValueError("Expected a folder, got nothing")
+    return _absolute(text)
+
+
+def _absolute(text: str) -> str:
+    """A path that means the same wherever the node is started; links in it stay links."""
+    return str(Path(text).expanduser().absolute())
 
 
 def _password_path(out: Path) -> Path:
-    # Absolute: the node may be started from elsewhere.
     return out.absolute().with_suffix(".password")
 
 
@@ -341,4 +373,10 @@ def _tell_next(out: Path, answers: "Answers") -> None:
         ("run", "hear, score and publish"),
         ("calibrate", "while it runs and the machine is healthy: set the limits for this place"),
     ):
-        print(f"  {f'python -m node {command} --config {out}':<48}  {why}")
+        line = f"{_program(Path(__file__))} {command} --config {shlex.quote(str(out))}"
+        print(f"  {line:<48}  {why}")
+
+
+def _program(code: Path) -> str:
+    """What somebody types for this program."""
+    return "earshot-node" if code.is_relative_to(_INSTALLED) else "python -m node"

@@ -9,6 +9,7 @@ import argparse
 import datetime as dt
 import logging
 import re
+import shlex
 import shutil
 import signal
 import sys
@@ -266,7 +267,7 @@ def _tell(recorded: "Recorded", folder: Path, out: Path, *, planned: int) -> Non
     for finding in level_findings(recorded.level):
         if finding.grade is not Grade.OK:
             print(line(finding))
-    print(f"Next: python -m training data {out}")
+    print(f"Next: python -m training data {shlex.quote(str(out))}")
 
 
 def _interrupted(stop: threading.Event) -> None:

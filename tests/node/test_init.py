@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from node.commands.init import _broker
+from node.commands.init import _broker, _program
 from node.settings import NodeSettings, load_settings
 from node.settings_text import valid_id
 
@@ -188,6 +188,45 @@ def test_defaults_are_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     settings = load(out, monkeypatch)
     assert (settings.node.id, settings.mqtt.host) == (host_id, "localhost")
     assert settings.source.spec == "microphone:default"
+    assert settings.node.state_folder == str(tmp_path / "state")
+    assert settings.model.folder == str(FAN)
+
+
+def test_paths_mean_the_same_from_everywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was given relative to here is written absolute, and what is printed can be copied."""
+    (tmp_path / "my node").mkdir()
+    out = tmp_path / "my node" / "node.toml"
+
+    done = run("--yes", "--out", out, "--id", "press-07", "--model", FAN, "--state-folder", "kept")
+
+    settings = load(out, monkeypatch)
+    assert settings.node.state_folder == str(ROOT / "kept")
+    assert f"--config '{out}'" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("code", "program"),
+    [
+        ("/opt/earshot/code-1/node/commands/init.py", "earshot-node"),
+        ("/home/pi/earshot/node/commands/init.py", "python -m node"),
+    ],
+)
+def test_program_is_called_as_it_was_installed(code: str, program: str) -> None:
+    """Where the installer was used there is a launcher."""
+    assert _program(Path(code)) == program
+
+
+def test_missing_folder_is_told_before_anything_is_asked(tmp_path: Path) -> None:
+    """Nobody answers ten questions for a file that cannot be written."""
+    terminal = Terminal("--out", tmp_path / "none" / "node.toml")
+
+    code = terminal.end()
+
+    assert (code, list(tmp_path.iterdir())) == (2, [])
+    assert "expected a folder" in terminal.screen
+    assert "Enter takes" not in terminal.screen
 
 
 def test_file_is_not_overwritten(tmp_path: Path) -> None:

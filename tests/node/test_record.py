@@ -1,5 +1,6 @@
 """`python -m node record`: whole files in the layout of `training`, and nothing unasked."""
 
+import itertools
 import json
 import os
 import pty
@@ -18,7 +19,7 @@ import soundfile
 from contract.features import Float32Array
 from node.recorder import planned_bytes, planned_files, record, wav_bytes
 from node.sources.errors import SourceError
-from node.sources.sound import Block
+from node.sources.sound import Block, EndOfSound
 from tests.node.fake_source import Sound
 from training.dataset import find_dataset
 from training.recordings import read_recording
@@ -68,6 +69,16 @@ def blocks(samples: Float32Array, *, gap_before: int | None = None) -> list[Bloc
 def noise(seconds: float) -> Float32Array:
     chance = np.random.default_rng(3)
     return (chance.normal(0, 0.1, round(seconds * RATE_HZ))).astype(np.float32)
+
+
+class Hung(Sound):
+    """Gives its blocks, and then lives on without a word, as a stopped process does."""
+
+    def read(self, timeout_seconds: float) -> Block | None:
+        try:
+            return super().read(timeout_seconds)
+        except EndOfSound:
+            return None
 
 
 def unwatched(block: Block, rate_hz: int, seconds: float) -> None:
@@ -286,6 +297,25 @@ def test_fault_of_the_source_is_kept_for_the_end(tmp_path: Path) -> None:
     )
 
     assert (recorded.files, recorded.ending, recorded.fault) == (1, "lost", fault)
+
+
+def test_microphone_that_hangs_is_not_waited_for(tmp_path: Path) -> None:
+    """Ten seconds without sound end a recording; what was whole is kept."""
+    source = Hung(blocks(noise(3.0)), sample_rate_hz=RATE_HZ)
+    ticks = itertools.count(step=0.5)
+
+    recorded = record(
+        source,
+        tmp_path,
+        files=4,
+        file_seconds=2,
+        stop=threading.Event(),
+        watch=unwatched,
+        clock=lambda: next(ticks),
+    )
+
+    assert (recorded.files, recorded.ending) == (1, "lost")
+    assert "got none for 10 s" in str(recorded.fault)
 
 
 @pytest.mark.parametrize(

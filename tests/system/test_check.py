@@ -168,6 +168,7 @@ def test_access_list_of_a_node_is_enough(tmp_path: Path) -> None:
 
     stages = ("broker login", "broker subscribe", "broker publish")
     assert {grades(found)[stage] for stage in stages} == {"ok"}
+    assert "may grant this and deliver nothing" in found["broker subscribe"].found
 
 
 def test_wrong_password_is_told(tmp_path: Path) -> None:
