@@ -33,6 +33,9 @@ _EXAMPLE_MODEL = "models/fan-synthetic"
 _PRIVATE = 0o600
 _INSTALLED = Path("/opt/earshot")
 """Where the installer for the Pi puts this code; it makes a launcher `earshot-node`, too."""
+_SERVICE_STATE = Path("/var/lib/earshot")
+"""What the service may write to."""
+_CODE = Path(__file__).resolve()
 
 
 class InitError(EarshotError):
@@ -90,8 +93,10 @@ def run(options: argparse.Namespace) -> int:
     if password is not None and not options.force and _password_path(out).exists():
         raise InitError(f"{_password_path(out)} is there already: --force overwrites it")
     if answers.state_folder is None:
-        beside = str(out.absolute().parent / "state")
-        answers = msgspec.structs.replace(answers, state_folder=beside)
+        # The service may not write beside its settings.
+        installed = _CODE.is_relative_to(_INSTALLED)
+        parent = _SERVICE_STATE if installed else out.absolute().parent
+        answers = msgspec.structs.replace(answers, state_folder=str(parent / "state"))
     text = settings_text(answers, origin=str(out))
     if password is not None:
         _write(_password_path(out), password + "\n")
@@ -373,7 +378,7 @@ def _tell_next(out: Path, answers: "Answers") -> None:
         ("run", "hear, score and publish"),
         ("calibrate", "while it runs and the machine is healthy: set the limits for this place"),
     ):
-        line = f"{_program(Path(__file__))} {command} --config {shlex.quote(str(out))}"
+        line = f"{_program(_CODE)} {command} --config {shlex.quote(str(out))}"
         print(f"  {line:<48}  {why}")
 
 
