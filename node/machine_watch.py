@@ -14,15 +14,9 @@ from contract.features import Float32Array
 from contract.messages import AlarmRule, CalibrationPhase, MachineState, ThresholdSource
 from contract.release import Manifest
 from node.bands import strongest_bands_hz
-from node.calibration import (
-    Calibrator,
-    Limits,
-    Observation,
-    Plan,
-    centred_statistic,
-    observe,
-)
+from node.calibration import Calibrator, Plan
 from node.detector import Detector, statistic
+from node.limits import Limits, Observation, centred_statistic, observe
 from node.machine import ABNORMAL, CalibratedMachine, MachineVote
 from node.scorer import Evidence
 

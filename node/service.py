@@ -33,11 +33,9 @@ from contract.messages import (
 )
 from contract.topics import VERBS
 from node.board import board_name, operating_system, read_board
-from node.calibration import MINUTES_USUAL, CalibrationRefusedError, fits
 from node.clock import WindowClock, new_boot_id, system_clock
 from node.ear import Ear, HeardWindow
 from node.episodes import Episodes
-from node.machine_watch import CalibrationNotStartedError, MachineWatch
 from node.notify import Notifier
 from node.outbox import MemoryOutbox
 from node.publisher import Answer, Asked, Publisher
@@ -45,11 +43,11 @@ from node.release_store import Release
 from node.runtime import Runtime
 from node.scorer import Scorer
 from node.settings import NodeSettings
+from node.site import keep_outcome, known_machine, obey
 from node.site_store import (
     CalibrationAnswer,
     CalibrationRequest,
     CalibrationStatus,
-    Site,
     SiteStore,
 )
 from node.sources.errors import SourceError
@@ -500,70 +498,6 @@ class _Node:
     def _check_publisher(self) -> None:
         if self._publisher.failure is not None:
             raise self._publisher.failure
-
-
-def known_machine(
-    settings: NodeSettings,
-    scorer: Scorer,
-    store: SiteStore,
-    *,
-    state: MachineState = MachineState.UNKNOWN,
-) -> MachineWatch:
-    """The watch over the machine, with the limits of an earlier calibration if they still fit."""
-    manifest = scorer.manifest
-    limits, note = None, "not calibrated here: the release's threshold and a vote decide"
-    site = store.site()
-    if site is not None and not site.fits(manifest):
-        note = f"calibrated with {site.release}, which is not what runs: calibrate again"
-    elif site is not None and not fits(manifest, site.limits):
-        note = "the limits that were kept do not fit the release that they name: calibrate again"
-        logger.error("%s", note)
-    elif site is not None:
-        limits, note = site.limits, site.note
-    return MachineWatch(
-        manifest,
-        limits=limits,
-        note=note,
-        false_alarms_per_week=settings.calibration.false_alarms_per_week,
-        state=state,
-    )
-
-
-def obey(watch: MachineWatch, store: SiteStore, request: CalibrationRequest) -> tuple[bool, str]:
-    """Carry out a request; gives whether that was possible, and what to say of it."""
-    match request.action:
-        case "cancel":
-            done = watch.cancel()
-            return done, "cancelled" if done else "no calibration was under way"
-        case "forget":
-            watch.forget()
-            store.keep_site(None)
-            return True, "forgotten: the release's threshold and a vote decide"
-        case "start":
-            try:
-                minutes = MINUTES_USUAL if request.minutes is None else request.minutes
-                plan = watch.calibrate(minutes)
-            except (CalibrationRefusedError, CalibrationNotStartedError) as error:
-                return False, str(error)
-            return True, (
-                f"calibrates for {minutes:g} minutes, {plan.total_seconds / 60:.3g} in all with"
-                " settling and verifying"
-            )
-
-
-def keep_outcome(watch: MachineWatch, store: SiteStore, scorer: Scorer, *, made_us: int) -> None:
-    """A calibration has ended: keep what came of it, if anything did."""
-    if watch.phase is CalibrationPhase.ARMED and watch.limits is not None:
-        manifest = scorer.manifest
-        store.keep_site(
-            Site(
-                release=manifest.label,
-                models_sha256=manifest.models_sha256,
-                made_us=made_us,
-                note=_bounded(watch.note) or "",
-                limits=watch.limits,
-            )
-        )
 
 
 def _bounded(text: str | None) -> str | None:

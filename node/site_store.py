@@ -25,8 +25,8 @@ import msgspec
 from contract.errors import EarshotError
 from contract.messages import CalibrationPhase, ModelLabel, Text, TimeUs
 from contract.release import Manifest
-from node.calibration import Limits
 from node.episodes import Episode
+from node.limits import Limits
 
 logger = logging.getLogger(__name__)
 

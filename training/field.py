@@ -28,8 +28,9 @@ import numpy as np
 from contract import VERSION
 from contract.messages import AlarmRule, CalibrationPhase, EpisodePhase, MachineState
 from contract.release import Manifest
-from node.calibration import Limits, Plan
+from node.calibration import Plan
 from node.episodes import Episodes
+from node.limits import Limits
 from node.machine_watch import MachineWatch
 from node.scorer import Evidence
 from training.dataset import Clip, Dataset, find_dataset

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from contract.features import Float32Array
-from node.calibration import observe
+from node.limits import observe
 from node.release_store import read_release
 from node.runtime import find_runtime
 from node.scorer import Evidence, Scorer

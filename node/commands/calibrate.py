@@ -68,9 +68,9 @@ def _calibrate_here(
     settings: "NodeSettings", store: "SiteStore", request: "CalibrationRequest"
 ) -> int:
     from contract.messages import CalibrationPhase
-    from node import service
     from node.ear import Ear
     from node.scorer import Scorer
+    from node.site import keep_outcome, known_machine, obey
     from node.sources.sound import EndOfSound
 
     if request.action == "cancel":
@@ -80,8 +80,8 @@ def _calibrate_here(
         return 0 if pending else EXIT_REFUSED
     _, source, release, runtime = node_parts(settings)
     scorer = Scorer(release, runtime, threads=settings.model.threads)
-    watch = service.known_machine(settings, scorer, store)
-    done, note = service.obey(watch, store, request)
+    watch = known_machine(settings, scorer, store)
+    done, note = obey(watch, store, request)
     print(note)
     if request.action != "start" or not done:
         return 0 if done else EXIT_REFUSED
@@ -97,7 +97,7 @@ def _calibrate_here(
     except EndOfSound:
         print("the sound ended before the calibration did: nothing was kept")
         return EXIT_REFUSED
-    service.keep_outcome(watch, store, scorer, made_us=time.time_ns() // 1000)
+    keep_outcome(watch, store, scorer, made_us=time.time_ns() // 1000)
     return 0 if watch.phase is CalibrationPhase.ARMED else EXIT_REFUSED
 
 

@@ -13,12 +13,12 @@ from scipy.stats import genpareto, t
 from contract.features import FeatureParams, Float32Array
 from contract.messages import CalibrationPhase, MachineState
 from contract.release import Calibration, LogNormals, Manifest, Model
-from node.calibration import (
+from node.calibration import Calibrator, Plan
+from node.detector import Detector, exp_sum_log_z
+from node.limits import (
     CalibrationRefusedError,
-    Calibrator,
     Limits,
     Observation,
-    Plan,
     block_means,
     centred_statistic,
     fast_limit,
@@ -26,7 +26,6 @@ from node.calibration import (
     fits,
     observe,
 )
-from node.detector import Detector, exp_sum_log_z
 from node.machine import CalibratedMachine
 from node.scorer import Evidence
 from tests.node.fake_inference import FEATURES, RUNTIME, FakeModel, release, release_of

@@ -5,7 +5,7 @@ from itertools import product
 import pytest
 
 from contract.messages import AlarmRule, MachineState
-from node.calibration import Limits
+from node.limits import Limits
 from node.machine import VOTES, CalibratedMachine, MachineVote
 from tests.node.observations import calibrated, correlated
 

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from contract.messages import AlarmRule, CalibrationPhase, MachineState, ThresholdSource
-from node.calibration import Limits
 from node.episodes import Episode
+from node.limits import Limits
 from node.scorer import Scorer
-from node.service import known_machine
 from node.settings import ModelSection, NodeSection, NodeSettings
+from node.site import known_machine
 from node.site_store import (
     CalibrationAnswer,
     CalibrationRequest,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from contract.messages import AlarmRule, MachineState
-from node.calibration import observe
+from node.limits import observe
 from node.release_store import read_release
 from node.scorer import Evidence
 from tests.training.conftest import WriteWav, hiss
