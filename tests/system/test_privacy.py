@@ -524,7 +524,9 @@ def test_the_node_has_done_all_that_it_does(remains: Remains) -> None:
         msgspec.json.decode(files[f"state/{NODE}/calibration-answer.json"], type=CalibrationAnswer)
         for files in remains.files
     ]
-    assert [answer.done for answer in answers] == [True, True, False]
+    # The second start goes on with the calibration of the first, and refuses another beside it.
+    assert [answer.done for answer in answers] == [True, False, False]
+    assert answers[1].note.startswith("a calibration is under way")
 
 
 def _all_files(remains: Remains) -> Iterator[tuple[str, bytes]]:
