@@ -37,6 +37,7 @@ from node.release_store import Release, read_release
 from node.result_row import checkout_hash, device_name, platform_name
 from node.runtime import LoadedModel, Runtime, find_runtime
 from node.sources.errors import SourceError
+from node.whole_file import write_whole
 
 WARM_UP = 20
 """Calls before the first one that counts: caches, frequency of the processor, lazy loading."""
@@ -248,16 +249,9 @@ def write_report(path: Path, found: Bench) -> None:
         BenchError: it cannot be written.
     """
     content = msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n"
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        write_whole(path, content)
     except OSError as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
         raise BenchError(f"{path}: cannot be written: {error.strerror}") from error
 
 

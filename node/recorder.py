@@ -12,12 +12,10 @@ would be learnt as normal.
 """
 
 import io
-import os
 import threading
 import time
 import wave
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Final, Literal
 
@@ -30,6 +28,7 @@ from node.levels import Level, Levels, clipped_share
 from node.sources.errors import SourceError
 from node.sources.microphone import MicrophoneSource
 from node.sources.sound import AudioSource, Block, EndOfSound
+from node.whole_file import write_whole
 
 SAMPLE_BYTES: Final = 3
 FACTS_NAME: Final = "session.json"
@@ -193,15 +192,7 @@ def write_facts(folder: Path, facts: dict[str, object]) -> None:
 
 
 def _write(path: Path, content: bytes) -> None:
-    # No name that `training` takes for sound, and hidden, in case the power goes now.
-    temporary = path.with_name(f".{path.name}.part")
     try:
-        with temporary.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
+        write_whole(path, content)
     except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
         raise RecordError(f"{path}: cannot be written: {error.strerror}") from error

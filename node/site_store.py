@@ -27,6 +27,7 @@ from contract.messages import CalibrationPhase, ModelLabel, Text, TimeUs
 from contract.release import Manifest
 from node.episodes import Episode
 from node.limits import Limits
+from node.whole_file import sync_folder, write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -248,19 +249,13 @@ class SiteStore:
     def _write(self, name: str, content: Any) -> None:
         """Whole or not at all, also when the power goes."""
         path = self._folder / name
-        temporary = path.with_suffix(".new")
         try:
-            if content is None:
-                with suppress(FileNotFoundError, NotADirectoryError):
-                    path.unlink()
-                    _sync_folder(self._folder)
+            if content is not None:
+                write_whole(path, msgspec.json.encode(content))
                 return
-            with temporary.open("wb") as file:
-                file.write(msgspec.json.encode(content))
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-            _sync_folder(self._folder)
+            with suppress(FileNotFoundError, NotADirectoryError):
+                path.unlink()
+                sync_folder(path.parent)
         except OSError as error:
             raise StateFolderError(f"{path}: cannot be written: {error.strerror}") from error
 
@@ -273,11 +268,3 @@ def _lock(file: IO[str]) -> None:
             return
         time.sleep(_LOCK_PAUSE_SECONDS)
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

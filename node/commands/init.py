@@ -7,13 +7,10 @@ known to be valid, and nothing that is there is overwritten without --force.
 
 import argparse
 import getpass
-import os
 import shlex
 import socket
 import sys
-import tempfile
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -353,20 +350,11 @@ def _password_path(out: Path) -> Path:
 
 def _write(path: Path, text: str) -> None:
     """All of the file or none of it; for its owner alone, since it may hold or name secrets."""
-    temporary = None
+    from node.whole_file import write_whole
+
     try:
-        # mkstemp's mode is 0600.
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-            os.fchmod(descriptor, _PRIVATE)
-            stream.write(text)
-            stream.flush()
-            os.fsync(descriptor)
-        Path(temporary).replace(path)
+        write_whole(path, text.encode(), mode=_PRIVATE)
     except OSError as error:
-        if temporary is not None:
-            with suppress(OSError):
-                Path(temporary).unlink()
         raise InitError(f"{path}: cannot be written: {error.strerror}") from error
 
 
