@@ -43,6 +43,23 @@ class ReleaseError(EarshotError):
     """A release that must not be used: keep the model that runs."""
 
 
+SignatureFault = Literal["oversize", "unsigned", "wrong_type", "unknown_key", "wrong_signature"]
+"""Why nobody's word is behind something: over its size bound, no signed envelope, one of another
+thing, signed by nobody who is trusted, or not what was signed."""
+
+
+class SignatureError(EarshotError):
+    """Something that claims to be an operator's word and is not: drop it, and say so."""
+
+    def __init__(self, reason: SignatureFault, text: str) -> None:
+        self.reason = reason
+        super().__init__(text)
+
+
+class KeyFileError(EarshotError):
+    """A key that cannot be used: name another file, or give its pass phrase."""
+
+
 class FeatureError(EarshotError):
     """Feature parameters that contradict each other, or sound that does not fit them."""
 

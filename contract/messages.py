@@ -44,6 +44,8 @@ Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 Share = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
 ModelLabel = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,31}@[0-9]{1,9}\Z")]
 """A release as `name@version`."""
+KeyId = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
+"""Of a public key, see `contract.signature.key_id`."""
 Positive = Annotated[float, msgspec.Meta(ge=1e-12)]
 """A divisor: not so small that a score would be infinite."""
 
@@ -290,6 +292,8 @@ class Birth(Message, frozen=True, kw_only=True):
     window_us: Count
     hop_us: Count
     capabilities: Annotated[tuple[Text, ...], msgspec.Meta(max_length=32)]
+    trusted_keys: Annotated[tuple[KeyId, ...], msgspec.Meta(max_length=8)]
+    """Whose releases and orders the node obeys; none if it takes no updates."""
 
 
 class State(Message, frozen=True, kw_only=True):
@@ -385,10 +389,30 @@ class Update(Message, frozen=True, kw_only=True):
     boot: BootId
     at_us: TimeUs
     running: ModelLabel
+    previous: ModelLabel | None
+    """What a roll-back goes to."""
     wanted: ModelLabel | None
     phase: UpdatePhase
     progress: Share
+    """Within the phase."""
     reason: Text | None
+    """Why it was rejected or rolled back, or what the phase waits for."""
+    obeying: Text | None
+    """Whose order is followed: `all`, `group:line-2` or `node:press-07`; None if there is none."""
+    serial: Count | None
+    """Of that order."""
+    threshold: Positive | None
+    """That the order gives in place of the release's and the site's; None if it gives none."""
+    trial_windows: Count
+    """Windows that both models have scored in the trial."""
+    trial_flagged: Count
+    """Of these, how many the new model flags by its release's threshold."""
+    running_flagged: Count
+    """Of these, how many the running model flags by the limits in force."""
+    trial_score: float | None
+    """Median score of the new model in the trial; 1 is its release's threshold."""
+    trial_latency_p95_ms: float | None
+    """Of the new model in the trial."""
 
 
 class Receipt(Message, frozen=True, kw_only=True):
@@ -403,23 +427,6 @@ class Receipt(Message, frozen=True, kw_only=True):
     """All windows with a lower or equal `seq` are stored, but for the holes."""
     holes: Annotated[tuple[tuple[Count, Count], ...], msgspec.Meta(max_length=100)]
     """Ranges of `seq`, both ends included, that are missing."""
-
-
-class Desired(Message, frozen=True, kw_only=True):
-    """Operator to nodes: which release to run."""
-
-    KIND: ClassVar[Kind] = Kind.DESIRED
-    TAGS: ClassVar[tuple[str, ...]] = ()
-
-    at_us: TimeUs
-    serial: Count
-    """Rises with every change; a lower one is refused."""
-    release: ModelLabel
-    percent: Annotated[float, msgspec.Meta(ge=0, le=100)]
-    """Share of the addressed nodes that should follow."""
-    threshold: Positive | None
-    """Overrides the release's threshold, for this release only."""
-    allow_older: bool
 
 
 class Command(Message, frozen=True, kw_only=True):
@@ -494,7 +501,6 @@ _ALL: tuple[type[Message], ...] = (
     *STORED,
     Backlog,
     Receipt,
-    Desired,
     Command,
     Result,
     DeadLetter,
@@ -534,6 +540,8 @@ def decode(topic: str, payload: bytes) -> Message:
         where = topics.parse(topic)
     except TopicError as error:
         raise MessageError("wrong_topic", str(error)) from error
+    if where.kind not in _DECODERS:
+        raise MessageError("wrong_topic", f"Expected a plain message, got a {where.kind}'s topic")
     _check_size(where.kind, len(payload))
     try:
         envelope = _ENVELOPE.decode(payload)

@@ -20,9 +20,16 @@ from contract.topics import RELEASE_NAME_PATTERN
 
 FORMAT = 1
 MANIFEST_NAME = "manifest.json"
-MAX_MANIFEST_BYTES = 8 * 1024
+ENVELOPE_NAME = "manifest.dsse.json"
+"""The signed manifest, beside it."""
+MAX_MANIFEST_BYTES = 5632
+"""Signed, and so in base 64, it fits into an envelope (8 KiB)."""
 MAX_FILE_BYTES = 16 * 1024 * 1024
 """A model that a Pi scores in time is far below; the bound is there so that reading has one."""
+
+CHUNK_BYTES = 32 * 1024
+"""Of a file as it is published: below the smallest limit of managed brokers (Event Grid keeps
+64 KiB), and small enough that a slow link gets through between two keep-alives."""
 
 FileName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")]
 Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
@@ -36,6 +43,15 @@ class ReleaseFile(msgspec.Struct, frozen=True, kw_only=True):
     name: FileName
     sha256: Sha256
     size_bytes: Annotated[int, msgspec.Meta(ge=1, le=MAX_FILE_BYTES)]
+
+    @property
+    def chunks(self) -> int:
+        """In how many messages it is published."""
+        return -(-self.size_bytes // CHUNK_BYTES)
+
+    def chunk_bytes(self, chunk: int) -> int:
+        """Size of a chunk; all but the last are `CHUNK_BYTES`."""
+        return min(CHUNK_BYTES, self.size_bytes - chunk * CHUNK_BYTES)
 
 
 class LogNormals(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,6 +81,8 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     """Of the weights, and with `int8` of the activations too; None where it is not known."""
     runtimes: Annotated[tuple[Text, ...], msgspec.Meta(max_length=8)]
     """Inference libraries that have loaded and run it."""
+    operators: Annotated[tuple[Text, ...], msgspec.Meta(max_length=32)] = ()
+    """Kinds of TFLite operators with the version that each has here: `FULLY_CONNECTED@12`."""
 
 
 class Threshold(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,6 +114,16 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True):
     """Over the held-out normal windows of training: what to expect, and no more."""
     sessions: Annotated[int, msgspec.Meta(ge=0)] | None
     """Sessions of normal sound that training has heard; None where the data do not say."""
+
+
+class SelfTest(msgspec.Struct, frozen=True, kw_only=True):
+    """What a node must get for a sound that can be calculated anywhere, before it trusts itself."""
+
+    probe: Literal["chirp_and_noise"] = "chirp_and_noise"
+    """See `node.probe`."""
+    statistic: Positive
+    relative_tolerance: Annotated[float, msgspec.Meta(gt=0, le=0.5)]
+    """Between inference libraries, processors and their rounding."""
 
 
 class Training(msgspec.Struct, frozen=True, kw_only=True):
@@ -136,6 +164,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     calibration: Calibration | None
     """None where no normal sound was at hand, as with an imported model."""
     training: Training
+    self_test: SelfTest | None = None
+    """None in a release that was never packed for a fleet."""
+    not_after_us: TimeUs | None = None
+    """When it is too old to be taken on; a node that runs it goes on. None is never."""
 
     def __post_init__(self) -> None:
         if self.window_hop_samples > self.features.window_samples:

@@ -71,6 +71,7 @@ class Publication(msgspec.Struct, frozen=True, kw_only=True):
     retain: bool = False
     expiry_seconds: int | None = None
     """The broker forgets the message when it could not deliver it within this time."""
+    content_type: str = "application/json"
     correlation: bytes | None = None
     """Correlation data: tells whoever asked which question this answers."""
 
@@ -167,6 +168,15 @@ class Published(msgspec.Struct, frozen=True):
         return self.reason_code < _FIRST_FAILURE
 
 
+class Followed(msgspec.Struct, frozen=True):
+    """The broker has answered `Session.follow`; what it keeps there has been sent, or follows."""
+
+    generation: int
+    packet_id: int
+    accepted: bool
+    reason: str
+
+
 class SubscribeRefused(msgspec.Struct, frozen=True):
     """The broker does not let us hear a topic filter."""
 
@@ -175,7 +185,14 @@ class SubscribeRefused(msgspec.Struct, frozen=True):
 
 
 SessionEvent = (
-    Connected | Subscribed | SubscribeRefused | Disconnected | ConnectFailed | Received | Published
+    Connected
+    | Subscribed
+    | Followed
+    | SubscribeRefused
+    | Disconnected
+    | ConnectFailed
+    | Received
+    | Published
 )
 
 
@@ -266,6 +283,23 @@ class Session:
         connection = self._connection
         return None if connection is None else connection.publish(publication)
 
+    def follow(self, topic_filter: str) -> Delivery | None:
+        """Subscribe to a topic filter until `leave`; after a reconnect it has to be asked again.
+
+        `Followed` tells when the broker has answered; retained messages come each time.
+
+        Returns:
+            None when there is no connection.
+        """
+        connection = self._connection
+        return None if connection is None else connection.follow(topic_filter)
+
+    def leave(self, topic_filter: str) -> None:
+        """End what `follow` began, if it has not ended by itself."""
+        connection = self._connection
+        if connection is not None:
+            connection.leave(topic_filter)
+
     def acknowledge(self, message: Received) -> bool:
         """Tell the broker that a message is done with; False when its connection is gone."""
         connection = self._connection
@@ -326,6 +360,8 @@ class _Connection:
         self._max_packet_bytes: int | None = None
         self._opened_at: float | None = None
         self._end: ConnectFailed | Disconnected | None = None
+        self._subscribe_packet_id: int | None = None
+        """Of the subscriptions that every connection begins with."""
         self._client = self._new_client()
 
     def run(self) -> tuple[ConnectFailed | Disconnected, float]:
@@ -394,6 +430,16 @@ class _Connection:
             return None
         return Delivery(self.generation, info.mid)
 
+    def follow(self, topic_filter: str) -> Delivery | None:
+        options = _subscribe_options(Subscription(topic_filter=topic_filter))
+        result, packet_id = self._client.subscribe([(topic_filter, options)])
+        if result != MQTTErrorCode.MQTT_ERR_SUCCESS or packet_id is None:
+            return None
+        return Delivery(self.generation, packet_id)
+
+    def leave(self, topic_filter: str) -> None:
+        self._client.unsubscribe(topic_filter)
+
     def acknowledge(self, message: Received) -> bool:
         return self._client.ack(message.packet_id, message.qos) == MQTTErrorCode.MQTT_ERR_SUCCESS
 
@@ -451,7 +497,7 @@ class _Connection:
         self._opened_at = time.monotonic()
         self._max_packet_bytes = getattr(properties, "MaximumPacketSize", None)
         if options.subscriptions:
-            client.subscribe(
+            _, self._subscribe_packet_id = client.subscribe(
                 [(s.topic_filter, _subscribe_options(s)) for s in options.subscriptions]
             )
         in_flight = min(MAX_IN_FLIGHT, getattr(properties, "ReceiveMaximum", MAX_IN_FLIGHT))
@@ -505,6 +551,12 @@ class _Connection:
         reasons: list[ReasonCode],
         properties: Properties | None,
     ) -> None:
+        if packet_id != self._subscribe_packet_id:
+            failed = any(reason.is_failure for reason in reasons)
+            self._session._deliver(
+                Followed(self.generation, packet_id, not failed, ", ".join(map(str, reasons)))
+            )
+            return
         for subscription, reason in zip(
             self._session._options.subscriptions, reasons, strict=False
         ):
@@ -546,7 +598,7 @@ def _leave_writing_to_the_loop(*_: object) -> None:
 
 def _publish_properties(publication: Publication, packet: int) -> Properties:
     properties = Properties(packet)
-    properties.ContentType = "application/json"
+    properties.ContentType = publication.content_type
     if publication.expiry_seconds is not None:
         properties.MessageExpiryInterval = publication.expiry_seconds
     if publication.correlation is not None:

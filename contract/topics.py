@@ -17,8 +17,14 @@ _ID = r"[a-z0-9][a-z0-9-]{0,31}"
 NODE_ID_PATTERN = rf"^{_ID}\Z"
 """Lower case letters, digits and hyphens, 1 to 32 of them; also for groups and collectors."""
 RELEASE_NAME_PATTERN = rf"^{_ID}\Z"
+ADDRESS_PATTERN = rf"^(all|(group|node):{_ID})\Z"
+"""Whom an order is for: `all`, `group:line-2` or `node:press-07`."""
 
 _NODE_ID = re.compile(NODE_ID_PATTERN)
+_ADDRESS = re.compile(ADDRESS_PATTERN)
+_LABEL = re.compile(rf"^({_ID})@([1-9][0-9]{{0,8}})\Z")
+_SHA256 = re.compile(r"^[0-9a-f]{64}\Z")
+_NUMBER = re.compile(r"^(0|[1-9][0-9]{0,5})\Z")
 
 
 class Kind(StrEnum):
@@ -36,6 +42,8 @@ class Kind(StrEnum):
     DESIRED = "desired"
     COMMAND = "cmd"
     RESULT = "result"
+    RELEASE = "release"
+    BLOB = "blob"
     COLLECTOR_STATUS = "collector"
     DEAD_LETTER = "deadletter"
 
@@ -54,7 +62,7 @@ FROM_NODE = (
 
 _NODE_KINDS = frozenset((*FROM_NODE, Kind.RECEIPT, Kind.DESIRED, Kind.RESULT))
 
-VERBS = ("calibrate",)
+VERBS = ("calibrate", "rollback")
 """What a node can be told to do."""
 
 
@@ -63,8 +71,11 @@ class Topic(msgspec.Struct, frozen=True):
 
     kind: Kind
     owner: str | None
+    """A node, group or collector; of a release its label, of a blob its SHA-256."""
     verb: str | None = None
     """Of a command."""
+    chunk: int | None = None
+    """Of a blob."""
 
 
 def node(node_id: str, kind: Kind) -> str:
@@ -99,14 +110,62 @@ def every_node(kind: Kind) -> str:
     return f"{ROOT}/n/+/{kind}"
 
 
-def group_desired(group: str) -> str:
-    """Topic of the release that a group of nodes should run."""
-    return f"{ROOT}/g/{checked_id(group)}/desired"
+def desired(address: str) -> str:
+    """Topic of what the nodes at an address should run.
+
+    Args:
+        address: `all`, `group:line-2` or `node:press-07`.
+
+    Raises:
+        TopicError: it is none of these.
+    """
+    if not _ADDRESS.fullmatch(address):
+        raise TopicError(f"Expected all, group:NAME or node:ID, got {address[:80]!r}")
+    kind, _, owner = address.partition(":")
+    return f"{ROOT}/all/desired" if kind == "all" else f"{ROOT}/{kind[0]}/{owner}/desired"
 
 
-def all_desired() -> str:
-    """Topic of the release that every node should run."""
-    return f"{ROOT}/all/desired"
+def every_desired() -> tuple[str, ...]:
+    """Topic filters for what all nodes, groups and each node should run."""
+    return (f"{ROOT}/all/desired", f"{ROOT}/g/+/desired", f"{ROOT}/n/+/desired")
+
+
+def release(label: str) -> str:
+    """Topic of a release's signed manifest, for example `earshot/1/release/fan/17`.
+
+    Raises:
+        TopicError: not a label.
+    """
+    found = _LABEL.fullmatch(label)
+    if found is None:
+        raise TopicError(f"Expected NAME@VERSION, got {label[:80]!r}")
+    return f"{ROOT}/release/{found[1]}/{found[2]}"
+
+
+def every_release(name: str | None = None) -> str:
+    """Topic filter for the manifests of all releases, or of those of one name."""
+    return f"{ROOT}/release/{'+' if name is None else checked_id(name)}/+"
+
+
+def blob(sha256: str, chunk: int) -> str:
+    """Topic of one chunk of a file, which its SHA-256 names.
+
+    Raises:
+        TopicError: no SHA-256 in hex, or no possible number.
+    """
+    if not _SHA256.fullmatch(sha256) or not _NUMBER.fullmatch(str(chunk)):
+        raise TopicError(f"Expected a SHA-256 and a chunk from 0, got {sha256[:80]!r}, {chunk}")
+    return f"{ROOT}/blob/{sha256}/{chunk}"
+
+
+def every_chunk(sha256: str) -> str:
+    """Topic filter for all chunks of one file."""
+    return blob(sha256, 0)[:-1] + "+"
+
+
+def every_first_chunk() -> str:
+    """Topic filter for the first chunk of every file that the broker keeps."""
+    return f"{ROOT}/blob/+/0"
 
 
 def collector_status(collector_id: str) -> str:
@@ -141,6 +200,12 @@ def parse(topic: str) -> Topic:
             return Topic(Kind.DESIRED, checked_id(owner))
         case ["earshot", "1", "all", "desired"]:
             return Topic(Kind.DESIRED, None)
+        case ["earshot", "1", "release", name, version] if _LABEL.fullmatch(f"{name}@{version}"):
+            return Topic(Kind.RELEASE, f"{name}@{version}")
+        case ["earshot", "1", "blob", sha256, chunk] if _SHA256.fullmatch(
+            sha256
+        ) and _NUMBER.fullmatch(chunk):
+            return Topic(Kind.BLOB, sha256, chunk=int(chunk))
         case ["earshot", "1", "deadletter"]:
             return Topic(Kind.DEAD_LETTER, None)
     raise TopicError(f"Expected a topic of {ROOT}, got {topic[:80]!r}")

@@ -493,6 +493,7 @@ class _Node:
             window_us=manifest.features.window_us,
             hop_us=manifest.hop_us,
             capabilities=VERBS,
+            trusted_keys=(),
         )
 
     def _check_publisher(self) -> None:

@@ -12,7 +12,6 @@ from contract.messages import (
     CollectorStatus,
     Command,
     DeadLetter,
-    Desired,
     EpisodePhase,
     Event,
     Health,
@@ -117,6 +116,7 @@ BIRTH = Birth(
     window_us=2_000_000,
     hop_us=1_000_000,
     capabilities=("identify", "calibrate"),
+    trusted_keys=("5f" * 32,),
 )
 STATE = State(
     node=NODE,
@@ -177,10 +177,19 @@ UPDATE = Update(
     boot=BOOT,
     at_us=AT_US,
     running="fan@17",
+    previous="fan@16",
     wanted="fan@18",
     phase=UpdatePhase.ROLLED_BACK,
     progress=0.625,
     reason="latency p95 of 612 ms is over half a hop",
+    obeying="group:line-2",
+    serial=1_795_358_112_500_000,
+    threshold=48.5,
+    trial_windows=30,
+    trial_flagged=2,
+    running_flagged=1,
+    trial_score=0.71,
+    trial_latency_p95_ms=612.0,
 )
 COLLECTOR_STATUS = CollectorStatus(
     id="main",
@@ -191,9 +200,6 @@ COLLECTOR_STATUS = CollectorStatus(
 BACKLOG = Backlog(node=NODE, boot=BOOT, windows=(WINDOW, UNSCORED))
 RECEIPT = Receipt(
     node=NODE, boot=BOOT, at_us=AT_US, stored_up_to=184_467, holes=((17, 17), (40, 99))
-)
-DESIRED = Desired(
-    at_us=AT_US, serial=12, release="fan@18", percent=25.0, threshold=None, allow_older=False
 )
 COMMAND = Command(node=NODE, at_us=AT_US, minutes=60.0)
 RESULT = Result(
@@ -225,7 +231,6 @@ EXAMPLES = {
     "health": Example("earshot/1/n/press-07/health", HEALTH),
     "update": Example("earshot/1/n/press-07/update", UPDATE),
     "receipt": Example("earshot/1/n/press-07/receipt", RECEIPT),
-    "desired": Example("earshot/1/all/desired", DESIRED),
     "command": Example("earshot/1/n/press-07/cmd/calibrate", COMMAND),
     "result": Example("earshot/1/n/press-07/result", RESULT),
     "collector": Example("earshot/1/collector/main/status", COLLECTOR_STATUS),

@@ -8,6 +8,7 @@ from contract import topics
 from contract.errors import TopicError
 from contract.topics import FROM_NODE, Kind, Topic
 
+SHA256 = "0123456789abcdef" * 4
 NODE_KINDS = (*FROM_NODE, Kind.RECEIPT, Kind.DESIRED, Kind.RESULT)
 
 FORGED_IDS = [
@@ -40,8 +41,12 @@ def test_node_topic_is_parsed_back(kind: Kind) -> None:
 @pytest.mark.parametrize(
     ("topic", "parsed"),
     [
-        (topics.group_desired("line-2"), Topic(Kind.DESIRED, "line-2")),
-        (topics.all_desired(), Topic(Kind.DESIRED, None)),
+        (topics.desired("group:line-2"), Topic(Kind.DESIRED, "line-2")),
+        (topics.desired("all"), Topic(Kind.DESIRED, None)),
+        (topics.desired("node:press-07"), Topic(Kind.DESIRED, "press-07")),
+        (topics.release("fan@17"), Topic(Kind.RELEASE, "fan@17")),
+        (topics.blob(SHA256, 0), Topic(Kind.BLOB, SHA256, chunk=0)),
+        (topics.blob(SHA256, 511), Topic(Kind.BLOB, SHA256, chunk=511)),
         (topics.collector_status("main"), Topic(Kind.COLLECTOR_STATUS, "main")),
         (topics.dead_letter(), Topic(Kind.DEAD_LETTER, None)),
         (topics.command("press-07", "calibrate"), Topic(Kind.COMMAND, "press-07", "calibrate")),
@@ -69,8 +74,20 @@ def test_topics_are_as_released() -> None:
         "earshot/1/n/press-07/desired",
         "earshot/1/n/press-07/result",
     ]
-    assert topics.group_desired("line-2") == "earshot/1/g/line-2/desired"
-    assert topics.all_desired() == "earshot/1/all/desired"
+    assert topics.desired("group:line-2") == "earshot/1/g/line-2/desired"
+    assert topics.desired("all") == "earshot/1/all/desired"
+    assert topics.desired("node:press-07") == "earshot/1/n/press-07/desired"
+    assert topics.every_desired() == (
+        "earshot/1/all/desired",
+        "earshot/1/g/+/desired",
+        "earshot/1/n/+/desired",
+    )
+    assert topics.release("fan@17") == "earshot/1/release/fan/17"
+    assert topics.every_release() == "earshot/1/release/+/+"
+    assert topics.every_release("fan") == "earshot/1/release/fan/+"
+    assert topics.blob(SHA256, 3) == f"earshot/1/blob/{SHA256}/3"
+    assert topics.every_chunk(SHA256) == f"earshot/1/blob/{SHA256}/+"
+    assert topics.every_first_chunk() == "earshot/1/blob/+/0"
     assert topics.collector_status("main") == "earshot/1/collector/main/status"
     assert topics.every_collector_status() == "earshot/1/collector/+/status"
     assert topics.dead_letter() == "earshot/1/deadletter"
@@ -80,8 +97,51 @@ def test_topics_are_as_released() -> None:
 
 def test_command_that_no_node_knows_has_no_topic() -> None:
     """A verb is one of a short list, so that none can forge a topic."""
-    with pytest.raises(TopicError, match="Expected one of calibrate, got 'reboot/now'"):
+    with pytest.raises(TopicError, match="one of calibrate, rollback, got 'reboot/now'"):
         topics.command("press-07", "reboot/now")
+
+
+@pytest.mark.parametrize(
+    "label", ["fan", "fan@", "fan@0", "fan@01", "fan@1/2", "+@1", "@1", "fan@1\n"]
+)
+def test_label_that_could_forge_a_topic_is_refused(label: str) -> None:
+    """A release is a name and a version from 1."""
+    with pytest.raises(TopicError):
+        topics.release(label)
+
+
+@pytest.mark.parametrize(
+    ("sha256", "chunk"),
+    [("+", 0), (SHA256[:-1], 0), (SHA256.upper(), 0), (SHA256, -1), (SHA256, 1_000_000)],
+)
+def test_chunk_that_could_forge_a_topic_is_refused(sha256: str, chunk: int) -> None:
+    """A chunk is a SHA-256 in hex and a number."""
+    with pytest.raises(TopicError):
+        topics.blob(sha256, chunk)
+
+
+@pytest.mark.parametrize(
+    "topic",
+    [
+        f"earshot/1/blob/{SHA256}/01",
+        f"earshot/1/blob/{SHA256}/+",
+        f"earshot/1/blob/{SHA256[:-1]}g/0",
+        "earshot/1/release/fan/0",
+        "earshot/1/release/fan/x",
+        "earshot/1/release/+/1",
+    ],
+)
+def test_topic_of_no_release_or_chunk_is_refused(topic: str) -> None:
+    """What could not have been built is not parsed."""
+    with pytest.raises(TopicError):
+        topics.parse(topic)
+
+
+@pytest.mark.parametrize("address", ["", "ALL", "all:", "node:", "group:+", "site:x", "node:a/b"])
+def test_order_is_for_all_a_group_or_a_node(address: str) -> None:
+    """Nobody else has a topic for orders."""
+    with pytest.raises(TopicError, match="Expected all, group:NAME or node:ID"):
+        topics.desired(address)
 
 
 @pytest.mark.parametrize("kind", FROM_NODE)
@@ -111,7 +171,7 @@ def test_id_that_could_forge_a_topic_is_refused(text: str) -> None:
         lambda: topics.node(text, Kind.WINDOW),
         lambda: topics.command(text, "calibrate"),
         lambda: topics.every_command(text),
-        lambda: topics.group_desired(text),
+        lambda: topics.desired(f"group:{text}"),
         lambda: topics.collector_status(text),
         lambda: topics.parse(f"earshot/1/n/{text}/window"),
         lambda: topics.parse(f"earshot/1/g/{text}/desired"),

@@ -21,6 +21,7 @@ from contract.session import (
     Connected,
     ConnectFailed,
     Disconnected,
+    Followed,
     Publication,
     Published,
     Received,
@@ -441,6 +442,47 @@ def test_retained_message_comes_once_for_a_subscription_that_the_broker_keeps(
         assert first.retained
         assert present
         assert heard.none_of(Received, seconds=0.5)
+
+
+def test_what_is_followed_later_brings_what_the_broker_keeps(mosquitto: Mosquitto) -> None:
+    """Each time it is asked for; and nothing more once it was left."""
+    settings = _settings(mosquitto)
+    with (
+        session(settings, "speaker") as (speaker, spoken),
+        session(settings, "reader", "t/other") as (reader, heard),
+    ):
+        spoken.wait_for(Connected)
+        speaker.publish(_hello(retain=True))
+        spoken.wait_for(Published)
+        heard.wait_for(Subscribed)
+        for _ in range(2):
+            asked = reader.follow("t/hello")
+            answers = [heard.wait_for(Followed | Received) for _ in range(2)]  # type: ignore[arg-type]
+            (followed,) = [a for a in answers if isinstance(a, Followed)]
+            (received,) = [a for a in answers if isinstance(a, Received)]
+
+            assert asked is not None
+            assert (followed.generation, followed.packet_id) == (
+                asked.generation,
+                asked.packet_id,
+            )
+            assert followed.accepted
+            assert (received.payload, received.retained) == (b"hello", True)
+        reader.leave("t/hello")
+        # Asked and answered after it: by now the broker has dealt with both.
+        reader.follow("t/nothing")
+        heard.wait_for(Followed)
+        speaker.publish(_hello(payload=b"later"))
+
+        assert heard.none_of(Received, seconds=0.5)
+
+
+def test_nothing_is_followed_without_a_connection() -> None:
+    """The caller is told, and asks again when there is one."""
+    made = Session(MqttSettings(port=1), SessionOptions(client_id="x", expiry_seconds=0), print)
+
+    assert made.follow("t/hello") is None
+    made.leave("t/hello")
 
 
 def test_failure_of_the_network_thread_is_noticed_and_mended(

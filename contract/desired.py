@@ -1,0 +1,108 @@
+"""An operator's word to nodes: which release to run, with which threshold.
+
+Signed (`contract.signature`), since whoever may publish could otherwise raise a threshold and
+silence a fleet. It is retained at one address: a node, a group, or all; the nearest one counts.
+
+To change it: as `contract.messages` says.
+"""
+
+import hashlib
+from typing import Annotated, Literal
+
+import msgspec
+
+from contract import topics
+from contract.errors import MessageError
+from contract.messages import SCHEMA, Count, ModelLabel, Positive, TimeUs
+from contract.signature import Signer, TrustedKeys, verified
+
+PAYLOAD_TYPE = "application/vnd.earshot.desired+json"
+
+Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
+
+
+class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+    """A release, and the threshold to go by."""
+
+    release: ModelLabel
+    manifest_sha256: Sha256
+    """Of the manifest's bytes: two releases of one name and version are told apart."""
+    threshold: Positive | None = None
+    """In place of the release's and of the site's, in the statistic's unit; None is no override."""
+
+    @property
+    def name(self) -> str:
+        """Of the release."""
+        return self.release.rpartition("@")[0]
+
+    @property
+    def version(self) -> int:
+        """Of the release."""
+        return int(self.release.rpartition("@")[2])
+
+
+class Desired(msgspec.Struct, frozen=True, kw_only=True):
+    """What the nodes at one address should run."""
+
+    schema: Literal[1] = 1
+    at_us: TimeUs
+    to: Annotated[str, msgspec.Meta(pattern=topics.ADDRESS_PATTERN)]
+    """`all`, `group:line-2` or `node:press-07`: an order for one is none for another."""
+    serial: Count
+    """Rises with every order to this address; a lower one is refused. Microseconds since 1970,
+    or one more than the last if that is more, so that no two operators give the same."""
+    wanted: Wanted | None
+    """None: nothing any more; what a wider address says counts."""
+    percent: Annotated[float, msgspec.Meta(ge=0, le=100)]
+    """Share of the addressed nodes that should follow, see `cohort_percent`."""
+    before: Wanted | None
+    """What the others should run, as far as they do not run something newer; None leaves them as
+    they are."""
+    allow_older: bool
+    """Whether a node may go back to a version below the highest that it has run."""
+
+
+def cohort_percent(node: str) -> float:
+    """Where a node stands among all, 0 to 100: it follows an order for more percent than this.
+
+    A hash of its id alone: the same nodes go first each time, and a higher share adds nodes to
+    those that have gone.
+    """
+    digest = hashlib.sha256(f"earshot cohort {node}".encode()).digest()
+    return int.from_bytes(digest[:8]) / 2**64 * 100
+
+
+def sign_desired(desired: Desired, signer: Signer) -> bytes:
+    """The signed envelope to publish.
+
+    Raises:
+        SignatureError: it is too large.
+    """
+    return signer.sign(msgspec.json.encode(desired, order="sorted"), PAYLOAD_TYPE)
+
+
+def open_desired(topic: str, envelope: bytes, trusted: TrustedKeys) -> Desired:
+    """What an operator wants of the nodes at the address that the topic names.
+
+    Raises:
+        SignatureError: nobody who is trusted has signed it.
+        MessageError: it is signed, but of another schema, not what it should be, or for others.
+    """
+    payload = verified(envelope, PAYLOAD_TYPE, trusted)
+    try:
+        schema = msgspec.json.decode(payload, type=_Versioned).schema
+        if schema != SCHEMA:
+            raise MessageError("schema", f"Expected schema {SCHEMA}, got {schema}")
+        desired = _DECODER.decode(payload)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise MessageError("malformed", f"Expected an order to nodes: {error}") from error
+    if topics.desired(desired.to) != topic:
+        raise MessageError("wrong_topic", f"Expected an order for {topic}, got {desired.to}'s")
+    return desired
+
+
+class _Versioned(msgspec.Struct, frozen=True):
+    schema: int
+
+
+_DECODER = msgspec.json.Decoder(Desired)
