@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from collector import command, service, settings, sinks
+from contract.broker_options import add_broker_options, broker_variables
 from contract.errors import EXIT_BAD_INPUT, EarshotError
 from contract.session import Session
 from contract.topics import VERBS
@@ -65,7 +66,7 @@ def _watch(options: argparse.Namespace) -> int:
     # Only here: `run` works without rich.
     from collector import watch
 
-    broker = settings.load_broker(options.config, {**os.environ, **_mqtt_variables(options)})
+    broker = settings.load_broker(options.config, {**os.environ, **broker_variables(options)})
     if options.once:
         seconds, mode = options.seconds or _ONCE_SECONDS, watch.Mode.ONCE
     else:
@@ -76,35 +77,13 @@ def _watch(options: argparse.Namespace) -> int:
 
 
 def _command(options: argparse.Namespace) -> int:
-    broker = settings.load_broker(options.config, {**os.environ, **_mqtt_variables(options)})
+    broker = settings.load_broker(options.config, {**os.environ, **broker_variables(options)})
     minutes = 0.0 if options.cancel else options.minutes
     result = command.tell(
         broker, options.node, options.verb, minutes=minutes, seconds=options.seconds
     )
     print(f"{result.node}: {result.note}")
     return 0 if result.done else EXIT_NOT_DONE
-
-
-_MQTT_OPTIONS = ("ca_file", "certificate_file", "key_file", "username", "password_file")
-
-
-def _mqtt_variables(options: argparse.Namespace) -> dict[str, str]:
-    """The command line's broker as environment variables, so that one place judges them all."""
-    found = {name: getattr(options, name) for name in _MQTT_OPTIONS}
-    if options.broker is not None:
-        found["host"], found["port"] = options.broker
-    if options.tls:
-        found["tls"] = "true"
-    return {f"EARSHOT_MQTT_{name.upper()}": text for name, text in found.items() if text}
-
-
-def _host_and_port(text: str) -> tuple[str, str]:
-    host, colon, port = text.rpartition(":")
-    if not colon or text.endswith("]"):
-        host, port = text, ""
-    if not host or (colon and port and not port.isdecimal()):
-        raise argparse.ArgumentTypeError(f"expected host or host:port, got {text!r}")
-    return host.removeprefix("[").removesuffix("]"), port
 
 
 def _positive(text: str) -> float:
@@ -137,13 +116,7 @@ def _parser() -> argparse.ArgumentParser:
         )
 
     for parsed in (show, tell):
-        parsed.add_argument("--broker", type=_host_and_port, metavar="HOST[:PORT]")
-        parsed.add_argument("--tls", action="store_true", help="encrypt, and check the certificate")
-        parsed.add_argument("--ca-file", help="the broker's authority, if not one of the system's")
-        parsed.add_argument("--certificate-file", help="client certificate, with --key-file")
-        parsed.add_argument("--key-file")
-        parsed.add_argument("--username")
-        parsed.add_argument("--password-file", help="a file that holds nothing but the password")
+        add_broker_options(parsed)
     show.add_argument("--seconds", type=_positive, help="end by itself after so long")
     show.add_argument("--once", action="store_true", help="print one table after a few seconds")
     show.add_argument(
@@ -153,7 +126,11 @@ def _parser() -> argparse.ArgumentParser:
         help="seconds between lines where there is no terminal (default %(default)g)",
     )
     tell.add_argument("node", metavar="NODE", help="its id")
-    tell.add_argument("verb", choices=VERBS)
+    tell.add_argument(
+        "verb",
+        choices=VERBS,
+        help="calibrate: learn what is normal there; rollback: go back to the release before",
+    )
     calibrate = tell.add_mutually_exclusive_group()
     calibrate.add_argument(
         "--minutes", type=_positive, help="of calibrating, 2 to 240 (default: 60)"

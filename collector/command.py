@@ -40,14 +40,19 @@ def tell(
         broker: where the node is connected.
         node: its id.
         verb: one of `contract.topics.VERBS`.
-        minutes: for `calibrate`; 0 ends a calibration.
+        minutes: for `calibrate` alone; 0 ends a calibration.
         seconds: how long to wait for the answer.
 
     Raises:
         TopicError: no such verb, or no possible id.
         ConnectionRefusedByBrokerError: the broker does not let us in.
-        CommandFailedError: no broker, no node, or no answer.
+        CommandFailedError: minutes for another verb; no broker, no node, or no answer.
     """
+    if minutes is not None and verb != "calibrate":
+        raise CommandFailedError(
+            f"{verb} takes no minutes and cannot be cancelled: --minutes and --cancel are for"
+            " calibrate"
+        )
     correlation = secrets.token_bytes(8)
     message = Command(node=node, at_us=time.time_ns() // 1000, minutes=minutes)
     publication = Publication(

@@ -1,6 +1,6 @@
 """An operator's word to nodes: which release to run, with which threshold.
 
-Signed (`contract.signature`), since whoever may publish could otherwise raise a threshold and
+Signed (`contract.signed_desired`), since whoever may publish could otherwise raise a threshold and
 silence a fleet. It is retained at one address: a node, a group, or all; the nearest one counts.
 
 To change it: as `contract.messages` says.
@@ -12,11 +12,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from contract import topics
-from contract.errors import MessageError
-from contract.messages import SCHEMA, Count, ModelLabel, Positive, TimeUs
-from contract.signature import Signer, TrustedKeys, verified
-
-PAYLOAD_TYPE = "application/vnd.earshot.desired+json"
+from contract.messages import Count, ModelLabel, Positive, TimeUs
 
 Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 
@@ -70,39 +66,3 @@ def cohort_percent(node: str) -> float:
     """
     digest = hashlib.sha256(f"earshot cohort {node}".encode()).digest()
     return int.from_bytes(digest[:8]) / 2**64 * 100
-
-
-def sign_desired(desired: Desired, signer: Signer) -> bytes:
-    """The signed envelope to publish.
-
-    Raises:
-        SignatureError: it is too large.
-    """
-    return signer.sign(msgspec.json.encode(desired, order="sorted"), PAYLOAD_TYPE)
-
-
-def open_desired(topic: str, envelope: bytes, trusted: TrustedKeys) -> Desired:
-    """What an operator wants of the nodes at the address that the topic names.
-
-    Raises:
-        SignatureError: nobody who is trusted has signed it.
-        MessageError: it is signed, but of another schema, not what it should be, or for others.
-    """
-    payload = verified(envelope, PAYLOAD_TYPE, trusted)
-    try:
-        schema = msgspec.json.decode(payload, type=_Versioned).schema
-        if schema != SCHEMA:
-            raise MessageError("schema", f"Expected schema {SCHEMA}, got {schema}")
-        desired = _DECODER.decode(payload)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise MessageError("malformed", f"Expected an order to nodes: {error}") from error
-    if topics.desired(desired.to) != topic:
-        raise MessageError("wrong_topic", f"Expected an order for {topic}, got {desired.to}'s")
-    return desired
-
-
-class _Versioned(msgspec.Struct, frozen=True):
-    schema: int
-
-
-_DECODER = msgspec.json.Decoder(Desired)

@@ -74,6 +74,8 @@ class Publication(msgspec.Struct, frozen=True, kw_only=True):
     content_type: str = "application/json"
     correlation: bytes | None = None
     """Correlation data: tells whoever asked which question this answers."""
+    response_topic: str | None = None
+    """Where an answer is waited for."""
 
 
 class Will(msgspec.Struct, frozen=True, kw_only=True):
@@ -152,6 +154,7 @@ class Received(msgspec.Struct, frozen=True):
     qos: int
     retained: bool
     correlation: bytes | None = None
+    response_topic: str | None = None
 
 
 class Published(msgspec.Struct, frozen=True):
@@ -530,6 +533,7 @@ class _Connection:
                 message.qos,
                 message.retain,
                 getattr(message.properties, "CorrelationData", None),
+                getattr(message.properties, "ResponseTopic", None),
             )
         )
 
@@ -603,6 +607,8 @@ def _publish_properties(publication: Publication, packet: int) -> Properties:
         properties.MessageExpiryInterval = publication.expiry_seconds
     if publication.correlation is not None:
         properties.CorrelationData = publication.correlation
+    if publication.response_topic is not None:
+        properties.ResponseTopic = publication.response_topic
     return properties
 
 

@@ -79,7 +79,12 @@ class MqttSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def decode_settings(
-    kind: type[Settings], toml: str, environment: Mapping[str, str], *, origin: str
+    kind: type[Settings],
+    toml: str,
+    environment: Mapping[str, str],
+    *,
+    origin: str,
+    other_sections: bool = False,
 ) -> Settings:
     """Settings from a TOML text, overridden by environment variables.
 
@@ -88,6 +93,8 @@ def decode_settings(
         toml: the file's text; empty for settings from the environment alone.
         environment: for example `os.environ`; names look like `EARSHOT_MQTT_HOST`.
         origin: what to call the file in an error.
+        other_sections: whether the file may be another program's, with sections of its own; one
+            that is spelled nearly as one of ours is still a problem.
 
     Raises:
         SettingsError: with every problem found.
@@ -98,7 +105,12 @@ def decode_settings(
         raise SettingsError(origin, [f"not valid TOML: {error}"]) from error
     problems: list[str] = []
     sections = {field.name: field for field in msgspec.structs.fields(kind)}
-    problems += _unknown_keys(document, sections, "section")
+    ours = {
+        name: table
+        for name, table in document.items()
+        if not other_sections or difflib.get_close_matches(name, sections, n=1)
+    }
+    problems += _unknown_keys(ours, sections, "section")
     # Other programs' sections may be in the same environment; only what looks like ours is told.
     for variable in environment:
         found = variable.removeprefix(ENVIRONMENT_PREFIX).partition("_")[0].lower()

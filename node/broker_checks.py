@@ -59,13 +59,16 @@ _Event = TypeVar("_Event", bound=SessionEvent)
 _Other = TypeVar("_Other", bound=SessionEvent)
 
 
-def broker_findings(mqtt: MqttSettings, *, node: str, boot: str) -> Iterator[Finding]:
+def broker_findings(
+    mqtt: MqttSettings, *, node: str, boot: str, orders: tuple[str, ...] = ()
+) -> Iterator[Finding]:
     """Every stage as it is passed; ends with the first that cannot be passed.
 
     Args:
         mqtt: where the broker is.
         node: the node's id.
         boot: id of this start.
+        orders: topics of what it is to run, for a node that takes updates.
     """
     yield from _own_files(mqtt)
     addresses, finding = _resolved(mqtt)
@@ -88,7 +91,7 @@ def broker_findings(mqtt: MqttSettings, *, node: str, boot: str) -> Iterator[Fin
                 "the password goes to the broker unencrypted: [mqtt] tls is off",
                 "tls = true, if the broker has it",
             )
-    yield from _session_findings(mqtt, node=node, boot=boot)
+    yield from _session_findings(mqtt, node=node, boot=boot, orders=orders)
 
 
 def _own_files(mqtt: MqttSettings) -> Iterator[Finding]:
@@ -199,7 +202,9 @@ def _verification_advice(error: ssl.SSLCertVerificationError, mqtt: MqttSettings
     return f"give {which} [mqtt] ca_file: the authority that signed the broker's certificate"
 
 
-def _session_findings(mqtt: MqttSettings, *, node: str, boot: str) -> Iterator[Finding]:
+def _session_findings(
+    mqtt: MqttSettings, *, node: str, boot: str, orders: tuple[str, ...]
+) -> Iterator[Finding]:
     client_id = f"{node}-check"
     commands = topics.every_command(node)
     options = SessionOptions(
@@ -209,6 +214,7 @@ def _session_findings(mqtt: MqttSettings, *, node: str, boot: str) -> Iterator[F
         subscriptions=(
             Subscription(topic_filter=commands),
             Subscription(topic_filter=_COLLECTORS),
+            *(Subscription(topic_filter=order) for order in orders),
         ),
     )
     talk = _Talk()
@@ -224,7 +230,7 @@ def _session_findings(mqtt: MqttSettings, *, node: str, boot: str) -> Iterator[F
         if not isinstance(opened, Connected):
             return
         answered = talk.wait(Subscribed, Disconnected, seconds=STAGE_SECONDS)
-        yield from _subscription_findings(answered, talk, commands)
+        yield from _subscription_findings(answered, talk, commands, orders)
         yield _publish_finding(session, talk, node=node, boot=boot)
         yield _collector_finding(talk)
     finally:
@@ -283,7 +289,7 @@ def _login_finding(
 
 
 def _subscription_findings(
-    answered: Subscribed | Disconnected | None, talk: _Talk, commands: str
+    answered: Subscribed | Disconnected | None, talk: _Talk, commands: str, orders: tuple[str, ...]
 ) -> Iterator[Finding]:
     check = "broker subscribe"
     if isinstance(answered, Disconnected):
@@ -302,10 +308,11 @@ def _subscription_findings(
         )
     if not refused:
         # MQTT lets a broker grant what it will not deliver; mosquitto does so.
+        granted = ", ".join((commands, *orders))
         yield ok(
             check,
-            f"{commands} is granted (a broker may grant this and deliver nothing: if commands do"
-            " not arrive, see its access list)",
+            f"{granted} granted (a broker may grant this and deliver nothing:"
+            f" if commands{' or updates' if orders else ''} do not arrive, see its access list)",
         )
 
 

@@ -9,6 +9,7 @@ score and with its problem.
 
 import time
 from collections.abc import Callable, Iterator
+from typing import Protocol
 
 import msgspec
 
@@ -17,7 +18,7 @@ from node.framing import FramedWindow, Framer
 from node.machine_watch import Judgement, MachineWatch
 from node.microphone_health import MicrophoneHealth
 from node.scorer import Evidence, Scorer
-from node.sources.sound import AudioSource
+from node.sources.sound import AudioSource, Block
 
 
 class HeardWindow(msgspec.Struct, frozen=True, kw_only=True, eq=False):
@@ -37,6 +38,13 @@ class HeardWindow(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     evidence: Evidence | None
     latency_ms: float | None
     """From its last sample being there to its judgement."""
+
+
+class Beside(Protocol):
+    """Somebody who hears what the ear hears."""
+
+    def hear(self, block: Block, sample_rate_hz: int) -> None:
+        """Take in a block; must not raise."""
 
 
 class Ear:
@@ -68,6 +76,27 @@ class Ear:
             window_samples=manifest.features.window_samples,
             hop_samples=manifest.window_hop_samples,
         )
+        self.beside: Beside | None = None
+        """Hears the same sound."""
+        self._last_start_ns: int | None = None
+        self._after_ns: int | None = None
+        """Until it is passed, windows of a new framer are none: their sound has been judged."""
+
+    def switch(self, scorer: Scorer, watch: MachineWatch, framer: Framer) -> None:
+        """Score with another release from the next window on.
+
+        The windows stay on their grid where both releases cut them alike; else the new framer goes
+        on, which must have heard the same sound, from the first start after the last window's.
+
+        Args:
+            scorer: of the other release.
+            watch: of the machine, by its limits.
+            framer: cuts the sound as it wants it.
+        """
+        if _grid(scorer) != _grid(self._scorer):
+            self._framer = framer
+            self._after_ns = self._last_start_ns
+        self._scorer, self.watch = scorer, watch
 
     def hear(self, timeout_seconds: float) -> Iterator[HeardWindow]:
         """The windows that the next block completes, or that an outage has swallowed by now.
@@ -81,21 +110,31 @@ class Ear:
             outage = self.source.outage
             if outage is not None:
                 self.microphone.gone(outage)
-                for framed in self._framer.skip_until(self._now_ns()):
+                for framed in filter(self._is_new, self._framer.skip_until(self._now_ns())):
                     yield self._unheard(framed, Problem.MIC_GONE)
             return
         heard_at = time.monotonic()
         gone = self.microphone.state is MicrophoneState.GONE
         missed = Problem.MIC_GONE if gone else Problem.OVERRUN
         self.microphone.hear(block.samples, self.source.sample_rate_hz, clipped=block.clipped)
-        for framed in self._framer.push(block, self.source.sample_rate_hz):
+        for framed in filter(self._is_new, self._framer.push(block, self.source.sample_rate_hz)):
             yield self._judged(framed, missed, heard_at)
+        if self.beside is not None:
+            self.beside.hear(block, self.source.sample_rate_hz)
 
     def finish(self) -> Iterator[HeardWindow]:
         """The windows that are still held back when the sound has ended."""
         heard_at = time.monotonic()
-        for framed in self._framer.finish():
+        for framed in filter(self._is_new, self._framer.finish()):
             yield self._judged(framed, Problem.OVERRUN, heard_at)
+
+    def _is_new(self, framed: FramedWindow) -> bool:
+        """Whether it begins after the last window that another framer has cut."""
+        start_ns = framed.start_monotonic_ns
+        if self._after_ns is not None and start_ns <= self._after_ns:
+            return False
+        self._after_ns, self._last_start_ns = None, start_ns
+        return True
 
     def _judged(self, framed: FramedWindow, missed: Problem, heard_at: float) -> HeardWindow:
         if framed.samples is None:
@@ -141,3 +180,8 @@ class Ear:
         if self.microphone.state is MicrophoneState.OK:
             return judgement
         return msgspec.structs.replace(judgement, state=MachineState.UNKNOWN)
+
+
+def _grid(scorer: Scorer) -> tuple[int, int, int]:
+    features = scorer.manifest.features
+    return features.sample_rate_hz, features.window_samples, scorer.manifest.window_hop_samples

@@ -17,8 +17,8 @@
 #   /opt/earshot/code-*      the node's code and the models that come with it
 #   /opt/earshot/current     link to the code in use; moved last, so a failed upgrade changes nothing
 #   /usr/local/bin/earshot-node, /etc/systemd/system/earshot-node.service
-#   /etc/earshot             settings and keys, /var/lib/earshot  what the node has learnt; both
-#                            belong to the user earshot
+#   /etc/earshot             settings and keys, /var/lib/earshot  what the node has learnt, and
+#                            releases that it took; both belong to the user earshot
 
 # shellcheck disable=SC2317  # some functions are called through run alone
 set -euo pipefail

@@ -1,7 +1,9 @@
 """All that a node makes of its machine, window by window: limits in force, state, calibration.
 
-Which limits decide: those of a calibration on site that has armed; while the first one is under
-way, its quick ones; else the release's threshold and a vote. Pure: knows no clock, file or device.
+Which limits decide: an operator's threshold (an override) and a vote; without one, those of a
+calibration on site that has armed; while the first one is under way, its quick ones; else the
+release's threshold and a vote. What was calibrated goes on beside an override, and is in force
+again when that is withdrawn, without a gap. Pure: knows no clock, file or device.
 """
 
 import math
@@ -52,6 +54,7 @@ class MachineWatch:
         note: what is to be said of these limits, or of why there are none.
         false_alarms_per_week: for the next calibration; None: what the release says.
         state: of the machine when the node ended: a warning or an alarm goes on.
+        override: an operator's threshold of the release's own statistic, if there is one.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class MachineWatch:
         note: str | None = None,
         false_alarms_per_week: float | None = None,
         state: MachineState = MachineState.UNKNOWN,
+        override: float | None = None,
     ) -> None:
         self._manifest = manifest
         self._hop_seconds = manifest.hop_us / 1e6
@@ -70,6 +74,7 @@ class MachineWatch:
         self._false_alarms_per_week = false_alarms_per_week or (
             _FALSE_ALARMS_PER_WEEK if calibration is None else calibration.false_alarms_per_week
         )
+        self._override = override
         self._armed = limits
         self._note = note
         self._calibrator: Calibrator | None = None
@@ -81,25 +86,40 @@ class MachineWatch:
         self._normal_features: Float32Array | None = None
         self._normal_windows = 0
         if limits is not None:
-            self._judge_by(limits, state)
+            # Under an override the state that was told was not found by these limits.
+            self._judge_by(limits, state if override is None else MachineState.UNKNOWN)
+
+    @property
+    def manifest(self) -> Manifest:
+        """Of the release that scores."""
+        return self._manifest
 
     @property
     def limits(self) -> Limits | None:
         """Those in force that were made on site."""
+        return self.site_limits if self._override is None else None
+
+    @property
+    def site_limits(self) -> Limits | None:
+        """Those that were made on site, also while an override keeps them out of force."""
         if self._armed is not None or self._calibrator is None:
             return self._armed
         return self._calibrator.limits
 
     @property
     def threshold(self) -> float:
-        """Of a single window's statistic, by the limits in force."""
-        limits = self.limits
+        """Of a single window's statistic, by what is in force."""
+        if self._override is not None:
+            return self._override
+        limits = self.site_limits
         return self._manifest.threshold.value if limits is None else limits.threshold
 
     @property
     def threshold_source(self) -> ThresholdSource:
         """Who has set it."""
-        return ThresholdSource.RELEASE if self.limits is None else ThresholdSource.SITE
+        if self._override is not None:
+            return ThresholdSource.OVERRIDE
+        return ThresholdSource.RELEASE if self.site_limits is None else ThresholdSource.SITE
 
     @property
     def is_calibrating(self) -> bool:
@@ -124,13 +144,39 @@ class MachineWatch:
 
     @property
     def note(self) -> str | None:
+        """What decides, if it is an override; then what is to be said of the calibration."""
+        note = self.calibration_note
+        if self._override is None:
+            return note
+        said = "an operator's threshold and a vote decide"
+        if self.site_limits is not None:
+            return f"{said}, not the limits of the calibration: {note or 'kept aside'}"
+        return said if note is None else f"{said}; apart from that: {note}"
+
+    @property
+    def calibration_note(self) -> str | None:
         """What the limits are worth, how far a calibration is, or why one was refused."""
         return self._note if self._calibrator is None else self._calibrator.note
 
     @property
     def rule(self) -> AlarmRule:
         """By which a warning or an alarm was found."""
-        return self._vote.rule if self._machine is None else self._machine.rule
+        if self._machine is None or self._override is not None:
+            return self._vote.rule
+        return self._machine.rule
+
+    def override(self, threshold: float | None) -> None:
+        """Go by an operator's threshold from the next window on; None: by what else there is.
+
+        The vote begins anew, unless this is the threshold that is in force already. A calibration
+        goes on beside it, and is judged by the same sound as without it.
+
+        Args:
+            threshold: of the release's own statistic.
+        """
+        if threshold != self._override:
+            self._override = threshold
+            self._vote = MachineVote()
 
     def calibrate(self, minutes: float) -> Plan:
         """Begin a calibration.
@@ -147,9 +193,11 @@ class MachineWatch:
             )
         machine = None if self._armed is None else self._machine
         if machine is not None and machine.state in (*ABNORMAL, MachineState.STOPPED):
+            # Under an override another state is told; these limits still know better.
+            by = "" if self._override is None else " by the old calibration"
             raise CalibrationNotStartedError(
-                f"expected a machine that runs and sounds normal, it is in {machine.state}, which"
-                " would become the normal; if it is healthy, forget the old calibration first"
+                f"expected a machine that runs and sounds normal, it is in {machine.state}{by},"
+                " which would become the normal; if it is healthy, forget the old calibration first"
             )
         self._calibrator = Calibrator(
             self._manifest,
@@ -172,7 +220,7 @@ class MachineWatch:
         return True
 
     def forget(self) -> None:
-        """Go back to the release's threshold."""
+        """Go back to the release's threshold, or stay with an override."""
         self._calibrator = self._armed = self._ended = None
         self._note = "the calibration was forgotten"
         self._follow_limits()
@@ -190,7 +238,7 @@ class MachineWatch:
         found = None if observation is None else self._statistic(observation)
         score = None if found is None else found / self.threshold
         anomaly = None if score is None else score > 1.0
-        state = self._state(found, anomaly, level_dbfs)
+        state = self._state(observation, found, anomaly, level_dbfs)
         if observation is not None and not anomaly:
             self._remember(observation.mean_features)
         self._go_on_calibrating(observation)
@@ -198,7 +246,7 @@ class MachineWatch:
 
     def strongest_bands_hz(self, evidence: Evidence, detector: Detector) -> tuple[float, ...]:
         """Which bands carry a window's error; see `node.bands`."""
-        limits = self.limits
+        limits = self.site_limits
         normal = self._normal_features
         if limits is not None:
             normal = np.asarray(limits.mean_features, np.float32)
@@ -219,16 +267,33 @@ class MachineWatch:
         return centred_statistic(self._manifest, observation, limits.centres)
 
     def _state(
-        self, found: float | None, anomaly: bool | None, level_dbfs: float | None
+        self,
+        observation: Observation | None,
+        found: float | None,
+        anomaly: bool | None,
+        level_dbfs: float | None,
     ) -> MachineState:
         vote = self._vote.hear(anomaly)
-        if self._machine is None:
+        state = self._state_by_limits(observation, found, level_dbfs)
+        if self._override is not None:
+            return vote
+        if state is None:
             return vote if self._calibrator is None else MachineState.LEARNING
-        log = None if found is None else math.log(max(found, 1e-300))
-        state = self._machine.hear(log, level_dbfs)
         if state is MachineState.UNKNOWN and self._armed is None:
             return MachineState.LEARNING
         return state
+
+    def _state_by_limits(
+        self, observation: Observation | None, found: float | None, level_dbfs: float | None
+    ) -> MachineState | None:
+        """Of a machine that limits made on site judge, in force or not; None without any."""
+        limits = self.site_limits
+        if self._machine is None or limits is None:
+            return None
+        if self._override is not None and observation is not None:
+            found = centred_statistic(self._manifest, observation, limits.centres)
+        log = None if found is None else math.log(max(found, 1e-300))
+        return self._machine.hear(log, level_dbfs)
 
     def _remember(self, mean_features: Float32Array) -> None:
         if self._normal_features is None:
@@ -241,8 +306,9 @@ class MachineWatch:
         if calibrator is None:
             return
         if self._is_in_alarm():
+            by = "limits in force" if self._override is None else "limits made here"
             calibrator.refuse(
-                "the machine was in alarm by the limits in force: look at it, then calibrate again"
+                f"the machine was in alarm by the {by}: look at it, then calibrate again"
             )
         elif not calibrator.hear(observation):
             return
@@ -270,11 +336,12 @@ class MachineWatch:
 
     def _follow_limits(self) -> None:
         """A machine is judged by one set of limits from its first window to its last."""
-        limits = self.limits
+        limits = self.site_limits
         if limits is self._machine_limits:
             return
         self._machine, self._machine_limits = None, None
-        self._vote = MachineVote()
+        if self._override is None:
+            self._vote = MachineVote()
         if limits is not None:
             self._judge_by(limits, MachineState.UNKNOWN)
 

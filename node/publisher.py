@@ -36,6 +36,7 @@ from contract.messages import (
     Result,
     State,
     Status,
+    Update,
     Window,
     decode,
     encode,
@@ -46,12 +47,14 @@ from contract.session import (
     ConnectFailed,
     Delivery,
     Disconnected,
+    Followed,
     Publication,
     Published,
     Received,
     Session,
     SessionEvent,
     SessionOptions,
+    Subscribed,
     SubscribeRefused,
     Subscription,
     Will,
@@ -101,8 +104,11 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 _NewsKey = Kind | int
-_Given = Window | State | Health | Birth | Event | Answer
+_Given = Window | State | Health | Birth | Event | Update | Answer
 _Mail = SessionEvent | _Given | _Stop
+
+
+_FOR_UPDATES = (Connected, Subscribed, Disconnected, Followed, Received)
 
 
 class PublisherError(EarshotError):
@@ -120,6 +126,8 @@ class Publisher:
         boot: id of this start.
         hop_seconds: time between two windows.
         now_us: microseconds since 1970.
+        orders: topics of an operator's orders, if the node takes any.
+        updates: is given what concerns updates; must only enqueue it.
     """
 
     def __init__(
@@ -132,12 +140,15 @@ class Publisher:
         boot: str,
         hop_seconds: float,
         now_us: Callable[[], int],
+        orders: Sequence[str] = (),
+        updates: Callable[[SessionEvent], None] | None = None,
     ) -> None:
         self._outbox = outbox
         self._birth = birth
         self._node = node
         self._boot = boot
-        self._live_seconds = _LIVE_HOPS * hop_seconds
+        self.hop_seconds = hop_seconds
+        self._updates = updates
         self._now_us = now_us
         self._mail: queue.SimpleQueue[_Mail] = queue.SimpleQueue()
         self._session = Session(
@@ -145,7 +156,10 @@ class Publisher:
             SessionOptions(
                 client_id=node,
                 expiry_seconds=SESSION_EXPIRY_SECONDS,
-                subscriptions=(Subscription(topic_filter=topics.every_command(node)),),
+                subscriptions=tuple(
+                    Subscription(topic_filter=topic)
+                    for topic in (topics.every_command(node), *orders)
+                ),
             ),
             self._mail.put,
             will=lambda: Will(publication=self._status(Presence.OFFLINE, PresenceReason.LOST)),
@@ -158,7 +172,7 @@ class Publisher:
         self._news_in_flight: dict[int, tuple[_NewsKey, Publication]] = {}
         self._answers = 0
         self._events: OrderedDict[int, Publication] = OrderedDict()
-        """What is to be said of episodes, each of it, until the broker has it."""
+        """What is to be said of episodes and updates, each of it, until the broker has it."""
         self._events_in_flight: dict[int, int] = {}
         """Packet id of this connection -> key in `_events`."""
         self._events_given = 0
@@ -171,10 +185,13 @@ class Publisher:
         self._said: str | None = None
         self._told: set[str] = set()
         self._state: State | None = None
+        self._update: Update | None = None
         self._stop: _Stop | None = None
         self._leaving = False
         self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
         self.connections = 0
+        self.confirmed = 0
+        """Publications that the broker has taken."""
         self.failure: EarshotError | None = None
         """Why it is pointless to go on: the broker said no before it ever said yes, or a defect."""
 
@@ -186,6 +203,14 @@ class Publisher:
     def give(self, message: _Given) -> None:
         """Hand over a message; never blocks."""
         self._mail.put(message)
+
+    def follow(self, topic_filter: str) -> Delivery | None:
+        """Subscribe until `leave`, or until the connection ends; None if there is none."""
+        return self._session.follow(topic_filter)
+
+    def leave(self, topic_filter: str) -> None:
+        """End that."""
+        self._session.leave(topic_filter)
 
     @property
     def backlog(self) -> int:
@@ -201,7 +226,7 @@ class Publisher:
         self._thread.join(drain_seconds + 2 * _GOODBYE_SECONDS + 1.0)
         self._session.stop()
         if self._events:
-            logger.error("%d events of episodes were not delivered and are lost", len(self._events))
+            logger.error("%d events were not delivered and are lost", len(self._events))
         return len(self._outbox) + self._windows_in_mail()
 
     def _windows_in_mail(self) -> int:
@@ -238,6 +263,8 @@ class Publisher:
             pass
 
     def _handle(self, mail: _Mail) -> None:
+        if self._updates is not None and isinstance(mail, _FOR_UPDATES):
+            self._updates(mail)
         match mail:
             case Window():
                 self._outbox.add(mail, time.monotonic())
@@ -258,7 +285,10 @@ class Publisher:
             case Received():
                 self._take_command(mail)
             case SubscribeRefused():
-                self._say_once("commands", f"no commands are heard: {mail.reason}")
+                what = "commands" if Kind.COMMAND in mail.topic_filter else "orders"
+                self._say_once(
+                    mail.topic_filter, f"no {what} are heard on {mail.topic_filter}: {mail.reason}"
+                )
             case ConnectFailed():
                 if mail.refused and not self.connections:
                     self.failure = ConnectionRefusedByBrokerError(mail.reason)
@@ -270,6 +300,9 @@ class Publisher:
             case Health():
                 self._publish_about_node(mail, expiry_seconds=HEALTH_EXPIRY_SECONDS)
             case Event():
+                self._add_event(mail)
+            case Update():
+                self._update = mail
                 self._add_event(mail)
             case Answer():
                 self._answers += 1
@@ -285,6 +318,8 @@ class Publisher:
     def _take_command(self, message: Received) -> None:
         try:
             where = topics.parse(message.topic)
+            if where.kind is not Kind.COMMAND:
+                return
             command = decode(message.topic, message.payload)
         except (TopicError, MessageError) as error:
             self._say_once("command", f"a command is refused: {error}")
@@ -300,10 +335,12 @@ class Publisher:
             return
         self.asked.put(Asked(where.verb, command, message.correlation))
 
-    def _add_event(self, event: Event) -> None:
+    def _add_event(self, event: Event | Update) -> None:
         self._events_given += 1
         self._events[self._events_given] = Publication(
-            topic=topics.node(self._node, Kind.EVENT), payload=encode(event)
+            topic=topics.node(self._node, event.KIND),
+            payload=encode(event),
+            retain=isinstance(event, Update),
         )
         if len(self._events) > _MAX_EVENTS:
             self._events.popitem(last=False)
@@ -320,6 +357,9 @@ class Publisher:
         self._publish_about_node(self._birth(), retain=True)
         if self._state is not None:
             self._publish_about_node(self._state, retain=True)
+        # A broker that keeps nothing over its restart has forgotten it.
+        if self._update is not None and not any(p.retain for p in self._events.values()):
+            self._add_event(self._update)
 
     def _send_windows(self) -> None:
         now = time.monotonic()
@@ -331,7 +371,7 @@ class Publisher:
             entries = self._outbox.waiting(MAX_BACKLOG_WINDOWS)
             if not entries:
                 return
-            late = [e.window for e in entries if now - e.added_at > self._live_seconds]
+            late = [e.window for e in entries if now - e.added_at > _LIVE_HOPS * self.hop_seconds]
             if not self._send(late or [entries[0].window], Kind.BACKLOG if late else Kind.WINDOW):
                 return
 
@@ -421,6 +461,7 @@ class Publisher:
             return
         seqs = self._in_flight.pop(answer.packet_id, ())
         kind, _ = self._news_in_flight.pop(answer.packet_id, (None, None))
+        self.confirmed += answer.accepted
         event = self._events_in_flight.pop(answer.packet_id, None)
         if event is not None:
             self._event_answered(event, answer)
@@ -443,7 +484,9 @@ class Publisher:
             self._hold_until = time.monotonic() + _HOLD_SECONDS
 
     def _event_answered(self, key: int, answer: Published) -> None:
-        if answer.accepted and answer.reason_code != NO_MATCHING_SUBSCRIBERS:
+        publication = self._events.get(key)
+        retained = publication is not None and publication.retain
+        if answer.accepted and (retained or answer.reason_code != NO_MATCHING_SUBSCRIBERS):
             self._events.pop(key, None)
         elif answer.reason_code in _HOPELESS:
             self._say_once("event", f"the broker refused an event for good: {answer.reason}")

@@ -1,9 +1,11 @@
 """The node's day: sound in, windows judged, every one handed to the publisher.
 
     ear (source -> scorer -> machine watch) -> publisher (outbox -> MQTT)
+    updater (orders -> releases on the disk) -> ear
 
-This thread hears and judges; the publisher's thread talks to the broker. Between them lies one
-mailbox, so that a slow network never makes the node deaf.
+This thread hears and judges; the publisher's thread talks to the broker, and on a node that takes
+updates the updater's thread fetches and tests them. Between them lie mailboxes, so that neither a
+slow network nor a slow disk makes the node deaf.
 """
 
 import logging
@@ -12,6 +14,7 @@ import platform
 import threading
 import time
 from collections import deque
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 import numpy as np
@@ -52,6 +55,10 @@ from node.site_store import (
 )
 from node.sources.errors import SourceError
 from node.sources.sound import AudioSource, EndOfSound
+from node.updates.tasks import GoBy, RunNow
+
+if TYPE_CHECKING:
+    from node.updates.live import LiveUpdates
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +92,13 @@ def run(
 ) -> Totals:
     """Hear, judge and publish until the source ends or `stop` is set.
 
+    Args:
+        settings: of the node.
+        source: of the sound.
+        release: to score with, unless an update has brought another.
+        runtime: inference library.
+        stop: ends it.
+
     Raises:
         StateFolderError: another node uses the state folder.
         SourceError: the sound cannot be had, and time will not help.
@@ -92,10 +106,18 @@ def run(
         ConnectionRefusedByBrokerError: the broker said no before it ever said yes.
         UndeliveredError: windows are left that no broker has taken.
     """
-    scorer = Scorer(release, runtime, threads=settings.model.threads)
     store = SiteStore(settings.state_folder, required=False)
+    clock = WindowClock()
     with store.locked(), source:
-        node = _Node(settings, source, scorer, runtime, store)
+        updates = None
+        if settings.update.keys_file is not None:
+            # Only here: a node that takes no updates is spared 12 MB of cryptography.
+            from node.updates.live import LiveUpdates
+
+            updates = LiveUpdates(settings, runtime, now_us=clock.now_us)
+            release = updates.release
+        scorer = Scorer(release, runtime, threads=settings.model.threads)
+        node = _Node(settings, source, scorer, runtime, store, clock=clock, updates=updates)
         node.hear_until(stop)
     return node.totals
 
@@ -103,6 +125,7 @@ def run(
 class _Told(msgspec.Struct, frozen=True):
     """What the last `state` said."""
 
+    model: str
     machine: MachineState
     microphone: MicrophoneState
     microphone_note: str | None
@@ -122,6 +145,9 @@ class _Node:
         scorer: Scorer,
         runtime: Runtime,
         store: SiteStore,
+        *,
+        clock: WindowClock,
+        updates: "LiveUpdates | None",
     ) -> None:
         manifest = scorer.manifest
         self._settings = settings
@@ -135,10 +161,12 @@ class _Node:
             scorer,
             store,
             state=MachineState.UNKNOWN if episode is None else episode.state,
+            override=None if updates is None else updates.threshold,
         )
+        self._updates = updates
         self._ear = Ear(source, scorer, self._watch)
         self._notifier = Notifier.from_environment(os.environ)
-        self._clock = WindowClock()
+        self._clock = clock
         self._clock_state = Clock.SIMULATED if settings.source.fast else system_clock()
         self._calibration: CalibrationRequest | None = None
         """What has asked for the calibration that is under way."""
@@ -157,6 +185,8 @@ class _Node:
             boot=self._boot,
             hop_seconds=manifest.hop_us / 1e6,
             now_us=self._clock.now_us,
+            orders=() if updates is None else updates.orders,
+            updates=None if updates is None else updates.happened,
         )
         self._latencies_ms: deque[float] = deque(maxlen=_LATENCIES_KEPT)
         self._last: HeardWindow | None = None
@@ -184,6 +214,10 @@ class _Node:
             self._runtime.version,
         )
         logger.info("limits: %s; %s", self._watch.threshold_source, self._watch.note or "as given")
+        if self._updates is not None:
+            self._updates.begin(
+                self._ear, boot=self._boot, broker=self._publisher, tell=self._publisher.give
+            )
         self._publisher.start()
         self._notifier.ready("hearing")
         try:
@@ -191,6 +225,7 @@ class _Node:
             while not stop.is_set():
                 self._check_publisher()
                 self._obey()
+                self._follow_updates()
                 self._hear_once()
                 self._look_after_health()
         except EndOfSound:
@@ -208,6 +243,8 @@ class _Node:
             raise
         finally:
             self._notifier.stopping()
+            if self._updates is not None:
+                self._updates.stop()
             # The last word on how many windows there were, for whoever counts what is stored.
             self._tell_health(time.monotonic())
             if len(self._outbox):
@@ -278,6 +315,10 @@ class _Node:
         self._follow_episode(window, heard)
         self._follow_calibration()
         self._tell_state(judgement.state)
+        if self._updates is not None:
+            self._updates.heard(
+                flagged=judgement.anomaly is True, confirmed=self._publisher.confirmed
+            )
         # By windows alone, scored or accounted for: a loop that has stopped hearing feeds nothing.
         self._notifier.alive()
 
@@ -341,22 +382,80 @@ class _Node:
         if not self._publisher.asked.empty():
             self._answer(self._publisher.asked.get())
 
+    def _follow_updates(self) -> None:
+        if self._updates is None:
+            return
+        for task in self._updates.tasks():
+            if isinstance(task, GoBy):
+                self._watch.override(task.threshold)
+                self._tell_state(self._machine)
+            else:
+                self._run_now(task)
+
+    def _run_now(self, task: RunNow) -> None:
+        """Go over to another release between two windows."""
+        assert self._updates is not None
+        was_calibrated = self._watch.site_limits is not None
+        state = self._machine
+        trial = self._updates.scorer_of(task)
+        logger.info("%s runs from now on: %s", trial.scorer.manifest.label, task.why)
+        self._scorer = trial.scorer
+        self._watch = known_machine(
+            self._settings, trial.scorer, self._store, state=state, override=task.threshold
+        )
+        self._ear.switch(trial.scorer, self._watch, trial.framer)
+        self._publisher.hop_seconds = trial.scorer.manifest.hop_us / 1e6
+        self._publisher.give(self._birth())
+        self._calibrate_anew(was_calibrated=was_calibrated, state=state)
+        self._tell_state(self._machine)
+
+    @property
+    def _machine(self) -> MachineState:
+        """As it was told last."""
+        return MachineState.UNKNOWN if self._told is None else self._told.machine
+
+    def _calibrate_anew(self, *, was_calibrated: bool, state: MachineState) -> None:
+        """The limits of before are of another model, and its threshold knows nothing of here."""
+        if self._watch.site_limits is not None:
+            # Those of an earlier time with this release; what was begun for the other one is over.
+            self._calibration = None
+            self._store.keep_pending(None)
+            return
+        if self._calibration is None and was_calibrated and self._settings.update.recalibrate:
+            if state in (MachineState.WARNING, MachineState.ALARM):
+                logger.warning("not calibrated anew: the machine is in %s", state)
+                return
+            self._store.keep_pending(
+                CalibrationRequest(action="start", minutes=None, at_us=self._clock.now_us())
+            )
+        self._go_on_calibrating()
+
     def _answer(self, asked: Asked) -> None:
-        minutes = asked.command.minutes
-        request = CalibrationRequest(
-            action="cancel" if minutes == 0 else "start", minutes=minutes, at_us=asked.command.at_us
+        if asked.verb == "calibrate":
+            minutes = asked.command.minutes
+            action: Literal["start", "cancel"] = "cancel" if minutes == 0 else "start"
+            done, note = self._do(
+                CalibrationRequest(action=action, minutes=minutes, at_us=asked.command.at_us)
+            )
+        elif self._updates is not None:
+            self._updates.roll_back(asked)
+            return
+        else:
+            done, note = False, "this node takes no updates: [update] keys_file is not set"
+        logger.info("%s, asked for over the network: %s", asked.verb, note)
+        self._publisher.give(
+            Answer(
+                Result(
+                    node=self._settings.node.id,
+                    boot=self._boot,
+                    at_us=self._clock.now_us(),
+                    verb=asked.verb,
+                    done=done,
+                    note=note[:200],
+                ),
+                asked.correlation,
+            )
         )
-        done, note = self._do(request)
-        logger.info("calibration, asked for over the network: %s", note)
-        result = Result(
-            node=self._settings.node.id,
-            boot=self._boot,
-            at_us=self._clock.now_us(),
-            verb=asked.verb,
-            done=done,
-            note=note[:200],
-        )
-        self._publisher.give(Answer(result, asked.correlation))
 
     def _do(self, request: CalibrationRequest) -> tuple[bool, str]:
         """Carry out a request; gives whether that was possible, and what to say of it."""
@@ -396,6 +495,7 @@ class _Node:
     def _tell_state(self, machine: MachineState) -> None:
         watch, microphone = self._watch, self._ear.microphone
         told = _Told(
+            model=self._scorer.manifest.label,
             machine=machine,
             microphone=microphone.state,
             microphone_note=microphone.note,
@@ -415,7 +515,7 @@ class _Node:
                 at_us=self._clock.now_us(),
                 machine=machine,
                 microphone=microphone.state,
-                model=self._scorer.manifest.label,
+                model=told.model,
                 threshold=watch.threshold,
                 threshold_source=watch.threshold_source,
                 microphone_note=_bounded(microphone.note),
@@ -492,8 +592,8 @@ class _Node:
             threshold_source=self._watch.threshold_source,
             window_us=manifest.features.window_us,
             hop_us=manifest.hop_us,
-            capabilities=VERBS,
-            trusted_keys=(),
+            capabilities=VERBS if self._updates is None else (*VERBS, "update"),
+            trusted_keys=() if self._updates is None else self._updates.trusted_keys,
         )
 
     def _check_publisher(self) -> None:

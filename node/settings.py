@@ -11,6 +11,9 @@ from contract.errors import SettingsError
 from contract.messages import NodeId
 from contract.settings import MqttSettings, Seconds, decode_settings
 
+_BYTES_PER_MB = 1024 * 1024
+"""As `contract.release.MAX_FILE_BYTES` counts: the largest file fits into 16."""
+
 
 class NodeSection(msgspec.Struct, frozen=True, kw_only=True):
     """Who this node is."""
@@ -63,6 +66,55 @@ class HealthSection(msgspec.Struct, frozen=True, kw_only=True):
     interval_seconds: Seconds = 60.0
 
 
+class UpdateSection(msgspec.Struct, frozen=True, kw_only=True):
+    """Which releases the node takes over the network, and what one has to show first.
+
+    Raises:
+        ValueError: settings that contradict each other.
+    """
+
+    keys_file: Annotated[str, msgspec.Meta(min_length=1)] | None = None
+    """One or two public keys (Ed25519 in PEM, one after the other) of those whose releases and
+    orders are obeyed; None: this node takes no updates."""
+    trial_windows: Annotated[int, msgspec.Meta(ge=1, le=3600)] = 30
+    """Live windows that a new model scores beside the one that runs, before it takes its place."""
+    confirm_windows: Annotated[int, msgspec.Meta(ge=1, le=3600)] = 10
+    """Windows that it then has to score alone before it counts as committed."""
+    confirm_seconds: Seconds = 600.0
+    """Within which the broker must be reached again; otherwise the model before comes back."""
+    max_release_mb: Annotated[int, msgspec.Meta(ge=1, le=64)] = 16
+    """All files of one release together, in 1024 x 1024 bytes."""
+    disk_mb: Annotated[int, msgspec.Meta(ge=1, le=65_536)] = 64
+    """Releases and downloads together: at most four releases are there for a moment (the one that
+    runs, the one before, the new one, and the download that it is made of)."""
+    max_trial_score: Annotated[float, msgspec.Meta(gt=0.0)] = 100.0
+    """A median score of the trial above this says that the model does not know this sound. Far
+    above 1: the threshold of another place flags most of what is normal here."""
+    chunk_seconds: Seconds = 60.0
+    """A part of a file that has not come after so long is given up; what came is kept."""
+    retry_seconds: Seconds = 3600.0
+    """After passing trouble (a full disk, a part that is missing) it is tried again."""
+    recalibrate: bool = True
+    """A node that was calibrated calibrates anew by itself after a release was committed."""
+
+    def __post_init__(self) -> None:
+        if self.disk_mb < self.max_release_mb:
+            raise ValueError(
+                f"disk_mb = {self.disk_mb} leaves no room for a release of"
+                f" max_release_mb = {self.max_release_mb}"
+            )
+
+    @property
+    def max_release_bytes(self) -> int:
+        """Of one release."""
+        return self.max_release_mb * _BYTES_PER_MB
+
+    @property
+    def disk_bytes(self) -> int:
+        """Of releases and downloads together."""
+        return self.disk_mb * _BYTES_PER_MB
+
+
 class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     """All of a node's settings."""
 
@@ -73,6 +125,7 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     outbox: OutboxSection = OutboxSection()
     calibration: CalibrationSection = CalibrationSection()
     health: HealthSection = HealthSection()
+    update: UpdateSection = UpdateSection()
 
     @property
     def state_folder(self) -> Path:

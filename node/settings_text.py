@@ -32,6 +32,7 @@ class Answers(msgspec.Struct, frozen=True, kw_only=True):
     password_file: str | None = None
     certificate_file: str | None = None
     key_file: str | None = None
+    release_keys_file: str | None = None
 
 
 def settings_text(answers: Answers, *, origin: str) -> str:
@@ -102,6 +103,14 @@ def _lines(answers: Answers) -> list[str]:
             "instead of a password",
         ),
         _key("key_file", answers.key_file, f"/etc/earshot/{answers.id}.key", "of the certificate"),
+        "",
+        "[update]",
+        _key(
+            "keys_file",
+            answers.release_keys_file,
+            "/etc/earshot/release-keys.pem",
+            "whose releases it takes; without: none",
+        ),
         "",
     ]
 

@@ -5,7 +5,7 @@ Shared by the running node and by `python -m node calibrate` where none runs.
 
 import logging
 
-from contract.messages import CalibrationPhase, MachineState
+from contract.messages import CalibrationPhase, MachineState, ThresholdSource
 from node.calibration import MINUTES_USUAL
 from node.limits import CalibrationRefusedError, fits
 from node.machine_watch import CalibrationNotStartedError, MachineWatch
@@ -22,11 +22,20 @@ def known_machine(
     store: SiteStore,
     *,
     state: MachineState = MachineState.UNKNOWN,
+    override: float | None = None,
 ) -> MachineWatch:
-    """The watch over the machine, with the limits of an earlier calibration if they still fit."""
+    """The watch over the machine, with the limits of an earlier calibration if they still fit.
+
+    Args:
+        settings: of the node.
+        scorer: of the release that runs.
+        store: what was calibrated, with this release or with those before it.
+        state: of the machine when the node ended.
+        override: an operator's threshold for this release.
+    """
     manifest = scorer.manifest
     limits, note = None, "not calibrated here: the release's threshold and a vote decide"
-    site = store.site()
+    site = store.site_for(manifest)
     if site is not None and not site.fits(manifest):
         note = f"calibrated with {site.release}, which is not what runs: calibrate again"
     elif site is not None and not fits(manifest, site.limits):
@@ -40,6 +49,7 @@ def known_machine(
         note=note,
         false_alarms_per_week=settings.calibration.false_alarms_per_week,
         state=state,
+        override=override,
     )
 
 
@@ -51,8 +61,11 @@ def obey(watch: MachineWatch, store: SiteStore, request: CalibrationRequest) -> 
             return done, "cancelled" if done else "no calibration was under way"
         case "forget":
             watch.forget()
-            store.keep_site(None)
-            return True, "forgotten: the release's threshold and a vote decide"
+            store.forget_site(watch.manifest)
+            whose = "the release's"
+            if watch.threshold_source is ThresholdSource.OVERRIDE:
+                whose = "an operator's"
+            return True, f"forgotten: {whose} threshold and a vote decide"
         case "start":
             try:
                 minutes = MINUTES_USUAL if request.minutes is None else request.minutes
@@ -66,15 +79,16 @@ def obey(watch: MachineWatch, store: SiteStore, request: CalibrationRequest) -> 
 
 
 def keep_outcome(watch: MachineWatch, store: SiteStore, scorer: Scorer, *, made_us: int) -> None:
-    """A calibration has ended: keep what came of it, if anything did."""
-    if watch.phase is CalibrationPhase.ARMED and watch.limits is not None:
+    """A calibration has ended: keep what came of it, if anything did, in force or not."""
+    limits = watch.site_limits
+    if watch.phase is CalibrationPhase.ARMED and limits is not None:
         manifest = scorer.manifest
         store.keep_site(
             Site(
                 release=manifest.label,
                 models_sha256=manifest.models_sha256,
                 made_us=made_us,
-                note=(watch.note or "")[:200],
-                limits=watch.limits,
+                note=(watch.calibration_note or "")[:200],
+                limits=limits,
             )
         )

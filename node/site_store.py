@@ -1,6 +1,7 @@
 """What a node remembers of its machine between two starts, as JSON files in its state folder.
 
-- `calibration.json`: the limits in force;
+- `calibration.json`: the newest calibration;
+- `calibration-previous.json`: those of the releases before it, for a roll-back;
 - `calibration-pending.json`: a calibration that has begun and not ended;
 - `calibration-request.json`: one that a person asks for on this computer;
 - `calibration-answer.json`, `calibration-status.json`: what became of that;
@@ -15,7 +16,7 @@ import fcntl
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Annotated, Any, Literal, TypeVar
@@ -32,12 +33,15 @@ from node.whole_file import sync_folder, write_whole
 logger = logging.getLogger(__name__)
 
 _SITE = "calibration.json"
+_PREVIOUS = "calibration-previous.json"
 _PENDING = "calibration-pending.json"
 _REQUEST = "calibration-request.json"
 _ANSWER = "calibration-answer.json"
 _STATUS = "calibration-status.json"
 _EPISODE = "episode.json"
 _LOCK = "node.lock"
+# With the newest as many as there may be releases on a node: current, previous, factory.
+_MOST_PREVIOUS = 2
 _LOCK_TRIES = 5
 _LOCK_PAUSE_SECONDS = 0.02
 
@@ -64,6 +68,17 @@ class Site(msgspec.Struct, frozen=True, kw_only=True):
     def fits(self, manifest: Manifest) -> bool:
         """Whether it was made with this very release."""
         return (self.release, self.models_sha256) == (manifest.label, manifest.models_sha256)
+
+    def replaces(self, other: "Site") -> bool:
+        """Whether the other one is of the same release."""
+        return (self.release, self.models_sha256) == (other.release, other.models_sha256)
+
+
+class _PreviousSites(msgspec.Struct, frozen=True, kw_only=True):
+    """Calibrations of releases that ran before, newest first, one of each release."""
+
+    format: Literal[1] = 1
+    sites: tuple[Site, ...]
 
 
 class CalibrationRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -154,12 +169,37 @@ class SiteStore:
             return True
 
     def site(self) -> Site | None:
-        """The calibration that was kept, for whatever release."""
+        """The calibration that was kept last, for whatever release."""
         return self._read(_SITE, Site)
 
-    def keep_site(self, site: Site | None) -> None:
-        """Keep a calibration in place of the one before, or forget that."""
+    def previous_sites(self) -> tuple[Site, ...]:
+        """Calibrations of the releases before, newest first."""
+        previous = self._read(_PREVIOUS, _PreviousSites)
+        return () if previous is None else previous.sites
+
+    def site_for(self, manifest: Manifest) -> Site | None:
+        """The calibration of this release; without one, the newest of any other."""
+        newest = self.site()
+        sites = (*(() if newest is None else (newest,)), *self.previous_sites())
+        return next((site for site in sites if site.fits(manifest)), sites[0] if sites else None)
+
+    def keep_site(self, site: Site) -> None:
+        """Keep a calibration in place of its release's last one; others stay for a roll-back."""
+        newest, previous = self.site(), self.previous_sites()
+        others = [other for other in previous if not site.replaces(other)]
+        if newest is not None and not site.replaces(newest):
+            others = [newest, *(other for other in others if not newest.replaces(other))]
+        # First: a power cut between the two leaves the old one twice, not nowhere.
+        self._keep_previous(others, instead_of=previous)
         self._keep(_SITE, site)
+
+    def forget_site(self, manifest: Manifest) -> None:
+        """Forget what was calibrated with this release, and nothing else."""
+        newest, previous = self.site(), self.previous_sites()
+        others = [other for other in previous if not other.fits(manifest)]
+        self._keep_previous(others, instead_of=previous)
+        if newest is not None and newest.fits(manifest):
+            self._keep(_SITE, None)
 
     def pending(self) -> CalibrationRequest | None:
         """A calibration that the last run began and did not end."""
@@ -209,6 +249,11 @@ class SiteStore:
     def keep_episode(self, episode: Episode | None) -> None:
         """Keep the episode that is open, or none."""
         self._keep(_EPISODE, episode)
+
+    def _keep_previous(self, sites: Sequence[Site], *, instead_of: Sequence[Site]) -> None:
+        kept = tuple(sites[:_MOST_PREVIOUS])
+        if kept != tuple(instead_of):
+            self._keep(_PREVIOUS, _PreviousSites(sites=kept) if kept else None)
 
     def _read(self, name: str, kind: type[_Stored]) -> _Stored | None:
         path = self._folder / name

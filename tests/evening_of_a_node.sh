@@ -28,6 +28,7 @@ mosquitto --daemon -p 1883
 /srv/earshot/node/install-pi.sh --site-packages /srv/site-packages --python /usr/bin/python3
 echo $? >/out/installed
 install -o earshot -g earshot -m 0600 /out/node.toml /etc/earshot/node.toml
+install -o root -g earshot -m 0640 /out/release-keys.pem /etc/earshot/release-keys.pem
 
 # The unit as it is, but for the patience and a place for its words.
 mkdir -p $system/$unit.service.d

@@ -122,6 +122,7 @@ def test_everything_is_where_the_unit_looks(target: Target) -> None:
 
     assert (root / "opt/earshot/current/models/fan-synthetic/manifest.json").is_file()
     assert (root / "opt/earshot/current/docs/pi.md").is_file()
+    assert (root / "opt/earshot/current/node/updates/self_test.py").is_file()
     assert os.access(root / "usr/local/bin/earshot-node", os.X_OK)
     unit = "etc/systemd/system/earshot-node.service"
     assert (root / unit).read_text() == (ROOT / "node/systemd/earshot-node.service").read_text()
@@ -160,7 +161,10 @@ def test_upgrade_keeps_one_version_to_return_to(changing: Target) -> None:
     assert len(list(changing.opt.glob("venv-*"))) == 1
 
 
-@pytest.mark.parametrize("module", ["node/levels.py", "node/capture.py", "node/__main__.py"])
+@pytest.mark.parametrize(
+    "module",
+    ["node/levels.py", "node/capture.py", "node/__main__.py", "node/updates/self_test.py"],
+)
 def test_upgrade_that_does_not_start_changes_nothing(changing: Target, module: str) -> None:
     """Code that cannot be imported, however late a node does, never becomes current."""
     changing.install()

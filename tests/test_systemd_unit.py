@@ -19,6 +19,7 @@ import pytest
 
 from node.settings import OutboxSection
 from node.sources.microphone import ANSWER_SECONDS
+from tests.contract.signers import SECOND, SIGNER
 from tests.servers import REQUIRE_SERVERS, require
 
 ROOT = Path(__file__).parents[1]
@@ -124,6 +125,7 @@ def evening(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     _or_skip(_has_packages("python3-venv", "libportaudio2"), "python3-venv, libportaudio2 missing")
     work = tmp_path_factory.mktemp("evening")
     (work / "node.toml").write_text(SETTINGS)
+    (work / "release-keys.pem").write_bytes(SIGNER.public_pem + SECOND.public_pem)
     shutil.copy(ROOT / "tests/view_from_the_unit.py", work / "view.py")
     with (work / "boot.log").open("wb") as log:
         subprocess.run(
@@ -189,10 +191,11 @@ def test_stopped_node_ends_in_good_order(evening: Path) -> None:
         ("group audio", "of group audio"),
         ("names", "1883"),
         ("write state", "0o600"),
+        ("release keys", "2"),
     ],
 )
 def test_node_may_do_what_it_needs(evening: Path, what: str, expected: str) -> None:
-    """The sandbox leaves sound cards, PortAudio's callback, memory figures, names and state."""
+    """The sandbox leaves sound cards, PortAudio's callback, names, keys, state and so on."""
     assert json.loads(told(evening, "view.json"))[what] == expected
 
 
@@ -208,10 +211,16 @@ def test_capture_process_starts_in_the_sandbox(evening: Path) -> None:
     }
 
 
+def test_release_can_be_tested_in_the_sandbox(evening: Path) -> None:
+    """The child process that tests a release before it may run starts, and finds one good."""
+    assert json.loads(json.loads(told(evening, "view.json"))["self-test"])["passed"] is True
+
+
 @pytest.mark.parametrize(
     ("what", "expected"),
     [
         ("write settings", "OSError"),
+        ("write release keys", "OSError"),
         ("write code", "OSError"),
         ("homes", "PermissionError"),
         ("set clock", "PermissionError"),
@@ -220,7 +229,7 @@ def test_capture_process_starts_in_the_sandbox(evening: Path) -> None:
     ],
 )
 def test_node_may_do_nothing_else(evening: Path, what: str, expected: str) -> None:
-    """A node that was taken over changes no settings, code or clock, and sees nobody's files."""
+    """A node that was taken over changes no settings, keys, code or clock, and sees no others."""
     assert json.loads(told(evening, "view.json"))[what] == expected
 
 

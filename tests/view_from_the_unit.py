@@ -44,6 +44,20 @@ def write(path: str) -> str:
     return oct(Path(path).stat().st_mode & 0o777)
 
 
+def release_keys() -> int:
+    """How many keys the node finds in the file that root has left for it."""
+    checks = importlib.import_module("node.update_checks")
+    return len(checks.read_keys_file(Path("/etc/earshot/release-keys.pem")))
+
+
+def self_test() -> str:
+    """What the child process says that tests a release before it may run."""
+    command = [sys.executable, "-m", "node.updates.self_test"]
+    command.append("/opt/earshot/current/models/fan-synthetic")
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    return done.stdout or done.stderr
+
+
 VIEW: dict[str, Callable[[], object]] = {
     "clock": ask_clock,
     "callback": call_back,
@@ -52,6 +66,9 @@ VIEW: dict[str, Callable[[], object]] = {
     "group audio": lambda: Path("/srv/sound-card").read_text().strip(),
     "names": lambda: socket.getaddrinfo("localhost", 1883)[0][4][1],
     "write state": lambda: write("/var/lib/earshot/new"),
+    "release keys": release_keys,
+    "self-test": self_test,
+    "write release keys": lambda: write("/etc/earshot/release-keys.pem"),
     "write settings": lambda: write("/etc/earshot/new"),
     "write code": lambda: write("/opt/earshot/current/new"),
     "homes": lambda: list(Path("/root").iterdir()),

@@ -15,10 +15,12 @@ from contract.topics import RELEASE_NAME_PATTERN
 from node.synthetic import FAULTS, MACHINES
 from training.arguments import EXIT_PROBLEMS, Run, parser
 from training.errors import DataError, DestinationError
+from training.fleet_arguments import FLEET_COMMANDS
 from training.progress import on_terminal
 from training.recipes import DEFAULT_RECIPE, with_epochs
 
 if TYPE_CHECKING:
+    from contract.signature import Signer
     from training.feature_cache import FeatureCache
     from training.synthesize import DatasetPlan
 
@@ -323,6 +325,63 @@ def _import(options: argparse.Namespace) -> None:
     )
 
 
+def _keys(options: argparse.Namespace) -> None:
+    from training import keys
+
+    ask = keys.ask_in_terminal()
+    if options.action == "show":
+        for key_id, pem in keys.public_pems(options.file, options.passphrase_file, ask).items():
+            print(f"key {key_id}\n{pem}", end="")
+        return
+    passphrase = None
+    if options.passphrase:
+        passphrase = keys.ask_new_passphrase(ask)
+    elif options.passphrase_file is not None:
+        passphrase = keys.read_passphrase(options.passphrase_file)
+    created = keys.create_key(options.out, passphrase, in_repository=options.anyway)
+    print("\n".join(keys.created_lines(created)))
+
+
+def _release(options: argparse.Namespace) -> None:
+    from training.pack import PackRequest, pack_release, packed_lines
+
+    request = PackRequest(
+        trained=options.trained,
+        out=options.out,
+        name=None if options.name is None else _release_name(options),
+        version=options.version,
+        description=options.description,
+        valid_days=options.valid_days,
+        overwrite=options.overwrite,
+        tflite_python=_tflite_python(options),
+    )
+    packed = pack_release(request, _signer(options), note=_note)
+    print("\n".join(packed_lines(packed, options.out)))
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    from training.release_words import describe_release
+
+    lines, refused = describe_release(options.release, keys=options.keys)
+    print("\n".join(lines))
+    return EXIT_PROBLEMS if refused else 0
+
+
+def _on_fleet(name: str) -> Run:
+    def run(options: argparse.Namespace) -> int:
+        from training import fleet_commands
+
+        return fleet_commands.run(name, options)
+
+    return run
+
+
+def _signer(options: argparse.Namespace) -> "Signer":
+    from training.keys import ask_in_terminal, load_signer
+
+    return load_signer(options.key, options.passphrase_file, ask_in_terminal())
+
+
 def _release_name(options: argparse.Namespace) -> str:
     name: str = options.name or options.out.resolve().name
     if re.match(RELEASE_NAME_PATTERN, name) is None:
@@ -377,6 +436,10 @@ _COMMANDS: dict[str, Run] = {
     "reproduce": _reproduce,
     "synthesize": _synthesize,
     "import": _import,
+    "keys": _keys,
+    "release": _release,
+    "inspect": _inspect,
+    **{name: _on_fleet(name) for name in FLEET_COMMANDS},
 }
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from node.synthetic import FAULTS, MACHINES
+from training.fleet_arguments import add_fleet_commands
 from training.recipes import DEFAULT_RECIPE, QUANTISATIONS, recipe_names
 
 Run = Callable[[argparse.Namespace], int | None]
@@ -245,7 +246,90 @@ def parser(run: Mapping[str, Run]) -> argparse.ArgumentParser:
         help="mean squared error above which a window is an anomaly",
     )
     _add_release_options(import_)
+
+    _add_keys(add("keys", "make and show the keys that sign releases and orders"))
+
+    release = add("release", "pack a trained run for a fleet: versioned, self-tested, signed")
+    release.add_argument("trained", type=Path, metavar="RUN", help="folder that `train` wrote")
+    release.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="the release's folder"
+    )
+    release.add_argument("--name", help="of the release (default: the run's)")
+    release.add_argument(
+        "--version",
+        type=_whole(1, 999_999_999),
+        help="above every one of that name in the run and beside --out (default: the next)",
+    )
+    release.add_argument("--description", type=_description, help="(default: the run's)")
+    release.add_argument(
+        "--valid-days",
+        type=_whole(1, 36_500),
+        default=730,
+        metavar="N",
+        help="how long nodes may take it on; one that runs it goes on (default: 730)",
+    )
+    release.add_argument("--overwrite", action="store_true", help="replace a release that is there")
+    release.add_argument(
+        "--tflite-python",
+        type=Path,
+        metavar="FILE",
+        help="Python of an environment that has tflite-runtime (default: .venv-tflite, if there)",
+    )
+    add_signing_options(release)
+
+    inspect = add("inspect", "say in words what a release is and who has signed it")
+    inspect.epilog = f"Exit code {EXIT_PROBLEMS} says that nodes with these keys refuse it."
+    inspect.add_argument("release", type=Path, metavar="RELEASE", help="the release's folder")
+    inspect.add_argument(
+        "--keys",
+        type=Path,
+        metavar="FILE",
+        help="public keys that nodes trust (default: of the key in its usual place)",
+    )
+
+    add_fleet_commands(add, add_signing_options)
     return root
+
+
+def add_signing_options(parser: argparse.ArgumentParser) -> None:
+    """Options of every command that signs."""
+    parser.add_argument(
+        "--key",
+        type=Path,
+        metavar="FILE",
+        help="private key to sign with (default: ~/.config/earshot/release-key.pem)",
+    )
+    _add_passphrase_file(parser, "its pass phrase in the first line (default: asked for)")
+
+
+def _add_passphrase_file(parser: argparse._ActionsContainer, text: str) -> None:
+    parser.add_argument("--passphrase-file", type=Path, metavar="FILE", help=text)
+
+
+def _add_keys(keys: argparse.ArgumentParser) -> None:
+    actions = keys.add_subparsers(dest="action", required=True, metavar="create|show")
+    create = actions.add_parser("create", description="Make an Ed25519 key pair.")
+    create.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="of the private key (default: ~/.config/earshot/release-key.pem); the public one is"
+        " put beside it",
+    )
+    passphrase = create.add_mutually_exclusive_group()
+    passphrase.add_argument("--passphrase", action="store_true", help="ask for one, and encrypt")
+    _add_passphrase_file(passphrase, "encrypt with the pass phrase in its first line")
+    create.add_argument("--anyway", action="store_true", help="inside a Git work tree, too")
+    show = actions.add_parser("show", description="Print key ids and public keys in PEM.")
+    show.add_argument(
+        "file",
+        type=Path,
+        nargs="?",
+        metavar="FILE",
+        help="a private key, or one or two public ones (default: the private key in its usual"
+        " place)",
+    )
+    _add_passphrase_file(show, "a private key's pass phrase in its first line (default: asked for)")
 
 
 def _add_hard_options(synthesize: argparse.ArgumentParser) -> None:

@@ -2,7 +2,8 @@
 
 Beside the release itself, a folder that `training train` wrote holds what was measured
 (`metrics.json`, `results.csv`, `report.html`) and `variants/`: the same networks in every
-quantisation, each a release of its own.
+quantisation, each a release of its own. One that `training release` packed has no variants, and
+its manifest in a signed envelope.
 """
 
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from contract.errors import ReleaseError
-from contract.release import MANIFEST_NAME, encode_manifest
+from contract.release import ENVELOPE_NAME, MANIFEST_NAME, encode_manifest
 from node.release_store import Release, read_release
 from training.errors import DestinationError
 from training.staging import is_free, refuse_unwritable, staged_folder
@@ -21,7 +22,8 @@ METRICS_NAME = "metrics.json"
 RESULTS_NAME = "results.csv"
 REPORT_NAME = "report.html"
 VARIANTS_NAME = "variants"
-_BESIDE = {MANIFEST_NAME, METRICS_NAME, RESULTS_NAME, REPORT_NAME, VARIANTS_NAME}
+MEASURED_NAMES = (METRICS_NAME, RESULTS_NAME, REPORT_NAME)
+_BESIDE = {MANIFEST_NAME, ENVELOPE_NAME, *MEASURED_NAMES, VARIANTS_NAME}
 
 
 def check_destination(folder: Path, *, overwrite: bool) -> None:

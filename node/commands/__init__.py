@@ -5,4 +5,4 @@ gives the exit code. What a command needs beyond the standard library is importe
 `--help` is quick and a small command stays small.
 """
 
-COMMANDS = ("init", "check", "run", "calibrate", "record", "devices", "score", "bench")
+COMMANDS = ("init", "check", "run", "calibrate", "record", "devices", "releases", "score", "bench")

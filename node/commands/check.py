@@ -76,6 +76,7 @@ def _findings(config: Path | None, seconds: float, *, draws: bool) -> "Iterator[
     yield from _guarded("computer", _computer())
     if settings is not None:
         yield from _guarded("files", _files(settings, config))
+        yield from _guarded("updates", _updates(settings))
         yield from _guarded("broker", _broker(settings))
 
 
@@ -177,12 +178,24 @@ def _files(settings: "NodeSettings", config: Path | None) -> "Iterator[Finding]"
     yield from secret_findings(config, settings.mqtt)
 
 
+def _updates(settings: "NodeSettings") -> "Iterator[Finding]":
+    from node.update_checks import update_findings
+
+    yield from update_findings(settings.update, settings.state_folder)
+
+
 def _broker(settings: "NodeSettings") -> "Iterator[Finding]":
+    from contract import topics
     from node.broker_checks import broker_findings
     from node.clock import new_boot_id
+    from node.updates.orders import addresses
 
     boot = new_boot_id(time.time_ns() // 1_000_000, os.urandom(10))
-    yield from broker_findings(settings.mqtt, node=settings.node.id, boot=boot)
+    node = settings.node
+    orders: tuple[str, ...] = ()
+    if settings.update.keys_file is not None:
+        orders = tuple(topics.desired(address) for address in addresses(node.id, node.group))
+    yield from broker_findings(settings.mqtt, node=node.id, boot=boot, orders=orders)
 
 
 def _seconds(text: str) -> float:

@@ -65,6 +65,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="what the node learns (default: `state` beside the file)",
     )
+    parser.add_argument(
+        "--release-keys",
+        metavar="FILE",
+        help="public keys, one or two in PEM, whose updates it takes (default: none)",
+    )
     parser.add_argument("--force", action="store_true", help="overwrite the file")
     parser.add_argument("--yes", action="store_true", help="do not ask")
 
@@ -130,6 +135,7 @@ def _given(options: argparse.Namespace) -> dict[str, object]:
         "channel": options.channel,
         "model_folder": _checked("--model", options.model, _release),
         "state_folder": _checked("--state-folder", options.state_folder, _folder),
+        "release_keys_file": _checked("--release-keys", options.release_keys, _release_keys),
     }
     broker = _checked("--broker", options.broker, _broker)
     if broker is not None:
@@ -331,6 +337,14 @@ def _release(text: str) -> str:
     folder = _absolute(text)
     read_release(Path(folder))
     return folder
+
+
+def _release_keys(text: str) -> str:
+    from node.update_checks import read_keys_file
+
+    path = _absolute(text)
+    read_keys_file(Path(path))
+    return path
 
 
 def _folder(text: str) -> str:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from securesystemslib.dsse import Envelope
 from securesystemslib.signer import SSlibKey
 
-from contract.desired import Desired, Wanted, cohort_percent, open_desired, sign_desired
+from contract.desired import Desired, Wanted, cohort_percent
 from contract.errors import EarshotError, KeyFileError, MessageError, ReleaseError, SignatureError
 from contract.release import (
     CHUNK_BYTES,
@@ -32,6 +32,7 @@ from contract.signature import (
     read_public_keys,
     verified,
 )
+from contract.signed_desired import open_desired, sign_desired
 from contract.signed_manifest import open_manifest, sign_manifest
 from tests.contract.signers import SECOND, SIGNER, STRANGER, TRUSTED
 from tests.contract.test_release import MANIFEST

@@ -160,7 +160,16 @@ def test_broker_away_hides_nothing_else(tmp_path: Path) -> None:
     assert (code, complaints, list(tmp_path.iterdir())) == (1, "", [])
     assert json.loads(output)["problems"] == 1
     assert found["broker port"] == "problem"
-    for check in ("settings", "release", "microphone", "level", "cpu", "state folder", "disk"):
+    for check in (
+        "settings",
+        "release",
+        "microphone",
+        "level",
+        "cpu",
+        "state folder",
+        "disk",
+        "updates",
+    ):
         assert found[check] == "ok", check
     assert "clock" in found
 

@@ -16,6 +16,7 @@ import pytest
 from node.commands.init import _broker, _program
 from node.settings import NodeSettings, load_settings
 from node.settings_text import valid_id
+from tests.contract.signers import SECOND, SIGNER
 
 ROOT = Path(__file__).parents[2]
 FAN = ROOT / "models/fan-synthetic"
@@ -160,9 +161,12 @@ def test_options_are_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     out = tmp_path / "node.toml"
     secret = tmp_path / "secret"
     secret.write_text("x")
+    keys = tmp_path / "release-keys.pem"
+    keys.write_bytes(SIGNER.public_pem + SECOND.public_pem)
     options = ["--id", "press-07", "--group", "line-2", "--broker", "[::1]:8883", "--tls"]
     options += ["--username", "press-07", "--password-file", str(secret)]
     options += ["--microphone", "synthetic:fan?fault=bearing", "--channel", "0"]
+    options += ["--release-keys", os.path.relpath(keys, ROOT)]
 
     done = run("--yes", "--out", out, *options, "--model", FAN, "--state-folder", tmp_path / "s")
 
@@ -173,6 +177,9 @@ def test_options_are_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert settings.mqtt.password_file == str(secret)
     assert settings.source.spec == "synthetic:fan?fault=bearing"
     assert (settings.model.folder, settings.source.channel) == (str(FAN), 0)
+    assert settings.update.keys_file is not None
+    assert Path(settings.update.keys_file).is_absolute()
+    assert Path(settings.update.keys_file).samefile(keys)
 
 
 def test_defaults_are_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,6 +197,8 @@ def test_defaults_are_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert settings.source.spec == "microphone:default"
     assert settings.node.state_folder == str(tmp_path / "state")
     assert settings.model.folder == str(FAN)
+    assert settings.update.keys_file is None
+    assert "# keys_file = " in out.read_text()
 
 
 def test_paths_mean_the_same_from_everywhere(
@@ -254,6 +263,8 @@ def test_file_is_not_overwritten(tmp_path: Path) -> None:
         (("--microphone", "synthetic:dragon"), "--microphone: synthetic:dragon"),
         (("--model", "/nowhere"), "--model: /nowhere: expected a release folder"),
         (("--ca-file", "/nowhere.crt"), "--ca-file: /nowhere.crt: cannot be read"),
+        (("--release-keys", "/nowhere.pem"), "--release-keys: /nowhere.pem: cannot be read"),
+        (("--release-keys", "/dev/null"), "/dev/null: Expected 1 to 2 public keys in PEM, got 0"),
         (("--channel", "999"), "source.channel"),
         (("--password-file", "/dev/null"), "a password needs a username"),
         (("--out", "/nowhere/node.toml"), "/nowhere/node.toml: cannot be written"),

@@ -11,6 +11,7 @@ from contract.messages import AlarmRule, CalibrationPhase, MachineState, Thresho
 from contract.release import Manifest
 from node.calibration import Plan
 from node.detector import Detector
+from node.limits import Limits, centred_statistic, observe
 from node.machine_watch import CalibrationNotStartedError, Judgement, MachineWatch
 from node.scorer import Evidence
 from tests.node.fake_inference import FEATURES, RUNTIME, release
@@ -289,6 +290,213 @@ def test_unscored_window_has_no_flag() -> None:
 
     assert (judged.statistic, judged.score, judged.anomaly) == (None, None, None)
     assert judged.state is MachineState.UNKNOWN
+
+
+def calibrated_limits() -> Limits:
+    """Of the usual sound of this place."""
+    machine = watch()
+    calibrate(machine)
+    assert machine.limits is not None
+    return machine.limits
+
+
+def by_release(log_statistic: float) -> float:
+    """The release's own statistic of such a window: nothing is taken off."""
+    return evidence(log_statistic).errors[0]
+
+
+def by_limits(limits: Limits, log_statistic: float) -> float:
+    """Its statistic with the centre of this place taken off."""
+    heard = observe(_manifest(1.0), evidence(log_statistic), level_dbfs=LEVEL_DBFS)
+    return centred_statistic(_manifest(1.0), heard, limits.centres)
+
+
+def test_override_beats_the_limits_of_the_site_and_these_the_release() -> None:
+    """Threshold, source, statistic and score are of one and the same; the next one steps in."""
+    limits = calibrated_limits()
+    machine = MachineWatch(_manifest(1.5), limits=limits, note="verified", override=4.0)
+
+    overridden = machine.hear(evidence(-3.0), level_dbfs=LEVEL_DBFS)
+    told = machine.threshold, machine.threshold_source, machine.limits, machine.site_limits
+    machine.override(None)
+    by_site = machine.hear(evidence(-3.0), level_dbfs=LEVEL_DBFS)
+    then = machine.threshold, machine.threshold_source, machine.limits, machine.site_limits
+    machine.forget()
+    released = machine.hear(evidence(-3.0), level_dbfs=LEVEL_DBFS)
+
+    assert told == (4.0, ThresholdSource.OVERRIDE, None, limits)
+    assert overridden.statistic == pytest.approx(by_release(-3.0))
+    assert overridden.score == pytest.approx(by_release(-3.0) / 4.0)
+    assert then == (limits.threshold, ThresholdSource.SITE, limits, limits)
+    assert by_site.statistic == pytest.approx(by_limits(limits, -3.0))
+    assert by_limits(limits, -3.0) < by_release(-3.0) / 10
+    assert (machine.threshold, machine.threshold_source) == (1.5, ThresholdSource.RELEASE)
+    assert released.score == pytest.approx(by_release(-3.0) / 1.5)
+
+
+def test_vote_decides_under_an_override() -> None:
+    """Three of five windows, at once: no block, no quiet spell, no learning has a say."""
+    machine = MachineWatch(_manifest(1.0), limits=calibrated_limits(), override=4.0)
+
+    normal = [judged.state for judged in hear(machine, 1, seed=2)]
+    loud = [judged.state for judged in hear(machine, 5, seed=2, up=5.0)]
+
+    assert normal == [MachineState.NORMAL]
+    assert loud[-1] is MachineState.ALARM
+    assert machine.rule is AlarmRule.VOTE
+
+
+def test_override_silences_what_the_limits_of_the_site_would_flag() -> None:
+    """The operator's word is the last: also where it is the worse one."""
+    machine = MachineWatch(_manifest(1.0), limits=calibrated_limits(), override=1e6)
+
+    judged = list(hear(machine, 240, seed=3, up=3.0))
+
+    assert {(j.anomaly, j.state) for j in judged} == {(False, MachineState.NORMAL)}
+
+
+def test_limits_kept_aside_have_judged_all_the_while() -> None:
+    """Once the override is withdrawn they say what they would have said without it."""
+    limits = calibrated_limits()
+    aside = MachineWatch(_manifest(1.0), limits=limits, override=1e6)
+    never = MachineWatch(_manifest(1.0), limits=limits)
+    for _ in hear(aside, 240, seed=3, up=3.0):
+        pass
+    without = [judged.state for judged in hear(never, 241, seed=3, up=3.0)]
+    aside.override(None)
+
+    (back,) = [judged.state for judged in hear(aside, 1, seed=4, up=3.0)]
+
+    assert (back, without[-1]) == (MachineState.ALARM, MachineState.ALARM)
+    assert aside.rule is never.rule
+
+
+def test_vote_begins_anew_with_another_override_and_not_with_the_same() -> None:
+    """An order that comes again, as retained ones do, changes nothing."""
+    machine = MachineWatch(_manifest(1000.0), override=1.0)
+    for _ in hear(machine, 2, seed=1, up=5.0):
+        pass
+    machine.override(1.0)
+    (again,) = [judged.state for judged in hear(machine, 1, seed=1, up=5.0)]
+    machine.override(0.5)
+    (other,) = [judged.state for judged in hear(machine, 1, seed=1, up=5.0)]
+    machine.override(None)
+    (withdrawn,) = [judged.state for judged in hear(machine, 1, seed=1, up=5.0)]
+
+    assert again is MachineState.ALARM
+    assert other is MachineState.NORMAL
+    assert withdrawn is MachineState.NORMAL
+
+
+def test_alarm_under_an_override_goes_on_after_a_restart() -> None:
+    """The state that was told was the vote's; the limits kept aside begin knowing nothing."""
+    machine = MachineWatch(
+        _manifest(1.0), limits=calibrated_limits(), override=1.0, state=MachineState.ALARM
+    )
+
+    (state,) = [judged.state for judged in hear(machine, 1, seed=1, up=5.0)]
+    machine.override(None)
+    (after,) = [judged.state for judged in hear(machine, 1, seed=1)]
+
+    assert state is MachineState.ALARM
+    assert after is MachineState.UNKNOWN
+
+
+def test_calibration_beside_an_override_comes_to_the_same() -> None:
+    """Its limits are those that it would have made without, and they wait."""
+    alone, beside = watch(), MachineWatch(_manifest(1.0), override=4.0)
+    calibrate(alone)
+
+    judged = calibrate(beside)
+
+    assert MachineState.LEARNING not in {j.state for j in judged}
+    assert {j.state for j in judged} == {MachineState.NORMAL}
+    assert (beside.phase, beside.limits) == (CalibrationPhase.ARMED, None)
+    assert beside.threshold_source is ThresholdSource.OVERRIDE
+    assert beside.site_limits == alone.limits
+    assert beside.calibration_note == alone.note
+    beside.override(None)
+    assert beside.limits == alone.limits
+
+
+def test_vote_under_an_override_outlasts_news_of_a_calibration() -> None:
+    """New limits that are not in force leave its windows as they are."""
+    machine = MachineWatch(_manifest(1000.0), override=0.01)
+
+    states = [judged.state for judged in calibrate(machine)]
+
+    assert machine.phase is CalibrationPhase.ARMED
+    assert states[2:] == [MachineState.ALARM] * (len(states) - 2)
+
+
+@pytest.mark.parametrize("every", [1, 7, 50, 301])
+def test_override_that_comes_and_goes_does_not_disturb_a_calibration(every: int) -> None:
+    """At any moment of it, also between quick limits and the full ones."""
+    alone, disturbed = watch(), watch()
+    calibrate(alone)
+    plan = disturbed.calibrate(10.0)
+
+    for second, judged in enumerate(hear(disturbed, round(plan.total_seconds), seed=1)):
+        assert judged.score is not None
+        if second % every == 0:
+            disturbed.override(None if second % (2 * every) else 3.0)
+    disturbed.override(None)
+
+    assert disturbed.phase is CalibrationPhase.ARMED
+    assert disturbed.limits == alone.limits
+
+
+def test_fault_is_not_calibrated_behind_an_override() -> None:
+    """A high threshold silences an alarm; it does not make the fault the normal."""
+    limits = calibrated_limits()
+    machine = MachineWatch(_manifest(1.0), limits=limits, override=1e6)
+    for _ in hear(machine, 120, seed=4):
+        pass
+    machine.calibrate(10.0)
+    for judged in hear(machine, 240, seed=5, up=2.0):
+        assert judged.state is MachineState.NORMAL
+    ended = machine.phase, machine.calibration_note
+
+    with pytest.raises(CalibrationNotStartedError, match="in alarm by the old calibration"):
+        machine.calibrate(10.0)
+
+    assert ended == (
+        CalibrationPhase.REFUSED,
+        "the machine was in alarm by the limits made here: look at it, then calibrate again",
+    )
+    assert machine.site_limits is limits
+
+
+def test_note_says_why_the_limits_are_not_in_force() -> None:
+    """An override comes first; what is to be said of the calibration follows, unchanged."""
+    machine = MachineWatch(_manifest(1.0), note="not calibrated here", override=4.0)
+    uncalibrated = machine.note
+    calibrate(machine)
+    verdict = machine.calibration_note
+    armed = machine.note
+    machine.override(None)
+
+    assert uncalibrated == (
+        "an operator's threshold and a vote decide; apart from that: not calibrated here"
+    )
+    assert verdict is not None
+    assert armed == (
+        f"an operator's threshold and a vote decide, not the limits of the calibration: {verdict}"
+    )
+    assert machine.note == verdict
+
+
+def test_bands_under_an_override_differ_from_what_was_calibrated_with() -> None:
+    """The limits kept aside still know the normal sound of this place."""
+    machine, detector = MachineWatch(LISTENS.manifest), Detector(LISTENS, RUNTIME)
+    plan = machine.calibrate(2.0)
+    for second in range(round(plan.total_seconds)):
+        machine.hear(of(detector, spectrum(None, seed=second)), level_dbfs=LEVEL_DBFS)
+    restarted = MachineWatch(LISTENS.manifest, limits=machine.limits, override=1.0)
+
+    found = restarted.strongest_bands_hz(of(detector, spectrum(9)), detector)
+
+    assert found[0] == pytest.approx(middle_hz(9), abs=1.0)
 
 
 # A model that reconstructs silence: the error is the mean square of the features.

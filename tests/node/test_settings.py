@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from contract.errors import SettingsError
+from contract.release import MAX_FILE_BYTES
 from node.settings import NodeSettings, load_settings
 
 EXAMPLE = Path(__file__).parents[2] / "node/node.example.toml"
@@ -45,8 +46,11 @@ def test_commented_lines_of_the_example_load(tmp_path: Path) -> None:
 
 
 def test_defaults_in_the_example_are_the_defaults(tmp_path: Path) -> None:
-    """What the example says of source, outbox, health and link is what a node does without it."""
-    kept = r"(?m)^# ((?:spec|fast|host|tls|keepalive_seconds|max_windows|\w+_seconds|threads) = )"
+    """What the example says, but for paths, names and choices, is what a node does without it."""
+    kept = (
+        r"(?m)^# ((?:spec|fast|host|tls|keepalive_seconds|\w+_windows|\w+_seconds|\w+_mb|threads"
+        r"|max_trial_score|recalibrate|state_folder) = )"
+    )
     text = re.sub(kept, r"\1", EXAMPLE.read_text("utf-8"))
 
     assert load_settings(write(tmp_path, text), {}) == load_settings(EXAMPLE, {})
@@ -105,6 +109,13 @@ def test_every_problem_is_told_at_once(tmp_path: Path) -> None:
         drain_seconds = 0
         [helth]
         interval_seconds = 60
+        [update]
+        keys_file = ""
+        trial_windows = 3601
+        confirm_windows = 0
+        max_release_mb = 65
+        max_trial_score = nan
+        recalibrate = 1
         """,
     )
 
@@ -123,8 +134,49 @@ def test_every_problem_is_told_at_once(tmp_path: Path) -> None:
         "outbox.max_windows: Expected `int` >= 100, got '99'",
         "outbox.drain_seconds: Expected `float` > 0.0, got '0'",
         "EARSHOT_HEALTH_INTERVAL_SECONDS: Expected `float` <= 604800.0, got '1e9'",
+        "update.keys_file: Expected `str` of length >= 1, got ''",
+        "update.trial_windows: Expected `int` <= 3600, got '3601'",
+        "update.confirm_windows: Expected `int` >= 1, got '0'",
+        "update.max_release_mb: Expected `int` <= 64, got '65'",
+        "update.max_trial_score: Expected `float` > 0.0, got 'nan'",
+        "update.recalibrate: Expected `bool`, got `int`, got '1'",
     ]
     assert str(error.value).startswith(f"{path}: ")
+
+
+def test_node_takes_no_updates_unless_told_whose() -> None:
+    """Without public keys nobody's releases are obeyed; the rest of the section has defaults."""
+    update = load_settings(EXAMPLE, {}).update
+
+    assert update.keys_file is None
+    assert (update.trial_windows, update.confirm_windows, update.confirm_seconds) == (30, 10, 600)
+    assert update.max_release_bytes == MAX_FILE_BYTES
+    assert update.disk_bytes == 4 * update.max_release_bytes
+    assert (update.max_trial_score, update.chunk_seconds, update.retry_seconds) == (100, 60, 3600)
+    assert update.recalibrate
+
+
+def test_update_section_from_the_environment() -> None:
+    """Each value can be overridden like those of any other section."""
+    update = load_settings(
+        EXAMPLE,
+        {
+            "EARSHOT_UPDATE_KEYS_FILE": "keys.pem",
+            "EARSHOT_UPDATE_RECALIBRATE": "false",
+            "EARSHOT_UPDATE_CHUNK_SECONDS": "0.5",
+        },
+    ).update
+
+    assert (update.keys_file, update.recalibrate, update.chunk_seconds) == ("keys.pem", False, 0.5)
+
+
+def test_disk_that_holds_no_release_is_told() -> None:
+    """A budget below one release would refuse every one, much later and far away."""
+    room = {"EARSHOT_UPDATE_MAX_RELEASE_MB": "32", "EARSHOT_UPDATE_DISK_MB": "32"}
+    assert load_settings(EXAMPLE, room).update.disk_mb == 32
+
+    with pytest.raises(SettingsError, match=r"\[update\]: disk_mb = 31 leaves no room"):
+        load_settings(EXAMPLE, room | {"EARSHOT_UPDATE_DISK_MB": "31"})
 
 
 def test_nothing_given_names_what_is_needed() -> None:

@@ -37,6 +37,7 @@ def test_few_answers_leave_the_defaults() -> None:
     settings = decode_settings(NodeSettings, text, {}, origin="node.toml")
     assert settings == NodeSettings(node=settings.node, model=settings.model)
     assert '# host = "localhost"' in text
+    assert "[update]\n# keys_file = " in text
 
 
 def test_every_answer_is_written() -> None:
@@ -56,6 +57,7 @@ def test_every_answer_is_written() -> None:
         password_file="password",
         certificate_file="press-07.crt",
         key_file="press-07.key",
+        release_keys_file="release-keys.pem",
     )
 
     settings = decode_settings(
@@ -71,6 +73,7 @@ def test_every_answer_is_written() -> None:
         "press-07.crt",
         "press-07.key",
     )
+    assert settings.update.keys_file == "release-keys.pem"
 
 
 @pytest.mark.parametrize(
@@ -79,6 +82,7 @@ def test_every_answer_is_written() -> None:
         (Answers(id="Press 07", model_folder="m"), "node.id"),
         (Answers(id="a", model_folder="m", channel=900), "source.channel"),
         (Answers(id="a", model_folder="m", ca_file="x"), "need tls = true"),
+        (Answers(id="a", model_folder="m", release_keys_file=""), "update.keys_file"),
         (Answers(id="a", model_folder="m\udcff"), "UTF-8"),
     ],
 )

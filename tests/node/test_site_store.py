@@ -1,5 +1,6 @@
 """What a node remembers: whole files, or none, and never a node that does not start for them."""
 
+import functools
 import logging
 import math
 import os
@@ -13,11 +14,14 @@ import numpy as np
 import pytest
 
 from contract.messages import AlarmRule, CalibrationPhase, MachineState, ThresholdSource
+from contract.release import Manifest
 from node.episodes import Episode
 from node.limits import Limits
+from node.machine_watch import MachineWatch
+from node.release_store import Release
 from node.scorer import Scorer
 from node.settings import ModelSection, NodeSection, NodeSettings
-from node.site import known_machine
+from node.site import keep_outcome, known_machine, obey
 from node.site_store import (
     CalibrationAnswer,
     CalibrationRequest,
@@ -42,14 +46,23 @@ EPISODE = Episode(
 REQUEST = CalibrationRequest(action="start", minutes=60.0, at_us=12)
 
 
-def site() -> Site:
-    manifest = release().manifest
+@functools.cache
+def _limits() -> Limits:
+    return calibrated(10)[1]
+
+
+def manifest_of(version: int) -> Manifest:
+    return msgspec.structs.replace(release().manifest, version=version)
+
+
+def site(version: int = 1, *, made_us: int = 5) -> Site:
+    manifest = manifest_of(version)
     return Site(
         release=manifest.label,
         models_sha256=manifest.models_sha256,
-        made_us=5,
-        note="verified",
-        limits=calibrated(10)[1],
+        made_us=made_us,
+        note=f"verified with {version}",
+        limits=_limits(),
     )
 
 
@@ -94,6 +107,88 @@ def _fields(kept: Site) -> dict[str, object]:
     return {name: getattr(kept, name) for name in kept.__struct_fields__}
 
 
+def test_calibration_of_the_release_before_is_found_again(tmp_path: Path) -> None:
+    """A roll-back needs no new calibration, and the one of the newer release stays, too."""
+    store = SiteStore(tmp_path)
+    store.keep_site(site(1))
+    store.keep_site(site(2))
+
+    again = SiteStore(tmp_path)
+
+    assert again.site_for(manifest_of(1)) == site(1)
+    assert again.site_for(manifest_of(2)) == site(2)
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        "calibration-previous.json",
+        "calibration.json",
+    ]
+
+
+def test_release_without_a_calibration_gets_the_newest_of_another(tmp_path: Path) -> None:
+    """By its name the node can say what it was calibrated with."""
+    store = SiteStore(tmp_path)
+    assert store.site_for(manifest_of(3)) is None
+    store.keep_site(site(1))
+    store.keep_site(site(2))
+
+    found = store.site_for(manifest_of(3))
+
+    assert found == site(2)
+    assert not found.fits(manifest_of(3))
+
+
+def test_new_calibration_of_a_release_takes_the_place_of_its_old_one(tmp_path: Path) -> None:
+    """Wherever that was: after a roll-back it is among the previous ones."""
+    store = SiteStore(tmp_path)
+    for version in (1, 2):
+        store.keep_site(site(version))
+    store.keep_site(site(2, made_us=6))
+    store.keep_site(site(1, made_us=7))
+
+    assert store.site() == store.site_for(manifest_of(1)) == site(1, made_us=7)
+    assert store.previous_sites() == (site(2, made_us=6),)
+
+
+def test_calibrations_of_three_releases_are_kept(tmp_path: Path) -> None:
+    """As many as there are releases on a node; the oldest gives way."""
+    store = SiteStore(tmp_path)
+    for version in (1, 2, 3, 4):
+        store.keep_site(site(version))
+
+    assert store.site() == site(4)
+    assert store.previous_sites() == (site(3), site(2))
+
+
+@pytest.mark.parametrize("version", [1, 2, 3])
+def test_only_the_calibration_of_one_release_is_forgotten(tmp_path: Path, version: int) -> None:
+    """Those of the others are still there when they run again."""
+    store = SiteStore(tmp_path)
+    for kept in (1, 2, 3):
+        store.keep_site(site(kept))
+
+    store.forget_site(manifest_of(version))
+
+    left = {kept for kept in (1, 2, 3) if store.site_for(manifest_of(kept)) == site(kept)}
+    assert left == {1, 2, 3} - {version}
+
+
+def test_calibration_of_the_release_before_is_on_the_disk_before_it_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut between the two files leaves the old calibration twice, not nowhere."""
+    store = SiteStore(tmp_path)
+    store.keep_site(site(1))
+    replace, seen = os.replace, []
+
+    def spy(source: Path, target: Path) -> None:
+        replace(source, target)
+        seen.append(SiteStore(tmp_path).site_for(manifest_of(1)))
+
+    monkeypatch.setattr(os, "replace", spy)
+    store.keep_site(site(2))
+
+    assert seen == [site(1)] * 2
+
+
 def test_request_is_taken_once(tmp_path: Path) -> None:
     """What was asked for is not done again at the next look."""
     SiteStore(tmp_path).leave_request(REQUEST)
@@ -105,6 +200,7 @@ def test_request_is_taken_once(tmp_path: Path) -> None:
 
 READERS: dict[str, Callable[[SiteStore], object]] = {
     "calibration": SiteStore.site,
+    "calibration-previous": lambda store: store.previous_sites() or None,
     "calibration-pending": SiteStore.pending,
     "calibration-request": SiteStore.take_request,
     "calibration-answer": SiteStore.answer,
@@ -116,6 +212,7 @@ READERS: dict[str, Callable[[SiteStore], object]] = {
 def write_all(folder: Path) -> SiteStore:
     """Every file that a node may leave."""
     store = SiteStore(folder)
+    store.keep_site(site(version=0))
     store.keep_site(site())
     store.keep_pending(REQUEST)
     store.leave_request(REQUEST)
@@ -205,20 +302,96 @@ def _means(limits: Limits) -> Limits:
     return msgspec.structs.replace(limits, mean_features=(0.0, 1.0))
 
 
+def settings_in(folder: Path) -> NodeSettings:
+    return NodeSettings(node=NodeSection(id="press-07"), model=ModelSection(folder=str(folder)))
+
+
+def usable_site(version: int = 1) -> Site:
+    """One of the fake release's own widths."""
+    limits = msgspec.structs.replace(
+        site().limits,
+        centres=((0.0,) * math.prod(FEATURES.shape),),
+        mean_features=(0.0,) * FEATURES.shape[0],
+    )
+    return msgspec.structs.replace(site(version), limits=limits)
+
+
+def scorer_of(version: int) -> Scorer:
+    return Scorer(Release(manifest_of(version), release().files), RUNTIME)
+
+
+def test_rolled_back_node_is_calibrated_as_it_was(tmp_path: Path) -> None:
+    """With the new release it is not; with the one before its limits are in force again."""
+    store, settings = SiteStore(tmp_path), settings_in(tmp_path)
+    store.keep_site(usable_site(1))
+
+    updated = known_machine(settings, scorer_of(2), store)
+    told = updated.threshold_source, updated.note
+    store.keep_site(usable_site(2))
+    rolled_back = known_machine(settings, scorer_of(1), store)
+
+    assert told == (
+        ThresholdSource.RELEASE,
+        "calibrated with fake@1, which is not what runs: calibrate again",
+    )
+    assert rolled_back.limits == usable_site(1).limits
+    assert rolled_back.note == "verified with 1"
+
+
+def test_override_is_passed_on(tmp_path: Path) -> None:
+    """It is in force from the first window, and the limits are known beside it."""
+    store = SiteStore(tmp_path)
+    store.keep_site(usable_site())
+
+    watch = known_machine(settings_in(tmp_path), scorer_of(1), store, override=7.5)
+
+    assert (watch.threshold, watch.threshold_source) == (7.5, ThresholdSource.OVERRIDE)
+    assert watch.site_limits == usable_site().limits
+
+
+def test_calibration_under_an_override_is_kept_as_without(tmp_path: Path) -> None:
+    """What was made beside it is there after a restart, with its own note and none of its."""
+    store, scorer = SiteStore(tmp_path), scorer_of(1)
+    watch = MachineWatch(
+        scorer.manifest, limits=usable_site().limits, note="60 blocks", override=7.5
+    )
+
+    keep_outcome(watch, store, scorer, made_us=9)
+
+    kept = store.site_for(scorer.manifest)
+    assert kept is not None
+    assert (kept.limits, kept.note) == (usable_site().limits, "60 blocks")
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [(None, "the release's threshold and a vote"), (7.5, "an operator's threshold and a vote")],
+)
+def test_forgetting_says_what_decides_then(
+    tmp_path: Path, override: float | None, words: str
+) -> None:
+    """The calibration of what runs is gone, that of another release is not."""
+    store, settings = SiteStore(tmp_path), settings_in(tmp_path)
+    for version in (1, 2):
+        store.keep_site(usable_site(version))
+    watch = known_machine(settings, scorer_of(2), store, override=override)
+
+    done, note = obey(watch, store, CalibrationRequest(action="forget", at_us=1))
+
+    assert done
+    assert note == f"forgotten: {words} decide"
+    assert watch.site_limits is None
+    assert store.site_for(manifest_of(1)) == store.site_for(manifest_of(2)) == usable_site(1)
+
+
 @pytest.mark.parametrize("change", [_centres, _no_centres, _means])
 def test_limits_of_other_widths_are_not_used(
     tmp_path: Path, change: Callable[[Limits], Limits], caplog: pytest.LogCaptureFixture
 ) -> None:
     """A valid file that cannot be computed with: the node goes by the release and says so."""
-    store, limits = SiteStore(tmp_path), site().limits
-    widths = math.prod(FEATURES.shape), FEATURES.shape[0]
-    fitting = msgspec.structs.replace(
-        limits, centres=((0.0,) * widths[0],), mean_features=(0.0,) * widths[1]
-    )
-    kept = msgspec.structs.replace(site(), limits=fitting)
-    settings = NodeSettings(
-        node=NodeSection(id="press-07"), model=ModelSection(folder=str(tmp_path))
-    )
+    store, kept = SiteStore(tmp_path), usable_site()
+    fitting = kept.limits
+    settings = settings_in(tmp_path)
     scorer = Scorer(release(), RUNTIME)
     store.keep_site(kept)
     before = known_machine(settings, scorer, SiteStore(tmp_path))
@@ -227,7 +400,7 @@ def test_limits_of_other_widths_are_not_used(
     scorer.score(np.ones(FEATURES.window_samples, np.float32))
     judged = after.hear(scorer.evidence, level_dbfs=-30.0)
 
-    assert (before.threshold_source, before.note) == (ThresholdSource.SITE, "verified")
+    assert (before.threshold_source, before.note) == (ThresholdSource.SITE, "verified with 1")
     assert after.limits is None
     assert after.threshold_source is ThresholdSource.RELEASE
     assert after.note is not None
@@ -241,7 +414,7 @@ def test_forgotten_is_gone(tmp_path: Path) -> None:
     store = SiteStore(tmp_path)
     store.keep_site(site())
     store.keep_episode(EPISODE)
-    store.keep_site(None)
+    store.forget_site(release().manifest)
     store.keep_episode(None)
 
     assert [file.name for file in tmp_path.iterdir()] == []

@@ -17,6 +17,7 @@ from node.broker_checks import broker_findings
 from node.computer_checks import node_runs
 from node.findings import Finding
 from tests.contract import examples
+from tests.contract.signers import SIGNER
 from tests.fleet import Listener, node_settings, run, start
 from tests.servers import CertificateAuthority, Mosquitto, wait_until
 
@@ -259,21 +260,63 @@ def test_client_id_that_is_not_taken_is_a_warning() -> None:
     assert f"{NODE}-check" in found["broker login"].found
 
 
-def test_refused_subscription_is_told() -> None:
-    """A node that may not hear its commands has a problem, also when it may publish."""
+def answers_to_subscribe(codes: bytes) -> Callable[[bytes], bytes]:
+    """A broker that takes everything, and says so much to each filter."""
 
     def answers(packet: bytes) -> bytes:
         kind = packet[0] >> 4
         if kind == 1:
             return b"\x20\x03\x00\x00\x00"
         if kind == 8:
-            return b"\x90\x05" + packet[2:4] + b"\x00\x87\x01"
+            # The length of a packet above 127 bytes takes two bytes.
+            body = 3 if packet[1] & 0x80 else 2
+            identifier = packet[body : body + 2]
+            return b"\x90" + bytes([3 + len(codes)]) + identifier + b"\x00" + codes
         if kind == 3:
             topic_end = packet.index(b"/result") + len(b"/result")
             return b"\x40\x03" + packet[topic_end : topic_end + 2] + b"\x10"
         return b""
 
-    with broker_of_a_few_lines(answers) as settings:
+    return answers
+
+
+def test_refused_orders_are_told() -> None:
+    """A node that takes updates and may not hear of them works on: a warning that names them."""
+    orders = (f"earshot/1/n/{NODE}/desired", "earshot/1/all/desired")
+
+    with broker_of_a_few_lines(answers_to_subscribe(b"\x01\x01\x01\x87")) as settings:
+        found = {
+            finding.check: finding
+            for finding in broker_findings(
+                settings, node=NODE, boot=examples.WINDOW.boot, orders=orders
+            )
+        }
+
+    assert grades(found)["broker subscribe"] == "warning"
+    assert found["broker subscribe"].found.startswith("earshot/1/all/desired is refused")
+
+
+def test_node_that_takes_updates_asks_for_its_orders(mosquitto: Mosquitto, tmp_path: Path) -> None:
+    """Its own, its group's and everybody's."""
+    keys = tmp_path / "release-keys.pem"
+    keys.write_bytes(SIGNER.public_pem)
+    settings = node_settings(mosquitto, "synthetic:fan") | {
+        "EARSHOT_UPDATE_KEYS_FILE": str(keys),
+        "EARSHOT_NODE_GROUP": "line-2",
+    }
+
+    done = run("node", "check", "--json", "--seconds", "1", settings=settings)
+
+    found = {each["check"]: each for each in json.loads(done.stdout)["checks"]}
+    assert done.returncode == 0
+    assert SIGNER.key_id[:12] in found["updates"]["found"]
+    for topic in (f"n/{NODE}", "g/line-2", "all"):
+        assert f"earshot/1/{topic}/desired" in found["broker subscribe"]["found"]
+
+
+def test_refused_subscription_is_told() -> None:
+    """A node that may not hear its commands has a problem, also when it may publish."""
+    with broker_of_a_few_lines(answers_to_subscribe(b"\x87\x01")) as settings:
         found = check(settings)
 
     assert grades(found)["broker subscribe"] == "problem"

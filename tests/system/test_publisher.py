@@ -251,7 +251,7 @@ def test_events_that_nobody_takes_are_told_at_the_end(
         left = publisher.stop(drain_seconds=0.2)
 
     assert left == 0
-    assert "3 events of episodes were not delivered and are lost" in caplog.text
+    assert "3 events were not delivered and are lost" in caplog.text
     assert len(broker.on("event")) == 3
 
 

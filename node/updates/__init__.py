@@ -1,0 +1,1 @@
+"""Releases that come over MQTT: fetched, tested, tried, and kept where a power cut cannot reach."""

@@ -1,0 +1,223 @@
+"""Updates as the running node sees them: what to run, the trial beside the ear, proof afterwards.
+
+The updater's thread decides; this is its counterpart in the thread that hears.
+"""
+
+import queue
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from contract import topics
+from contract.errors import KeyFileError, ReleaseError, SettingsError
+from contract.messages import Update
+from contract.session import SessionEvent
+from contract.signature import TrustedKeys, read_public_keys
+from node.ear import Ear
+from node.publisher import Answer, Asked
+from node.release_store import Release
+from node.runtime import Runtime
+from node.settings import NodeSettings
+from node.updates.orders import addresses
+from node.updates.slots import SlotStore
+from node.updates.tasks import (
+    EarTask,
+    GiveUp,
+    GoBy,
+    Proven,
+    RunNow,
+    TrialGoesOn,
+    TrialOver,
+    TryOut,
+)
+from node.updates.trial import Trial, TrialReport
+from node.updates.updater import Broker, Updater
+
+CAPABILITY = "update"
+"""What a node's birth says that takes updates."""
+
+_STEPS = 10
+
+
+class LiveUpdates:
+    """Boots the release that should run, and follows orders while the node hears.
+
+    Args:
+        settings: of the node.
+        runtime: inference library.
+        now_us: microseconds since 1970.
+
+    Raises:
+        SettingsError: the file of trusted keys cannot be used.
+        ReleaseError: no release can be read.
+    """
+
+    def __init__(
+        self, settings: NodeSettings, runtime: Runtime, *, now_us: Callable[[], int]
+    ) -> None:
+        self._settings = settings
+        self._runtime = runtime
+        self._now_us = now_us
+        self._trusted = _trusted(settings)
+        self._store = SlotStore(settings.state_folder, Path(settings.model.folder), now_us=now_us)
+        self._booted = self._store.boot()
+        self._tasks: queue.SimpleQueue[EarTask] = queue.SimpleQueue()
+        self._updater: Updater | None = None
+        self._ear: Ear | None = None
+        self._trial: Trial | None = None
+        self._trial_sha256 = ""
+        self._trial_steps = 0
+        self._windows = 0
+        self._confirmed_before: int | None = None
+        self._proven = False
+
+    @property
+    def release(self) -> Release:
+        """To begin with."""
+        return self._booted.release
+
+    @property
+    def threshold(self) -> float | None:
+        """An operator's, to begin with."""
+        return self._store.state.thresholds.get(self._booted.slot.manifest_sha256)
+
+    @property
+    def orders(self) -> tuple[str, ...]:
+        """Topics of orders for this node."""
+        node = self._settings.node
+        return tuple(topics.desired(address) for address in addresses(node.id, node.group))
+
+    @property
+    def trusted_keys(self) -> tuple[str, ...]:
+        """Ids of the keys whose word counts."""
+        return tuple(self._trusted)
+
+    def begin(
+        self, ear: Ear, *, boot: str, broker: Broker, tell: Callable[[Update | Answer], None]
+    ) -> None:
+        """Follow orders from now on."""
+        self._ear = ear
+        self._updater = Updater(
+            self._settings.update,
+            self._store,
+            self._booted,
+            self._trusted,
+            node=self._settings.node.id,
+            group=self._settings.node.group,
+            boot=boot,
+            broker=broker,
+            tell=tell,
+            ask=self._tasks.put,
+            threads=self._settings.model.threads,
+            now_us=self._now_us,
+        )
+        self._updater.start()
+
+    def stop(self) -> None:
+        """The node ends in good order."""
+        if self._updater is not None:
+            self._updater.stop()
+
+    def happened(self, event: SessionEvent) -> None:
+        """Something has happened on the connection."""
+        if self._updater is not None:
+            self._updater.give(event)
+
+    def roll_back(self, asked: Asked) -> None:
+        """Somebody asks for the release before; the answer comes by itself."""
+        assert self._updater is not None, "commands are heard after the beginning"
+        self._updater.give(asked)
+
+    def tasks(self) -> Iterator[RunNow | GoBy]:
+        """What the node has to do now; trials are begun and ended here."""
+        while not self._tasks.empty():
+            task = self._tasks.get()
+            match task:
+                case TryOut():
+                    self._begin_trial(task)
+                case GiveUp():
+                    self._end_trial()
+                case RunNow() | GoBy():
+                    yield task
+
+    def scorer_of(self, task: RunNow) -> Trial:
+        """Loads what is to run now, or takes it from its trial.
+
+        Raises:
+            ReleaseError: it does not run here.
+        """
+        trial = self._trial
+        self._end_trial()
+        self._windows, self._confirmed_before, self._proven = 0, None, False
+        if trial is not None and trial.scorer.manifest == task.release.manifest:
+            return trial
+        return self._new_trial(task.release)
+
+    def heard(self, *, flagged: bool, confirmed: int) -> None:
+        """A window has been judged.
+
+        Args:
+            flagged: by what runs.
+            confirmed: publications that the broker has taken since the node started.
+        """
+        assert self._updater is not None
+        self._follow_trial(flagged=flagged)
+        self._windows += 1
+        if self._confirmed_before is None:
+            self._confirmed_before = confirmed
+        reached = confirmed > self._confirmed_before
+        if not self._proven and reached and self._windows >= self._settings.update.confirm_windows:
+            self._proven = True
+            self._updater.give(Proven())
+
+    def _follow_trial(self, *, flagged: bool) -> None:
+        trial = self._trial
+        if trial is None or self._updater is None or self._trial_steps > _STEPS:
+            return
+        if flagged:
+            trial.running_has_flagged()
+        sha256 = self._trial_sha256
+        if trial.is_over:
+            self._trial_steps = _STEPS + 1
+            self._updater.give(TrialOver(sha256, trial.failure, trial.report))
+        elif int(trial.progress * _STEPS) > self._trial_steps:
+            self._trial_steps = int(trial.progress * _STEPS)
+            self._updater.give(TrialGoesOn(sha256, trial.progress, trial.report))
+
+    def _begin_trial(self, task: TryOut) -> None:
+        assert self._ear is not None
+        assert self._updater is not None
+        self._end_trial()
+        try:
+            self._trial = self._new_trial(task.release)
+        except ReleaseError as error:
+            # The self-test has loaded it a moment ago: out of memory, perhaps.
+            self._updater.give(TrialOver(task.manifest_sha256, str(error)[:200], TrialReport()))
+            return
+        self._trial_sha256 = task.manifest_sha256
+        self._trial_steps = 0
+        self._ear.beside = self._trial
+
+    def _end_trial(self) -> None:
+        self._trial = None
+        if self._ear is not None:
+            self._ear.beside = None
+
+    def _new_trial(self, release: Release) -> Trial:
+        return Trial(
+            release,
+            self._runtime,
+            windows=self._settings.update.trial_windows,
+            max_score=self._settings.update.max_trial_score,
+            threads=self._settings.model.threads,
+        )
+
+
+def _trusted(settings: NodeSettings) -> TrustedKeys:
+    path = settings.update.keys_file
+    assert path is not None, "without keys there are no updates"
+    try:
+        return read_public_keys(Path(path).read_bytes())
+    except OSError as error:
+        raise SettingsError("update", [f"keys_file {path}: {error.strerror}"]) from error
+    except KeyFileError as error:
+        raise SettingsError("update", [f"keys_file {path}: {error}"]) from error

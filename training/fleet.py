@@ -1,0 +1,261 @@
+"""A fleet as the broker keeps it: nodes, and the orders to them. Values in, values out.
+
+Whose word counts is decided here: an order that no trusted key has signed is kept, shown and never
+believed.
+"""
+
+import base64
+import binascii
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from contract import topics
+from contract.desired import Desired, Wanted
+from contract.errors import MessageError, SignatureError, TopicError
+from contract.messages import Birth, Presence, Status, Update, decode
+from contract.release import Manifest
+from contract.signature import TrustedKeys
+from contract.signed_desired import open_desired
+from contract.topics import Kind
+
+HEARD = (
+    topics.every_node(Kind.STATUS),
+    topics.every_node(Kind.BIRTH),
+    topics.every_node(Kind.UPDATE),
+    *topics.every_desired(),
+)
+"""Topic filters of all that a `Fleet` is made of."""
+
+_UPDATES = "update"
+"""What a node that takes updates says among its capabilities."""
+_SHOWN_ID = 12
+
+
+class Order(msgspec.Struct, frozen=True, kw_only=True):
+    """What lies at an address."""
+
+    address: str
+    envelope: bytes
+    desired: Desired | None
+    """None: nobody who is trusted has signed it."""
+    trouble: str | None
+    """Why not."""
+
+    def unverified(self) -> Desired | None:
+        """What it claims to say, whoever has written it; None if that cannot be read."""
+        try:
+            payload = base64.b64decode(_LOOSE.decode(self.envelope).payload, validate=True)
+            return _DESIRED.decode(payload)
+        except (msgspec.MsgspecError, UnicodeDecodeError, binascii.Error, ValueError):
+            return None
+        except RecursionError:
+            return None
+
+
+class Fleet:
+    """Fed with what comes from the broker, in order of arrival.
+
+    Args:
+        trusted: whose orders count.
+    """
+
+    def __init__(self, trusted: TrustedKeys) -> None:
+        self._trusted = trusted
+        self._statuses: dict[str, Status] = {}
+        self.births: dict[str, Birth] = {}
+        self.updates: dict[str, Update] = {}
+        self.orders: dict[str, Order] = {}
+        """By address."""
+
+    def take(self, topic: str, payload: bytes) -> None:
+        """Learn from a message; what is of no use here, or cannot be read, is left alone."""
+        try:
+            where = topics.parse(topic)
+        except TopicError:
+            return
+        if where.kind is Kind.DESIRED:
+            self._take_order(topic, payload)
+            return
+        if not payload:
+            self._forget(where)
+            return
+        try:
+            message = decode(topic, payload)
+        except MessageError:
+            return
+        match message:
+            case Birth():
+                self.births[message.node] = message
+            case Status():
+                self._statuses[message.node] = message
+            case Update():
+                self.updates[message.node] = message
+
+    def nodes(self) -> list[str]:
+        """All that are known, by name."""
+        return sorted({*self.births, *self._statuses, *self.updates})
+
+    def online(self, node: str) -> bool:
+        """Whether it is connected, as far as is known."""
+        status = self._statuses.get(node)
+        return status is not None and status.state is Presence.ONLINE
+
+    def running(self, node: str) -> str | None:
+        """The release it runs."""
+        update, birth = self.updates.get(node), self.births.get(node)
+        newest = max(
+            (said for said in (update, birth) if said is not None),
+            key=lambda said: said.at_us,
+            default=None,
+        )
+        return newest.running if isinstance(newest, Update) else newest.model if newest else None
+
+    def targets(self, address: str) -> list[str]:
+        """Nodes at an address, by name: those whose birth says that they belong there."""
+        kind, _, owner = address.partition(":")
+        return sorted(
+            node
+            for node, birth in self.births.items()
+            if kind == "all" or owner == (node if kind == "node" else birth.group_id)
+        )
+
+    def nearer(self, node: str, address: str) -> str | None:
+        """The nearer address whose order a node obeys in place of one to this address."""
+        chain = self._addresses(node)
+        update = self.updates.get(node)
+        for nearer in chain[: chain.index(address)] if address in chain else ():
+            order = self.orders.get(nearer)
+            if order is not None and order.desired is not None:
+                if order.desired.wanted is not None:
+                    return nearer
+            # It remembers an order that was cleared, and judges by keys that we may not know.
+            elif update is not None and update.obeying == nearer:
+                return nearer
+        return None
+
+    def desired(self, address: str) -> Desired | None:
+        """The order at an address that somebody who is trusted has signed."""
+        order = self.orders.get(address)
+        return None if order is None else order.desired
+
+    def next_serial(self, address: str, *, now_us: int) -> int:
+        """Higher than any that was given for this address, as far as can be known."""
+        present = self.desired(address)
+        known = [] if present is None else [present.serial]
+        known += [
+            update.serial
+            for update in self.updates.values()
+            if update.obeying == address and update.serial is not None
+        ]
+        return max([now_us, *(serial + 1 for serial in known)])
+
+    def _addresses(self, node: str) -> Sequence[str]:
+        """Where orders for a node lie, the nearest first."""
+        birth = self.births.get(node)
+        group = [] if birth is None or birth.group_id is None else [f"group:{birth.group_id}"]
+        return (f"node:{node}", *group, "all")
+
+    def _forget(self, where: topics.Topic) -> None:
+        match where:
+            case topics.Topic(kind=Kind.BIRTH, owner=str(node)):
+                self.births.pop(node, None)
+            case topics.Topic(kind=Kind.STATUS, owner=str(node)):
+                self._statuses.pop(node, None)
+            case topics.Topic(kind=Kind.UPDATE, owner=str(node)):
+                self.updates.pop(node, None)
+
+    def _take_order(self, topic: str, payload: bytes) -> None:
+        address = _address(topic)
+        if payload:
+            self.orders[address] = opened(address, payload, self._trusted)
+        else:
+            self.orders.pop(address, None)
+
+
+def opened(address: str, envelope: bytes, trusted: TrustedKeys) -> Order:
+    """An order, believed if somebody who is trusted has signed it."""
+    try:
+        desired = open_desired(topics.desired(address), envelope, trusted)
+    except (SignatureError, MessageError) as error:
+        return Order(address=address, envelope=envelope, desired=None, trouble=str(error))
+    return Order(address=address, envelope=envelope, desired=desired, trouble=None)
+
+
+def before(present: Desired | None, wanted: Wanted) -> Wanted | None:
+    """What nodes that do not follow a new order yet should run.
+
+    What the present order wants, unless that was never meant for all of them: then what it had
+    them run instead. A release that was tried on a few and is replaced goes to nobody else.
+    """
+    if present is None or present.wanted is None:
+        return None
+    if present.wanted != wanted and present.percent >= 100:
+        return present.wanted
+    return present.before
+
+
+class Obstacle(msgspec.Struct, frozen=True):
+    """Why a node cannot run a release."""
+
+    node: str
+    reason: str
+
+
+def obstacles(
+    fleet: Fleet, address: str, manifest: Manifest, *, signing_key: str, allow_older: bool = False
+) -> list[Obstacle]:
+    """What speaks against an order, node by node; nodes that obey a nearer address are left out.
+
+    Args:
+        fleet: with the births of all nodes.
+        address: of the order.
+        manifest: of the release to run.
+        signing_key: id of the key that signs manifest and order.
+        allow_older: whether nodes may go back to a lower version.
+    """
+    return [
+        Obstacle(node, reason)
+        for node in fleet.targets(address)
+        if fleet.nearer(node, address) is None
+        for reason in _reasons(fleet, node, manifest, signing_key, allow_older=allow_older)
+    ]
+
+
+def _reasons(
+    fleet: Fleet, node: str, manifest: Manifest, signing_key: str, *, allow_older: bool
+) -> Iterable[str]:
+    birth = fleet.births[node]
+    if _UPDATES not in birth.capabilities or not birth.trusted_keys:
+        yield "takes no updates: its settings name no [update] keys_file"
+    elif signing_key not in birth.trusted_keys:
+        known = ", ".join(key[:_SHOWN_ID] for key in birth.trusted_keys)
+        yield f"does not trust the key {signing_key[:_SHOWN_ID]}, only {known}"
+    if manifest.runtimes and birth.runtime not in manifest.runtimes:
+        yield (
+            f"has {birth.runtime}, and {manifest.label} was shown to run in"
+            f" {', '.join(manifest.runtimes)}"
+        )
+    running = fleet.running(node)
+    name, _, version = (running or "@0").rpartition("@")
+    if name == manifest.name and int(version) > manifest.version and not allow_older:
+        yield f"runs {running}, which is newer; `training rollback` goes back"
+    if running == birth.model == manifest.label and birth.model_sha256 != manifest.models_sha256:
+        yield f"runs another {running}; give this one version {manifest.version + 1}"
+
+
+def _address(topic: str) -> str:
+    match topic.split("/")[2:]:
+        case ["g", group, _]:
+            return f"group:{group}"
+        case ["n", node, _]:
+            return f"node:{node}"
+    return "all"
+
+
+class _Loose(msgspec.Struct, frozen=True):
+    payload: str
+
+
+_LOOSE = msgspec.json.Decoder(_Loose)
+_DESIRED = msgspec.json.Decoder(Desired)

@@ -1,0 +1,214 @@
+"""Orders to the fleet: given, looked at again, and seen through ring by ring.
+
+Every program that speaks for an operator does it here, so that each order has a higher serial than
+the last, and two operators at one address notice each other.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from enum import Enum
+
+import msgspec
+
+from contract import topics
+from contract.desired import Desired
+from contract.errors import EarshotError
+from contract.settings import MqttSettings
+from contract.signature import Signer, TrustedKeys
+from contract.signed_desired import sign_desired
+from training.fleet import HEARD, Fleet
+from training.operator import BrokerTroubleError, Operator, retained
+from training.rings import Rollout
+from training.rollout_screen import Screen
+from training.rollout_tables import ended_lines, rollout_table
+
+EXIT_NOT_ALL = 1
+"""Some nodes have not committed it, the rollout was stopped, or another operator came between."""
+EXIT_TIMED_OUT = 3
+"""Some nodes have not answered in time; the order stands."""
+
+# One that we overwrote in the same moment is put back once; more often, somebody fights us.
+_TRIES = 3
+_LOOK_SECONDS = 0.5
+
+
+class OvertakenError(EarshotError):
+    """Somebody else has given an order for the same nodes since: look what it says."""
+
+
+class Waiting(msgspec.Struct, frozen=True, kw_only=True):
+    """How long nodes are waited for, and what ends it."""
+
+    timeout_seconds: float
+    """For each ring."""
+    stop_share: float | None = None
+    """A ring in which more than this share of the nodes fails ends the rollout."""
+
+
+class Desk(msgspec.Struct, frozen=True):
+    """What an operator works with."""
+
+    operator: Operator
+    fleet: Fleet
+    screen: Screen
+
+
+class Access(msgspec.Struct, frozen=True, kw_only=True):
+    """How to get to the fleet, and whose word counts there."""
+
+    broker: MqttSettings
+    trusted: TrustedKeys
+    settle_seconds: float = 1.0
+
+
+def at_desk(access: Access, screen: Screen, work: Callable[[Desk], int]) -> int:
+    """Connect, do the work, and give its exit code.
+
+    Raises:
+        EarshotError: of the broker, or what the work raises; being overtaken is an exit code.
+    """
+    fleet = Fleet(access.trusted)
+    operator = Operator(
+        access.broker,
+        HEARD,
+        fleet.take,
+        note=screen.note,
+        settle_seconds=access.settle_seconds,
+    )
+    with operator:
+        try:
+            return work(Desk(operator, fleet, screen))
+        except OvertakenError as error:
+            screen.note(str(error))
+            return EXIT_NOT_ALL
+
+
+def now_us() -> int:
+    """Microseconds since 1970."""
+    return time.time_ns() // 1000
+
+
+def give(desk: Desk, signer: Signer, order: Desired) -> Desired:
+    """Publish an order with a new serial, and make sure that the broker keeps it and no other.
+
+    Raises:
+        OvertakenError: another order has come after it.
+        BrokerTroubleError: the broker does not keep it.
+    """
+    at_us = now_us()
+    serial = desk.fleet.next_serial(order.to, now_us=at_us)
+    order = msgspec.structs.replace(order, at_us=at_us, serial=serial)
+    envelope, topic = sign_desired(order, signer), topics.desired(order.to)
+    for _ in range(_TRIES):
+        for _publication in desk.operator.put([retained(topic, envelope)]):
+            pass
+        kept = desk.operator.read(topic).get(topic)
+        if kept is None:
+            raise BrokerTroubleError(
+                f"the broker has taken {topic} and does not give it back: may we read it?"
+            )
+        desk.fleet.take(topic, kept)
+        if kept == envelope:
+            return order
+        check_not_overtaken(desk.fleet, order)
+    raise OvertakenError(
+        f"an older order for {order.to} has overwritten this one {_TRIES} times: is another push"
+        " under way?"
+    )
+
+
+def check_not_overtaken(fleet: Fleet, order: Desired) -> None:
+    """Raise if the order that lies at the address is another, and not an older one.
+
+    Raises:
+        OvertakenError: it is.
+    """
+    present = fleet.orders.get(order.to)
+    if present is None:
+        return
+    if present.desired is None:
+        raise OvertakenError(
+            f"somebody has put another order for {order.to} in the place of this one, not signed by"
+            f" a key that we trust ({present.trouble})"
+        )
+    if present.desired.serial >= order.serial and present.desired != order:
+        wanted = present.desired.wanted
+        raise OvertakenError(
+            f"another push has overtaken this one: {order.to} should now run"
+            f" {wanted.release if wanted else 'what a wider address says'}"
+            f" ({present.desired.percent:g} %, serial {present.desired.serial})"
+        )
+
+
+def carry_out(
+    desk: Desk, signer: Signer, order: Desired, percents: Sequence[float], waiting: Waiting | None
+) -> int:
+    """Order a release, share by share if nodes are waited for; the exit code.
+
+    Args:
+        desk: connected.
+        signer: who orders.
+        order: what; percent, serial and time are set here.
+        percents: shares of the nodes, rising; several need `waiting`.
+        waiting: None only orders the first.
+    """
+    assert order.wanted is not None, "nobody can be seen to do nothing any more"
+    label = order.wanted.release
+    rollout = Rollout(desk.fleet, order.to, label)
+    ending = _Ending.SETTLED
+    for percent in percents:
+        order = give(desk, signer, msgspec.structs.replace(order, percent=percent))
+        rollout.begin(percent, order.serial)
+        desk.screen.note(f"{label} is ordered for {percent:g} % of {order.to}")
+        if waiting is None:
+            return 0
+        ending = _see_through(desk, rollout, order, waiting, rings=len(percents))
+        if ending is not _Ending.SETTLED:
+            break
+    if ending is _Ending.STOPPED:
+        give(desk, signer, msgspec.structs.replace(order, percent=0.0))
+        desk.screen.note(f"stopped: no node at {order.to} follows it any more")
+    return _ended(desk, rollout, ending)
+
+
+def see_through(desk: Desk, order: Desired, waiting: Waiting) -> int:
+    """Wait for an order that was given before; the exit code."""
+    assert order.wanted is not None, "nobody can be seen to do nothing any more"
+    rollout = Rollout(desk.fleet, order.to, order.wanted.release)
+    rollout.begin(order.percent, order.serial)
+    return _ended(desk, rollout, _see_through(desk, rollout, order, waiting, rings=1))
+
+
+class _Ending(Enum):
+    SETTLED = "settled"
+    STOPPED = "stopped"
+    TIMED_OUT = "timed out"
+
+
+def _see_through(
+    desk: Desk, rollout: Rollout, order: Desired, waiting: Waiting, *, rings: int
+) -> _Ending:
+    deadline = time.monotonic() + waiting.timeout_seconds
+    with desk.screen.rings(rings) as show:
+        while True:
+            desk.operator.listen(_LOOK_SECONDS)
+            check_not_overtaken(desk.fleet, order)
+            progress = rollout.progress()
+            show(progress, rollout.rows())
+            limit = waiting.stop_share
+            if limit is not None and any(ring.failed_share > limit for ring in progress):
+                return _Ending.STOPPED
+            if not progress[-1].awaited:
+                return _Ending.SETTLED
+            if time.monotonic() > deadline:
+                return _Ending.TIMED_OUT
+
+
+def _ended(desk: Desk, rollout: Rollout, ending: _Ending) -> int:
+    rows = rollout.rows()
+    desk.screen.print(rollout_table(rows))
+    desk.screen.print_lines(ended_lines(rows, timed_out=ending is _Ending.TIMED_OUT))
+    if ending is _Ending.TIMED_OUT:
+        return EXIT_TIMED_OUT
+    failed = any(row.standing.failed for row in rows)
+    return EXIT_NOT_ALL if failed or ending is _Ending.STOPPED else 0

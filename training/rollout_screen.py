@@ -1,0 +1,100 @@
+"""What a person sees while nodes take on a release: a bar per ring, or lines where there is no
+terminal.
+"""
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from training.rings import NodeRow, RingProgress, phase
+
+Show = Callable[[Sequence[RingProgress], Sequence[NodeRow]], None]
+
+_PIPE_WIDTH = 200
+"""A pipe has no width, and rich would cut lines at 80."""
+
+
+class Screen:
+    """Tables go to standard output; what happens meanwhile, to standard error."""
+
+    def __init__(self) -> None:
+        self._out = Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH, highlight=False)
+        self._err = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._said: dict[str, str] = {}
+        self._bars: Progress | None = None
+
+    def note(self, text: str) -> None:
+        """One line to a person."""
+        self._err.print(f"earshot training: {' '.join(text.split())}", markup=False)
+
+    def print(self, shown: RenderableType) -> None:
+        """A table, or a text."""
+        self._out.print(shown, markup=False)
+
+    def print_lines(self, lines: Iterable[str]) -> None:
+        """Lines as they are, however long."""
+        for line in lines:
+            self._out.print(line, markup=False, soft_wrap=True)
+
+    @contextmanager
+    def chunks(self, what: str, total: int) -> Iterator[Callable[[], None]]:
+        """A bar for what is sent; what to call for each message that has arrived."""
+        if not self._err.is_terminal:
+            yield lambda: None
+            return
+        with Progress(console=self._err, transient=True) as bar:
+            task = bar.add_task(what, total=total)
+            yield lambda: bar.advance(task)
+
+    @contextmanager
+    def rings(self, count: int) -> Iterator[Show]:
+        """What to call with each look at the rings."""
+        if not self._err.is_terminal:
+            yield lambda _progress, rows: self._say(rows)
+            return
+        bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[phases]}"),
+            TimeElapsedColumn(),
+            console=self._err,
+        )
+        tasks = [bars.add_task("", total=None, visible=False, phases="") for _ in range(count)]
+
+        def show(progress: Sequence[RingProgress], rows: Sequence[NodeRow]) -> None:
+            self._say(row for row in rows if row.standing.failed)
+            for task, ring in zip(tasks, progress, strict=False):
+                bars.update(
+                    task,
+                    visible=True,
+                    description=f"ring {ring.ring.number} of {count}, {ring.ring.percent:g} %",
+                    total=ring.total,
+                    completed=ring.settled,
+                    phases=", ".join(f"{name} {n}" for name, n in sorted(ring.phases.items())),
+                )
+
+        with bars:
+            yield show
+
+    def _say(self, rows: Iterable[NodeRow]) -> None:
+        for row in rows:
+            text = changed_line(row)
+            if row.ring is not None and self._said.get(row.node) != text:
+                self._said[row.node] = text
+                self.note(text)
+
+
+def changed_line(row: NodeRow) -> str:
+    """A node in a rollout in one line, without what changes all the time."""
+    text = f"ring {row.ring}, {row.node}: {phase(row)}"
+    if row.nearer is not None:
+        return f"{text} ({row.nearer})"
+    if row.update is None:
+        return text
+    if not row.online:
+        text += ", went away"
+    return text + (f" ({row.update.reason})" if row.update.reason else "")
