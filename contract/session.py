@@ -289,7 +289,8 @@ class Session:
     def follow(self, topic_filter: str) -> Delivery | None:
         """Subscribe to a topic filter until `leave`; after a reconnect it has to be asked again.
 
-        `Followed` tells when the broker has answered; retained messages come each time.
+        `Followed` tells when the broker has answered; retained messages come each time. With QoS
+        0: what a lost connection has swallowed is asked for again, and must not come twice.
 
         Returns:
             None when there is no connection.
@@ -434,7 +435,7 @@ class _Connection:
         return Delivery(self.generation, info.mid)
 
     def follow(self, topic_filter: str) -> Delivery | None:
-        options = _subscribe_options(Subscription(topic_filter=topic_filter))
+        options = _subscribe_options(Subscription(topic_filter=topic_filter, qos=0))
         result, packet_id = self._client.subscribe([(topic_filter, options)])
         if result != MQTTErrorCode.MQTT_ERR_SUCCESS or packet_id is None:
             return None

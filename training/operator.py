@@ -45,6 +45,9 @@ _CONNECT_SECONDS = 15.0
 # A chunk on the slowest of links takes half a minute; a broker that restarts, less.
 _PATIENCE_SECONDS = 120.0
 _POLL_SECONDS = 0.5
+_RECEIVE_MAXIMUM = 65_535
+# A reading on which it depends what is deleted waits so many times longer for one message more.
+_PATIENT_TIMES = 4
 # mosquitto answers what is over its message_size_limit with a reason that MQTT does not allow
 # there, and paho ends the connection; other brokers end it themselves. A bad link is seldom as bad.
 _FRUITLESS_LIMIT = 3
@@ -108,6 +111,9 @@ class Operator:
             client_id=f"operator-{secrets.token_hex(4)}",
             expiry_seconds=0,
             clean_start=True,
+            # mosquitto drops retained messages that find neither room in this window nor in its
+            # queue (1000), and says nothing.
+            receive_maximum=_RECEIVE_MAXIMUM,
             subscriptions=tuple(Subscription(topic_filter=each) for each in filters),
         )
         self._session = Session(broker, options, self._events.put, policy=_SoonAgain())
@@ -178,14 +184,19 @@ class Operator:
                     )
                 waiting.extendleft(flying.pop(delivery) for delivery in reversed(lost))
 
-    def read(self, *filters: str) -> dict[str, bytes]:
+    def read(self, *filters: str, patient: bool = False) -> dict[str, bytes]:
         """What the broker keeps, by topic.
+
+        Args:
+            filters: of topics.
+            patient: wait longer for one message more, as a bad link or large messages need it.
 
         Raises:
             BrokerTroubleError: it does not let us read that, or nothing moves any more.
         """
         self._moved_at = time.monotonic()
-        while (found := self._try_reading(filters)) is None:
+        settle_seconds = self._settle_seconds * (_PATIENT_TIMES if patient else 1)
+        while (found := self._try_reading(filters, settle_seconds)) is None:
             pass
         for topic_filter in filters:
             if topic_filter not in self._filters:
@@ -203,7 +214,9 @@ class Operator:
         deadline, quiet_from = time.monotonic() + seconds, None
         while quiet_from is None or time.monotonic() < quiet_from + self._settle_seconds:
             event = self._take(0.1 if quiet_from is None else self._settle_seconds / 4)
-            if isinstance(event, Subscribed) or (isinstance(event, Received) and event.retained):
+            if isinstance(event, Subscribed if self._filters else Connected) or (
+                isinstance(event, Received) and event.retained
+            ):
                 quiet_from = time.monotonic()
             elif isinstance(event, Disconnected):
                 quiet_from = None
@@ -213,7 +226,9 @@ class Operator:
                     f" {self._reason or 'no answer'}"
                 )
 
-    def _try_reading(self, filters: Sequence[str]) -> dict[str, bytes] | None:
+    def _try_reading(
+        self, filters: Sequence[str], settle_seconds: float
+    ) -> dict[str, bytes] | None:
         """None when the connection ended meanwhile."""
         generation = self._generation
         if generation is None:
@@ -222,8 +237,8 @@ class Operator:
         asked = {self._session.follow(topic_filter) for topic_filter in filters}
         found: dict[str, bytes] = {}
         quiet_from = time.monotonic()
-        while asked or time.monotonic() < quiet_from + self._settle_seconds:
-            event = self._next("gives nothing", self._settle_seconds / 4)
+        while asked or time.monotonic() < quiet_from + settle_seconds:
+            event = self._next("gives nothing", settle_seconds / 4)
             if self._generation != generation:
                 return None
             match event:

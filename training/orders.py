@@ -102,13 +102,13 @@ def give(desk: Desk, signer: Signer, order: Desired) -> Desired:
     for _ in range(_TRIES):
         for _publication in desk.operator.put([retained(topic, envelope)]):
             pass
-        kept = desk.operator.read(topic).get(topic)
-        if kept is None:
+        present = desk.fleet.orders.get(order.to) if desk.operator.read(topic) else None
+        if present is None:
             raise BrokerTroubleError(
                 f"the broker has taken {topic} and does not give it back: may we read it?"
             )
-        desk.fleet.take(topic, kept)
-        if kept == envelope:
+        # Not what was read: another may have come since, and was heard.
+        if present.envelope == envelope:
             return order
         check_not_overtaken(desk.fleet, order)
     raise OvertakenError(

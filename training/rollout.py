@@ -145,16 +145,18 @@ def retire(access: Access, screen: Screen, ask: Ask) -> int:
     """
 
     def work(desk: Desk) -> int:
-        kept = kept_releases(desk.operator.read(topics.every_release()), access.trusted)
-        first = [
-            topics.parse(topic).owner or ""
-            for topic in desk.operator.read(topics.every_first_chunk())
-        ]
+        # Orders once more: what is missed here would be cleared.
+        operator = desk.operator
+        operator.read(*topics.every_desired(), patient=True)
+        manifests = operator.read(topics.every_release(), patient=True)
+        kept = kept_releases(manifests, access.trusted)
+        chunks = operator.read(topics.every_first_chunk(), patient=True)
+        first = [topics.parse(topic).owner or "" for topic in chunks]
         clearing = what_to_clear(desk.fleet.orders.values(), kept, first)
         if not clearing.releases and not clearing.files:
             screen.note("nothing to clear: orders name all that the broker keeps")
             return 0
-        screen.print_lines(_clearing_lines(clearing, kept))
+        screen.print_lines(_clearing_lines(clearing, kept, checked=bool(access.trusted)))
         if not ask("clear this from the broker?"):
             screen.note("nothing was cleared")
             return 0
@@ -221,10 +223,12 @@ def _order(to: str, *, wanted: Wanted | None, allow_older: bool) -> Desired:
     )
 
 
-def _clearing_lines(clearing: Clearing, kept: dict[str, KeptRelease]) -> list[str]:
+def _clearing_lines(
+    clearing: Clearing, kept: dict[str, KeptRelease], *, checked: bool
+) -> list[str]:
     lines = []
     for label in clearing.releases:
-        trouble = kept[label].trouble
+        trouble = kept[label].trouble if checked else None
         lines.append(f"release {label}" + (f" (not signed by us: {trouble})" if trouble else ""))
     for sha256, count in sorted(clearing.files.items()):
         chunks = "of no release, its chunks" if count is None else f"{count} chunks"
@@ -242,7 +246,7 @@ def _clear(desk: Desk, clearing: Clearing) -> int:
     cleared = 0
     for sha256, count in sorted(clearing.files.items()):
         if count is None:
-            found = desk.operator.read(topics.every_chunk(sha256))
+            found = desk.operator.read(topics.every_chunk(sha256), patient=True)
             numbers = [topics.parse(topic).chunk or 0 for topic in found]
         else:
             numbers = list(range(count))

@@ -4,7 +4,6 @@ import base64
 import binascii
 import hashlib
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 
 import msgspec
 
@@ -97,6 +96,11 @@ def what_to_clear(
         UnclearUseError: an order, or the manifest of a release in use, cannot be read.
     """
     used = {label for order in orders for label in _named(order)}
+    if missing := sorted(used - kept.keys()):
+        raise UnclearUseError(
+            f"an order names {', '.join(missing)}, and the broker has no manifest that says which"
+            " files that needs: push it again, or give another order"
+        )
     used_files: set[str] = set()
     unused: dict[str, int | None] = dict.fromkeys(first_chunks)
     releases = []
@@ -135,9 +139,7 @@ def _kept(label: str, envelope: bytes, trusted: TrustedKeys) -> KeptRelease:
     except (SignatureError, ReleaseError) as error:
         trouble = str(error)
         text = _unverified(envelope)
-        if text is not None:
-            with suppress(ReleaseError):
-                manifest = decode_manifest(text)
+        manifest = None if text is None else _readable(text)
     if manifest is not None and manifest.label != label:
         manifest, trouble = None, f"it is the manifest of {manifest.label}"
     return KeptRelease(
@@ -147,6 +149,13 @@ def _kept(label: str, envelope: bytes, trusted: TrustedKeys) -> KeptRelease:
         manifest_sha256=None if text is None else hashlib.sha256(text).hexdigest(),
         trouble=trouble,
     )
+
+
+def _readable(text: bytes) -> Manifest | None:
+    try:
+        return decode_manifest(text)
+    except ReleaseError:
+        return None
 
 
 class _Loose(msgspec.Struct, frozen=True):

@@ -1,6 +1,7 @@
 """What `run` and `calibrate` have in common: which node this is, and its parts."""
 
 import argparse
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -53,11 +54,10 @@ def node_parts(settings: "NodeSettings") -> Parts:
     Raises:
         ReleaseError, SourceError: they cannot be had.
     """
-    from node.release_store import read_release
     from node.runtime import find_runtime
     from node.sources.choose import choose_source
 
-    release = read_release(Path(settings.model.folder))
+    release = _release_that_runs(settings)
     source = choose_source(
         settings.source.spec,
         channel=settings.source.channel,
@@ -65,3 +65,21 @@ def node_parts(settings: "NodeSettings") -> Parts:
         model_rate_hz=release.manifest.features.sample_rate_hz,
     )
     return Parts(settings, source, release, find_runtime())
+
+
+def _release_that_runs(settings: "NodeSettings") -> "Release":
+    """The release of [model] folder, or the one that an update has put in its place."""
+    from contract.errors import EarshotError, ReleaseError
+    from node.release_store import read_release
+
+    if settings.update.keys_file is not None:
+        from node.updates.slots import SlotStore, read_state
+
+        store = SlotStore(settings.state_folder, Path(settings.model.folder), now_us=lambda: 0)
+        # What is broken here is told, and got over, when the node boots.
+        with suppress(EarshotError):
+            state = read_state(settings.state_folder)
+            for slot in () if state is None else state.slots:
+                with suppress(ReleaseError):
+                    return store.read(slot)
+    return read_release(Path(settings.model.folder))

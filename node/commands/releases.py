@@ -31,7 +31,8 @@ def run(options: argparse.Namespace) -> int:
     from node.updates.slots import SlotStore, read_state
 
     settings = node_settings(options)
-    state = read_state(settings.state_folder)
+    # Without keys nothing in there counts: the node runs the release of [model] folder.
+    state = None if settings.update.keys_file is None else read_state(settings.state_folder)
     store = SlotStore(
         settings.state_folder, Path(settings.model.folder), now_us=lambda: time.time_ns() // 1000
     )
@@ -67,11 +68,13 @@ def _facts(
 
 
 def _lines(settings: "NodeSettings", store: "SlotStore", state: "UpdateState | None") -> list[str]:
-    if settings.update.keys_file is None:
-        told = "takes no updates: [update] keys_file is not set"
-    else:
-        told = f"takes updates signed with a key of {settings.update.keys_file}"
-    lines = [f"{settings.node.id} {told}"]
+    node, keys_file = settings.node.id, settings.update.keys_file
+    if keys_file is None:
+        return [
+            f"{node} takes no updates: [update] keys_file is not set",
+            f"It runs {settings.model.folder}",
+        ]
+    lines = [f"{node} takes updates signed with a key of {keys_file}"]
     if state is None:
         return [
             *lines,
@@ -99,8 +102,8 @@ def _state_lines(state: "UpdateState") -> list[str]:
     if not state.confirmed:
         back = (state.previous or state.factory).release
         lines.append(
-            f"{state.current.release} is not confirmed yet: started {state.starts} times since the"
-            f" switch; the start after {MAX_STARTS} goes back to {back}"
+            f"{state.current.release} is not confirmed yet: {state.starts} of {MAX_STARTS} starts"
+            f" without a clean end; one more than that goes back to {back}"
         )
     highest = ", ".join(f"{name}@{version}" for name, version in sorted(state.highest.items()))
     lines.append(f"Nothing older is taken unless an order allows it: {highest}")
@@ -153,10 +156,8 @@ def _wanted(wanted: "Wanted") -> str:
 def _refusal(state: "UpdateState", refused: "Refused") -> str:
     how = str(refused.phase).replace("_", " ")
     again = "; it is tried again later" if refused.retry else ""
-    return (
-        f"{refused.release or _name(state, refused.manifest_sha256)} was {how} ({_time(refused.at_us)}):"
-        f" {refused.reason}{again}"
-    )
+    name = refused.release or _name(state, refused.manifest_sha256)
+    return f"{name} was {how} ({_time(refused.at_us)}): {refused.reason}{again}"
 
 
 def _name(state: "UpdateState", manifest_sha256: str) -> str:

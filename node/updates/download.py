@@ -177,7 +177,7 @@ class Download:
             with suppress(OSError):
                 free = f" ({shutil.disk_usage(self._path.parent).free / 1e6:.1f} MB free)"
         return UpdateStoreError(
-            f"{self._path}: {self.file.name} cannot be stored: {error.strerror}{free}"
+            f"{error.strerror}{free}: {self.file.name} cannot be stored in {self._path.parent}"
         )
 
 

@@ -8,15 +8,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from contract import topics
-from contract.errors import KeyFileError, ReleaseError, SettingsError
+from contract.errors import ReleaseError
 from contract.messages import Update
 from contract.session import SessionEvent
-from contract.signature import TrustedKeys, read_public_keys
 from node.ear import Ear
 from node.publisher import Answer, Asked
 from node.release_store import Release
 from node.runtime import Runtime
 from node.settings import NodeSettings
+from node.update_checks import read_keys_file
 from node.updates.orders import addresses
 from node.updates.slots import SlotStore
 from node.updates.tasks import (
@@ -47,7 +47,7 @@ class LiveUpdates:
         now_us: microseconds since 1970.
 
     Raises:
-        SettingsError: the file of trusted keys cannot be used.
+        KeyFileError: the file of trusted keys cannot be used.
         ReleaseError: no release can be read.
     """
 
@@ -57,7 +57,8 @@ class LiveUpdates:
         self._settings = settings
         self._runtime = runtime
         self._now_us = now_us
-        self._trusted = _trusted(settings)
+        assert settings.update.keys_file is not None, "without keys there are no updates"
+        self._trusted = read_keys_file(Path(settings.update.keys_file))
         self._store = SlotStore(settings.state_folder, Path(settings.model.folder), now_us=now_us)
         self._booted = self._store.boot()
         self._tasks: queue.SimpleQueue[EarTask] = queue.SimpleQueue()
@@ -210,14 +211,3 @@ class LiveUpdates:
             max_score=self._settings.update.max_trial_score,
             threads=self._settings.model.threads,
         )
-
-
-def _trusted(settings: NodeSettings) -> TrustedKeys:
-    path = settings.update.keys_file
-    assert path is not None, "without keys there are no updates"
-    try:
-        return read_public_keys(Path(path).read_bytes())
-    except OSError as error:
-        raise SettingsError("update", [f"keys_file {path}: {error.strerror}"]) from error
-    except KeyFileError as error:
-        raise SettingsError("update", [f"keys_file {path}: {error}"]) from error

@@ -248,7 +248,7 @@ def _latency_p95_ms(scorer: "Scorer", window: "Float32Array") -> float:
     """
     for _ in range(_WARM_UP_WINDOWS):
         scorer.score(window)
-    taken = []
+    taken: list[float] = []
     began = time.perf_counter()
     while len(taken) < LATENCY_WINDOWS and time.perf_counter() - began < _LATENCY_SECONDS:
         processor, clock = time.process_time(), time.perf_counter()

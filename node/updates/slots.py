@@ -535,7 +535,7 @@ class SlotStore:
         free = ""
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             free = f" ({self.free_bytes() / 1e6:.1f} MB free)"
-        return UpdateStoreError(f"{path}: cannot be written: {error.strerror}{free}")
+        return UpdateStoreError(f"{error.strerror}{free}: {path} cannot be written")
 
 
 def read_state(folder: Path) -> UpdateState | None:

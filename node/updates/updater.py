@@ -72,7 +72,7 @@ logger = logging.getLogger(__name__)
 
 # After a connection, until all that the broker keeps for us has come: a node's own order may come
 # after that of all, and the wrong model would be fetched first.
-_SETTLE_SECONDS = 1.0
+SETTLE_SECONDS = 1.0
 # More at once only fills the queue of a slow link, and the next keep-alive waits behind it.
 _CHUNKS_AT_ONCE = 2
 # Space that an update leaves to everybody else on the disk.
@@ -80,7 +80,7 @@ _SPARE_BYTES = 32 * 1024 * 1024
 # Of each phase, so many steps are told.
 _STEPS = 10
 _MAX_REPORTED = 100
-_MB = 1_000_000
+_MB = 1024 * 1024
 
 
 _Mail = SessionEvent | Asked | TrialOver | TrialGoesOn | Proven
@@ -94,6 +94,13 @@ class Broker(Protocol):
 
     def leave(self, topic_filter: str) -> None:
         """End that."""
+
+
+class _Asked(msgspec.Struct, frozen=True):
+    """Something is to come."""
+
+    at: float
+    again: bool = False
 
 
 class _Work:
@@ -126,6 +133,7 @@ class Updater:
         ask: hands a task to the ear.
         threads: how many the inference library may use.
         now_us: microseconds since 1970.
+        settle_seconds: how long after a connection orders are waited for.
     """
 
     def __init__(
@@ -143,7 +151,9 @@ class Updater:
         ask: Callable[[EarTask], None],
         threads: int,
         now_us: Callable[[], int],
+        settle_seconds: float = SETTLE_SECONDS,
     ) -> None:
+        self._settle_seconds = settle_seconds
         self._settings = settings
         self._store = store
         self._trusted = trusted
@@ -161,8 +171,8 @@ class Updater:
         self._work: _Work | None = None
         self._decision = NOTHING_ORDERED
         self._online = False
-        self._asked: dict[str, float] = {}
-        """Topic that was followed -> when; forgotten with the connection."""
+        self._asked: dict[str, _Asked] = {}
+        """Topics that are followed; forgotten with the connection."""
         self._packets: dict[int, str] = {}
         self._decide_at: float | None = None
         self._reported: set[str] = set()
@@ -210,7 +220,7 @@ class Updater:
         elif not state.confirmed:
             self._tell(UpdatePhase.TRIAL, 1.0, self._what_proof_waits_for("started again"))
         if state.orders:
-            self._decide_at = time.monotonic() + _SETTLE_SECONDS
+            self._decide_at = time.monotonic() + self._settle_seconds
 
     def _handle(self, mail: _Mail) -> None:
         match mail:
@@ -224,7 +234,7 @@ class Updater:
                 self._asked.clear()
                 self._packets.clear()
             case Subscribed():
-                self._decide_at = time.monotonic() + _SETTLE_SECONDS
+                self._decide_at = time.monotonic() + self._settle_seconds
             case Followed():
                 self._answered(mail)
             case Received():
@@ -286,14 +296,13 @@ class Updater:
             return
         self._reported.add(key)
         logger.warning("an order on %s is refused: %s", message.topic, reason)
-        standing = self._told
         self._publish(
             self._update(
                 UpdatePhase.REJECTED, 1.0, f"an order is refused: {reason}", nothing_ordered=True
             )
         )
         # What is retained says how the node is, not what somebody has tried.
-        self._told = None
+        standing, self._told = self._told, None
         if standing is None:
             self._tell_rest()
         else:
@@ -316,8 +325,9 @@ class Updater:
             self._abandon()
             self._tell_rest()
         elif self._work is not None and _same(self._work.target, target):
+            # The same release by another order: what was told of it, with that order's serial.
             self._work.target = target
-            self._tell(self._work.phase, 0.0, None)
+            self._tell_again()
         else:
             self._abandon()
             self._begin(target)
@@ -402,7 +412,7 @@ class Updater:
             return
         delivery = self._broker.follow(topic)
         if delivery is not None:
-            self._asked[topic] = time.monotonic()
+            self._asked[topic] = _Asked(time.monotonic())
             self._packets[delivery.packet_id] = topic
 
     def _leave(self, topic: str) -> None:
@@ -445,16 +455,16 @@ class Updater:
             day = time.strftime("%Y-%m-%d", time.gmtime(manifest.not_after_us / 1e6))
             raise ReleaseError(f"{manifest.label} has expired: it was valid until {day}")
         size = sum(file.size_bytes for file in manifest.files)
-        if size > self._settings.max_release_mb * _MB:
+        if size > self._settings.max_release_bytes:
             raise ReleaseError(
                 f"expected a release of at most {self._settings.max_release_mb} MB"
-                f" ([update] max_release_mb), got {size / _MB:.1f} MB"
+                f" ([update] max_release_mb), got {size / _MB:.2f} MB"
             )
 
     def _check_room(self, manifest: Manifest) -> None:
         # Once as it comes in, once as it is installed.
         needed = 2 * sum(file.size_bytes for file in manifest.files)
-        used, budget = self._store.used_bytes(), self._settings.disk_mb * _MB
+        used, budget = self._store.used_bytes(), self._settings.disk_bytes
         if used + needed > budget:
             raise UpdateStoreError(
                 f"expected room for {needed / _MB:.1f} MB within [update] disk_mb ="
@@ -728,16 +738,24 @@ class Updater:
         if not state.confirmed and now >= self._proof_due:
             self._proof_due = now + self._settings.confirm_seconds
             self._give_up_proof()
-        for topic, asked_at in tuple(self._asked.items()):
-            if now - asked_at > self._settings.chunk_seconds:
+        self._look_for_what_was_asked(now)
+        if self._work is None and self._decide_at is None and self._is_retry_due():
+            self._decide_at = now
+
+    def _look_for_what_was_asked(self, now: float) -> None:
+        """A message of QoS 0 may be lost: it is asked for once more before it is missing."""
+        for topic, asked in tuple(self._asked.items()):
+            waited = now - asked.at
+            if waited > self._settings.chunk_seconds:
                 self._reject(
-                    f"{topic} did not come within {self._settings.chunk_seconds:g} s:"
-                    " is it still on the broker?",
+                    f"did not come within {self._settings.chunk_seconds:g} s, is it still on the"
+                    f" broker? {topic}",
                     retry=True,
                 )
                 return
-        if self._work is None and self._decide_at is None and self._is_retry_due():
-            self._decide_at = now
+            if waited > self._settings.chunk_seconds / 2 and not asked.again:
+                self._broker.follow(topic)
+                self._asked[topic] = _Asked(asked.at, again=True)
 
     def _give_up_proof(self) -> None:
         try:
@@ -760,6 +778,12 @@ class Updater:
         """Nothing is under way."""
         target = self._decision.target
         self._tell(UpdatePhase.IDLE if target is None else UpdatePhase.COMMITTED, 1.0, None)
+
+    def _tell_again(self) -> None:
+        """The phase is as it was; who has ordered it may not be."""
+        told = self._told
+        if told is not None:
+            self._tell(told.phase, told.progress, told.reason)
 
     def _tell(self, phase: UpdatePhase, progress: float, reason: str | None) -> None:
         steps = int(min(progress, 1.0) * _STEPS) / _STEPS

@@ -71,6 +71,21 @@ def test_all_that_is_kept_is_read(broker: Mosquitto) -> None:
     assert found == chunks
 
 
+def test_a_fleet_of_thousands_is_read(tmp_path: Path) -> None:
+    """A broker as it comes queues a thousand messages for a client and drops the rest."""
+    names = [f"earshot/1/n/press-{number}/state" for number in range(4000)]
+    extra = "max_queued_messages 1000\nmax_inflight_messages 20"
+    with Mosquitto(tmp_path / "mosquitto", extra=extra) as broker:
+        with operator(broker, filters=()) as first:
+            sum(1 for _ in first.put(retained(name, b"x" * 500) for name in names))
+        heard = Heard()
+        with operator(broker, heard) as second:
+            found = second.read(ROOM)
+
+    assert set(heard.messages) == set(names)
+    assert set(found) == set(names)
+
+
 def test_what_lies_there_is_heard_before_the_block_begins(broker: Mosquitto) -> None:
     """Whoever enters knows the fleet."""
     topic = "earshot/1/n/press-07/state"

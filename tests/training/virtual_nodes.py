@@ -103,7 +103,7 @@ class VirtualNode:
         self._model_sha256 = "0" * 64
         self._fetching_sha256 = self._model_sha256
         self._phase = UpdatePhase.IDLE
-        self._events: queue.SimpleQueue[SessionEvent | None] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[SessionEvent | UpdatePhase | None] = queue.SimpleQueue()
         self._present = threading.Event()
         addresses = [f"node:{name}", "all"] + ([f"group:{group}"] if group else [])
         options = SessionOptions(
@@ -145,6 +145,10 @@ class VirtualNode:
         """Until it has said that it is in this phase."""
         wait_until(lambda: any(p is phase for _, p in self.phases), f"{self.name} {phase}")
 
+    def ends_with(self, phase: UpdatePhase) -> None:
+        """Let a node that hangs come to an end."""
+        self._events.put(phase)
+
     def _run(self) -> None:
         while (event := self._events.get()) is not None:
             match event:
@@ -158,6 +162,8 @@ class VirtualNode:
                     self._fetch_again()
                 case Received():
                     self._take(event.topic, event.payload)
+                case UpdatePhase():
+                    self._end(event)
 
     def _take(self, topic: str, payload: bytes) -> None:
         where = topics.parse(topic)
@@ -184,13 +190,18 @@ class VirtualNode:
             return
         self._order = nearest
         follows = cohort_percent(self.name) < nearest.percent
-        self._goal = nearest.wanted if follows else nearest.before
+        self._goal = nearest.wanted if follows else self._unless_newer(nearest.before)
         self._files = {}
         if self._goal is None or self._goal.release == self.running:
             self._say(UpdatePhase.IDLE)
             return
         self._say(UpdatePhase.DOWNLOADING)
         self._session.follow(topics.release(self._goal.release))
+
+    def _unless_newer(self, before: Wanted | None) -> Wanted | None:
+        name, _, version = self.running.rpartition("@")
+        newer = before is not None and name == before.name and int(version) >= before.version
+        return None if newer else before
 
     def _fetch_again(self) -> None:
         """After a reconnect: nothing that was followed is any more."""
@@ -234,10 +245,14 @@ class VirtualNode:
             self._say(phase)
             if self.script.ends is None and phase is self.script.hangs:
                 return
-        if self.script.ends is UpdatePhase.COMMITTED:
-            self.running, self._model_sha256 = self._goal.release, self._fetching_sha256
         if self.script.ends is not None:
-            self._say(self.script.ends, self.script.reason)
+            self._end(self.script.ends)
+
+    def _end(self, phase: UpdatePhase) -> None:
+        assert self._goal is not None
+        if phase is UpdatePhase.COMMITTED:
+            self.running, self._model_sha256 = self._goal.release, self._fetching_sha256
+        self._say(phase, self.script.reason)
 
     def _say(self, phase: UpdatePhase, reason: str | None = None) -> None:
         self._phase = phase

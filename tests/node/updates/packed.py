@@ -71,21 +71,22 @@ def fetch(store: SlotStore, given: Packed) -> dict[str, Path]:
         here = store.find_file(file)
         if here is None:
             download = Download(store.downloads, file)
-            try:
-                here = _complete(download, given.release.files[file.name])
-            except ChunkError as error:
-                # A chunk of an earlier run may have its length without its content.
-                assert not error.fresh
-                here = _complete(download, given.release.files[file.name])
+            here = complete(download, given.release.files[file.name])
         found[file.name] = here
     return found
 
 
-def _complete(download: Download, content: bytes) -> Path:
+def complete(download: Download, content: bytes) -> Path:
+    """Fetch what is missing, from the start where an earlier run has left something spoilt."""
     while not download.done:
         (chunk,) = download.next_chunks(1)
         download.add(chunk, content[chunk * CHUNK_BYTES : (chunk + 1) * CHUNK_BYTES])
-    return download.finish()
+    try:
+        return download.finish()
+    except ChunkError as error:
+        if error.fresh:
+            raise
+    return complete(download, content)
 
 
 def take_on(store: SlotStore, given: Packed) -> None:

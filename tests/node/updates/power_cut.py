@@ -60,7 +60,7 @@ class Disk:
         self._rebuild(self._node(self._root), actual, target, chance)
 
     def _fsync(self, descriptor: int) -> None:
-        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
         if not path.is_relative_to(self._root):
             return
         self._count()
@@ -73,7 +73,7 @@ class Disk:
     def _changing(self, call: Callable[..., Any], *, of_two: bool) -> Callable[..., Any]:
         def counted(path: Any, *arguments: Any, **options: Any) -> Any:
             folder = options.get("dir_fd")
-            base = Path(os.readlink(f"/proc/self/fd/{folder}")) if folder is not None else Path()
+            base = Path() if folder is None else Path(f"/proc/self/fd/{folder}").readlink()
             if not (base / path).absolute().is_relative_to(self._root):
                 return call(path, *arguments, **options)
             self._count()

@@ -8,18 +8,20 @@ import sys
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from contract.release import MANIFEST_NAME, SelfTest, encode_manifest
+from contract.release import MANIFEST_NAME, SelfTest, describe_file, encode_manifest
 from node.probe import probe
 from node.release_store import Release, read_release
 from node.runtime import find_runtime
 from node.scorer import Scorer
-from node.updates.self_test import Tested, self_test
+from node.updates.self_test import Tested as Outcome
+from node.updates.self_test import self_test
 from tests.node.fake_inference import FEATURES, RUNTIME, release
 
 ROOT = Path(__file__).parents[3]
@@ -46,7 +48,7 @@ class Interpreter(Fake):
         elif self.harm == "exit":
             os._exit(0)
         elif self.harm == "slow":
-            end = time.process_time() + 0.08
+            end = time.process_time() + 0.02
             while time.process_time() < end:
                 pass
         elif self.harm == "chatter":
@@ -151,8 +153,6 @@ def test_model_that_no_library_loads_is_refused(tmp_path: Path) -> None:
 
 def spoilt(given: Release, content: bytes) -> Release:
     """The same release with another model that fits its manifest."""
-    from contract.release import describe_file
-
     (name,) = given.files
     manifest = msgspec.structs.replace(given.manifest, files=(describe_file(name, content),))
     return Release(manifest, {name: content})
@@ -187,9 +187,7 @@ def test_answer_that_is_no_number_is_refused(tmp_path: Path, answer: float) -> N
     """NaN, infinity, or a number whose square is none."""
     found = self_test(fake(tmp_path, answer=answer), threads=1)
 
-    assert found == Tested(
-        passed=False, reason="fake@1: the probe sound gave no finite number"
-    )
+    assert found == Outcome(passed=False, reason="fake@1: the probe sound gave no finite number")
 
 
 @pytest.mark.usefixtures("fake_library")
@@ -204,15 +202,17 @@ def test_fake_release_passes(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("fake_library")
 def test_slow_model_is_refused(tmp_path: Path) -> None:
-    """80 ms for a window that comes each 100 ms leave no room for anything else."""
-    found = self_test(fake(tmp_path, harm="slow"), threads=1)
+    """20 ms for a window that comes each 100 ms are too much for a node that may spend 10."""
+    folder = fake(tmp_path, harm="slow")
+
+    found = self_test(folder, threads=1, max_latency_share=0.1)
 
     assert not found.passed
     assert found.reason is not None
-    assert found.reason.startswith("fake@1: expected at most 50 ms for a window, got ")
+    assert found.reason.startswith("fake@1: expected at most 10 ms for a window, got ")
     assert found.latency_p95_ms is not None
-    assert found.latency_p95_ms >= 80
-    assert self_test(tmp_path / "fake", threads=1, max_latency_share=50.0).passed
+    assert found.latency_p95_ms >= 20
+    assert self_test(folder, threads=1, max_latency_share=10.0).passed
 
 
 @pytest.mark.usefixtures("fake_library")
@@ -227,7 +227,7 @@ def test_slow_model_is_refused(tmp_path: Path) -> None:
 )
 def test_harm_stays_with_the_child(tmp_path: Path, harm: str, reason: str) -> None:
     """A model that brings its process down is refused, with what was said last."""
-    assert self_test(fake(tmp_path, harm=harm), threads=1) == Tested(passed=False, reason=reason)
+    assert self_test(fake(tmp_path, harm=harm), threads=1) == Outcome(passed=False, reason=reason)
 
 
 @pytest.mark.usefixtures("fake_library")
@@ -265,7 +265,7 @@ def test_child_that_hangs_is_ended(hanging: Path) -> None:
     """After the time that it is given; no process is left."""
     found = self_test(hanging, threads=1, timeout_seconds=0.5)
 
-    assert found == Tested(passed=False, reason="the self-test gave no result in 0.5 s")
+    assert found == Outcome(passed=False, reason="the self-test gave no result in 0.5 s")
     assert not children()
 
 
@@ -285,7 +285,7 @@ def test_child_that_is_killed(
         running = pool.submit(self_test, hanging, threads=1)
         os.kill(wait_for_child(running), number)
 
-    assert running.result() == Tested(passed=False, reason=reason, interrupted=interrupted)
+    assert running.result() == Outcome(passed=False, reason=reason, interrupted=interrupted)
 
 
 def test_test_ends_with_the_program(hanging: Path) -> None:
@@ -293,7 +293,9 @@ def test_test_ends_with_the_program(hanging: Path) -> None:
     stop = threading.Event()
     with ThreadPoolExecutor() as pool:
         running = pool.submit(self_test, hanging, threads=1, stop=stop)
-        wait_for_child(running)
+        pid = wait_for_child(running)
+        # A Ctrl-C that is meant for the node does not reach it.
+        assert os.getsid(pid) == pid
         stop.set()
 
     assert running.result().interrupted
@@ -301,45 +303,55 @@ def test_test_ends_with_the_program(hanging: Path) -> None:
 
 
 def test_child_gives_way() -> None:
-    """To everything else that runs, and before everything else when memory is short."""
-    script = """
-import os, resource
-from node.updates.self_test import _give_way
-_give_way(5)
-print(os.nice(0), open("/proc/self/oom_score_adj").read().strip())
-try:
-    bytearray(1 << 30)
-except MemoryError:
-    print("no memory")
-signals = open("/proc/self/stat").read()
-import signal
-print(signal.alarm(0))
-"""
+    """To all else that runs, and where memory is short; and it ends when nobody waits for it."""
+    script = (
+        "import os, signal\n"
+        "from node.updates.self_test import _give_way\n"
+        "_give_way(5)\n"
+        "print(os.nice(0), open('/proc/self/oom_score_adj').read().strip(), signal.alarm(0))"
+    )
+
+    before = os.nice(0)
     ended = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
     )
 
-    niceness, out_of_memory_score, memory, alarm_s = ended.stdout.split(maxsplit=2) + [""] * 0 or []
-    assert niceness
+    assert ended.stdout.split() == [str(min(before + 10, 19)), "1000", "5"]
+
+
+def test_child_needs_no_more_than_scoring() -> None:
+    """No broker, no signatures, no microphone: it starts in a fraction of a second on a Pi."""
+    script = (
+        "import sys\n"
+        "from node.updates.self_test import main\n"
+        "main(['models/fan-synthetic'])\n"
+        "print(*sorted({'cryptography', 'paho', 'sounddevice', 'soxr', 'ssl'} & set(sys.modules)))"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+
+    assert msgspec.json.decode(ended.stdout, type=Outcome).passed
+    # What a library prints to standard output goes to standard error.
+    assert ended.stderr == "\n"
 
 
 def children() -> list[int]:
     """Processes that this one has started and not buried, zombies included."""
-    return [
-        int(pid)
-        for task in Path("/proc/self/task").iterdir()
-        for pid in (task / "children").read_text().split()
-    ]
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            # The name, in brackets, may hold anything; state and parent come behind it.
+            if int(stat.read_text().rpartition(")")[2].split()[1]) == os.getpid():
+                found.append(int(stat.parent.name))
+    return found
 
 
-def wait_for_child(running: "Future[Tested]") -> int:
-    """The child's number, once it is in the release's folder and hangs there."""
+def wait_for_child(running: "Future[Outcome]") -> int:
+    """The number of the child, once it is one of its own."""
     while True:
         for pid in children():
-            # Its own session is the first thing that it has of its own.
-            blocked = Path(f"/proc/{pid}/wchan").read_text()
-            command = Path(f"/proc/{pid}/cmdline").read_bytes()
-            if b"node.updates.self_test" in command and blocked != "0":
+            if b"node.updates.self_test" in Path(f"/proc/{pid}/cmdline").read_bytes():
                 return pid
         assert not running.done(), running.result()
         time.sleep(0.01)

@@ -1,0 +1,248 @@
+"""The updater on a fake broker: whatever comes, it runs what was signed, or what it ran before."""
+
+import random
+import time
+from pathlib import Path
+
+import pytest
+
+from contract import topics
+from contract.desired import Desired, Wanted
+from contract.messages import Update, UpdatePhase, decode, encode
+from contract.signed_desired import sign_desired
+from contract.signed_manifest import sign_manifest
+from node.publisher import Answer
+from node.release_store import Release, read_release
+from node.settings import UpdateSection
+from node.updates.slots import SlotStore
+from node.updates.tasks import EarTask, Proven, RunNow, TrialOver, TryOut
+from node.updates.trial import TrialReport
+from node.updates.updater import Updater
+from tests.contract.examples import BOOT
+from tests.contract.signers import SIGNER, TRUSTED
+from tests.node.updates.fake_broker import FakeBroker
+from tests.shelf import chunks, packed, wanted
+from training.release import put_release
+
+ALL = topics.desired("all")
+_ENDS = (UpdatePhase.COMMITTED, UpdatePhase.REJECTED, UpdatePhase.ROLLED_BACK)
+
+
+class Node:
+    """An updater, and an ear that finds every model good."""
+
+    def __init__(self, folder: Path, broker: FakeBroker, **settings: float) -> None:
+        factory = folder / "factory"
+        if not factory.exists():
+            put_release(factory, packed(1))
+        self.tasks: list[EarTask] = []
+        self.told: list[Update] = []
+        self.store = SlotStore(folder / "state", factory, now_us=lambda: time.time_ns() // 1000)
+        booted = self.store.boot()
+        self.runs = booted.release
+        self.updater = Updater(
+            UpdateSection(keys_file="keys", chunk_seconds=0.05, **settings),  # type: ignore[arg-type]
+            self.store,
+            booted,
+            TRUSTED,
+            node="press-07",
+            group=None,
+            boot=BOOT,
+            broker=broker,
+            tell=self._tell,
+            ask=self.tasks.append,
+            threads=1,
+            now_us=lambda: time.time_ns() // 1000,
+            settle_seconds=0.05,
+        )
+        broker.deliver = self.updater.give
+        broker.connect(ALL)
+
+    def go_on(self, *, seconds: float = 20.0) -> Update:
+        """Until the update has ended, one way or another."""
+        deadline = time.monotonic() + seconds
+        seen = len(self.told)
+        while time.monotonic() < deadline:
+            self.updater.step(timeout_seconds=0.01)
+            for task in self.tasks:
+                if isinstance(task, TryOut):
+                    self.updater.give(TrialOver(task.manifest_sha256, None, TrialReport(windows=2)))
+                if isinstance(task, RunNow):
+                    self.runs = task.release
+                    self.updater.give(Proven())
+            self.tasks.clear()
+            if any(update.phase in _ENDS for update in self.told[seen:]):
+                return next(u for u in self.told[seen:] if u.phase in _ENDS)
+        pytest.fail(f"no end within {seconds:g} s; last: {self.told[-1:]}")
+
+    def _tell(self, message: Update | Answer) -> None:
+        assert isinstance(message, Update)
+        # As it goes over the wire: nothing that cannot be sent is ever told.
+        assert decode("earshot/1/n/press-07/update", encode(message)) == message
+        self.told.append(message)
+
+
+def order(release: Release, serial: int = 1, before: Wanted | None = None) -> bytes:
+    return sign_desired(
+        Desired(
+            at_us=0,
+            to="all",
+            serial=serial,
+            wanted=wanted(release),
+            percent=100.0,
+            before=before,
+            allow_older=False,
+        ),
+        SIGNER,
+    )
+
+
+def keep(broker: FakeBroker, release: Release, serial: int = 1) -> None:
+    """All that a push leaves on the broker."""
+    label = release.manifest.label
+    broker.kept |= chunks(release)
+    broker.kept |= {topics.release(label): sign_manifest(release.manifest, SIGNER)}
+    broker.kept |= {ALL: order(release, serial)}
+
+
+@pytest.fixture(scope="module")
+def release() -> Release:
+    return packed(2, padding_bytes=100_000)
+
+
+def test_update_is_fetched_chunk_by_chunk(release: Release, tmp_path: Path) -> None:
+    """Each once, and what runs in the end is what was signed."""
+    broker = FakeBroker()
+    keep(broker, release)
+    node = Node(tmp_path, broker)
+    end = node.go_on()
+    asked = [topic for topic in broker.followed if "/blob/" in topic]
+
+    assert end.phase is UpdatePhase.COMMITTED
+    assert node.runs.files == release.files
+    assert asked == list(chunks(release))
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_no_damage_on_the_way_runs(seed: int, release: Release, tmp_path: Path) -> None:
+    """Bytes flipped, messages cut or swallowed, in all that a node receives: nothing comes of it.
+
+    It runs what it ran, whole, says why, and takes the same undamaged afterwards.
+    """
+    chance = random.Random(seed)
+    everything = [ALL, topics.release("fan-synthetic@2"), *chunks(release)]
+    hit = set(chance.sample(everything, chance.randint(1, 3)))
+
+    def damage(topic: str, payload: bytes) -> bytes | None:
+        if topic not in hit:
+            return payload
+        changed = bytearray(payload)
+        match chance.randrange(4):
+            case 0:
+                for _ in range(chance.randint(1, 4)):
+                    changed[chance.randrange(len(changed))] ^= 1 << chance.randrange(8)
+            case 1:
+                del changed[chance.randrange(len(changed)) :]
+            case 2:
+                at = chance.randrange(len(changed))
+                changed[at:at] = chance.randbytes(chance.randint(1, 50))
+            case _:
+                return None
+        return bytes(changed)
+
+    broker = FakeBroker(damage)
+    keep(broker, release)
+    node = Node(tmp_path, broker)
+    # An order that is lost is no order; nothing will come of it.
+    if ALL in hit:
+        deadline = time.monotonic() + 0.5
+        while time.monotonic() < deadline and not node.told:
+            node.updater.step(timeout_seconds=0.01)
+    else:
+        end = node.go_on()
+        assert end.phase is UpdatePhase.REJECTED
+        assert end.reason
+    now = read_release(node.store.folder(node.store.state.current))
+
+    assert now.manifest.version == 1
+    assert node.runs.manifest.version == 1
+    # The same again, undamaged, is taken: nothing was left behind that is in its way.
+    broker.damage = lambda _, payload: payload
+    keep(broker, release, serial=2)
+    broker.connect(ALL)
+    assert node.go_on().phase in (UpdatePhase.COMMITTED, UpdatePhase.REJECTED)
+    while node.told[-1].phase is not UpdatePhase.COMMITTED:
+        node.go_on()
+    assert node.runs.files == release.files
+
+
+def test_download_goes_on_after_a_lost_connection(release: Release, tmp_path: Path) -> None:
+    """What has come is not asked for again."""
+    lost = list(chunks(release))[2]
+    broker = FakeBroker(lambda topic, payload: None if topic == lost else payload)
+    keep(broker, release)
+    node = Node(tmp_path, broker, retry_seconds=0.01)
+    end = node.go_on()
+    broker.damage = lambda _, payload: payload
+    broker.followed.clear()
+    again = node.go_on()
+
+    assert end.phase is UpdatePhase.REJECTED
+    assert end.reason is not None
+    assert "did not come within" in end.reason
+    assert again.phase is UpdatePhase.COMMITTED
+    assert [topic for topic in broker.followed if "/blob/" in topic] == list(chunks(release))[2:]
+
+
+def test_file_that_is_here_already_is_not_fetched(tmp_path: Path) -> None:
+    """Another version of the same model is a manifest, and no more."""
+    broker = FakeBroker()
+    keep(broker, packed(2))
+    node = Node(tmp_path, broker)
+    end = node.go_on()
+
+    assert end.phase is UpdatePhase.COMMITTED
+    assert not [topic for topic in broker.followed if "/blob/" in topic]
+
+
+def test_trial_that_fails_is_remembered_over_a_restart(release: Release, tmp_path: Path) -> None:
+    """It is not tried again until somebody orders it anew."""
+    broker = FakeBroker()
+    keep(broker, release)
+    node = Node(tmp_path, broker)
+    while not any(isinstance(task, TryOut) for task in node.tasks):
+        node.updater.step(timeout_seconds=0.01)
+    (task,) = (task for task in node.tasks if isinstance(task, TryOut))
+    node.tasks.clear()
+    node.updater.give(TrialOver(task.manifest_sha256, "does not know this sound", TrialReport()))
+    end = node.go_on()
+    later = Node(tmp_path, broker)
+    told = later.go_on()
+    keep(broker, release, serial=2)
+    broker.connect(ALL)
+    anew = later.go_on()
+
+    assert (end.phase, end.reason) == (UpdatePhase.ROLLED_BACK, "does not know this sound")
+    assert (told.phase, told.reason) == (UpdatePhase.ROLLED_BACK, "does not know this sound")
+    assert anew.phase is UpdatePhase.COMMITTED
+
+
+def test_newer_order_ends_the_trial_of_an_older_one(release: Release, tmp_path: Path) -> None:
+    """And the verdict on what nobody wants any more is not heard."""
+    broker = FakeBroker()
+    keep(broker, release)
+    node = Node(tmp_path, broker)
+    while not any(isinstance(task, TryOut) for task in node.tasks):
+        node.updater.step(timeout_seconds=0.01)
+    (task,) = (task for task in node.tasks if isinstance(task, TryOut))
+    node.tasks.clear()
+    newer = packed(3)
+    keep(broker, newer, serial=2)
+    broker.connect(ALL)
+    deadline = time.monotonic() + 5
+    while not node.tasks and time.monotonic() < deadline:
+        node.updater.step(timeout_seconds=0.01)
+    node.updater.give(TrialOver(task.manifest_sha256, None, TrialReport()))
+    end = node.go_on()
+
+    assert (end.phase, end.running) == (UpdatePhase.COMMITTED, "fan-synthetic@3")
