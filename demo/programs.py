@@ -3,10 +3,11 @@
 import os
 import queue
 import secrets
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -19,6 +20,7 @@ from contract.settings import ENVIRONMENT_PREFIX, MqttSettings
 
 _END_SECONDS = 20.0
 _START_SECONDS = 30.0
+_LEAVE_SECONDS = 5.0
 
 
 class Program:
@@ -37,9 +39,7 @@ class Program:
         self.name = name
         self._log = directory / f"{name}.log"
         self._command = [sys.executable, "-m", package, "run"]
-        # Settings of the user's own fleet must not reach the demo.
-        inherited = {k: v for k, v in os.environ.items() if not k.startswith(ENVIRONMENT_PREFIX)}
-        self._environment = {**inherited, **settings}
+        self._environment = {**_inherited(), **settings}
         self._process: subprocess.Popen[bytes] | None = None
         self._asked_to_end = False
 
@@ -94,6 +94,30 @@ class Program:
         return lines[-1] if lines else "it said nothing"
 
 
+def run_command(words: Sequence[str]) -> int:
+    """`python -m WORDS`, to the end, its output where ours goes; the exit code.
+
+    An interruption of ours is one of its own, so that it can say what it leaves.
+    """
+    with subprocess.Popen(
+        [sys.executable, "-m", *words],
+        env=_inherited(),
+        stdin=subprocess.DEVNULL,
+        # One stream, in order, also where the demo's output goes to a file.
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    ) as command:
+        try:
+            return command.wait()
+        except BaseException:
+            command.send_signal(signal.SIGINT)
+            try:
+                command.wait(_LEAVE_SECONDS)
+            except subprocess.TimeoutExpired:
+                command.kill()
+            raise
+
+
 def wait_for_collector(collector: Program, settings: MqttSettings, collector_id: str) -> None:
     """Until a collector says that it is online, and so subscribed.
 
@@ -127,3 +151,8 @@ def wait_for_collector(collector: Program, settings: MqttSettings, collector_id:
     finally:
         session.stop()
     raise EarshotError(f"{collector.name} was not online within {_START_SECONDS:g} s")
+
+
+def _inherited() -> dict[str, str]:
+    """Our environment, without settings of the user's own fleet."""
+    return {k: v for k, v in os.environ.items() if not k.startswith(ENVIRONMENT_PREFIX)}

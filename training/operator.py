@@ -45,7 +45,6 @@ _CONNECT_SECONDS = 15.0
 # A chunk on the slowest of links takes half a minute; a broker that restarts, less.
 _PATIENCE_SECONDS = 120.0
 _POLL_SECONDS = 0.5
-_RECEIVE_MAXIMUM = 65_535
 # A reading on which it depends what is deleted waits so many times longer for one message more.
 _PATIENT_TIMES = 4
 # mosquitto answers what is over its message_size_limit with a reason that MQTT does not allow
@@ -111,9 +110,6 @@ class Operator:
             client_id=f"operator-{secrets.token_hex(4)}",
             expiry_seconds=0,
             clean_start=True,
-            # mosquitto drops retained messages that find neither room in this window nor in its
-            # queue (1000), and says nothing.
-            receive_maximum=_RECEIVE_MAXIMUM,
             subscriptions=tuple(Subscription(topic_filter=each) for each in filters),
         )
         self._session = Session(broker, options, self._events.put, policy=_SoonAgain())

@@ -13,7 +13,7 @@ from training.operator import retained
 from training.orders import Access, Desk, Waiting, at_desk, carry_out, give, now_us, see_through
 from training.push import check_fleet
 from training.rollout_screen import Screen
-from training.rollout_tables import fleet_table, orders_table
+from training.rollout_tables import fleet_table, orders_table, reason_lines
 from training.shelf import Clearing, KeptRelease, kept_releases, what_to_clear
 
 Ask = Callable[[str], bool]
@@ -53,12 +53,13 @@ def status(access: Access, screen: Screen, *, checked: bool) -> int:
         fleet = desk.fleet
         orders = sorted(fleet.orders.values(), key=lambda order: order.address)
         if orders:
-            screen.print(orders_table(orders, checked=checked))
+            screen.print(orders_table(orders, checked=checked, now_us=now_us()))
         else:
             screen.note("no orders: every node runs what it was given")
         nodes = fleet.nodes()
         if nodes:
             screen.print(fleet_table(fleet, nodes, now_us=now_us()))
+            screen.print_lines(reason_lines(fleet, nodes))
         else:
             screen.note("no node has been heard of")
         return 0

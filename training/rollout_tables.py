@@ -1,12 +1,11 @@
 """Tables of rollouts, for people."""
 
-import time
 from collections.abc import Iterable, Sequence
 
 from rich.table import Table
 from rich.text import Text
 
-from contract.desired import Desired, Wanted
+from contract.desired import Wanted
 from contract.messages import Update
 from training.fleet import Fleet, Order
 from training.rings import NodeRow, Standing, phase
@@ -23,7 +22,6 @@ _STYLES = {
 def rollout_table(rows: Iterable[NodeRow]) -> Table:
     """Where each node stands at the end."""
     table = _table("rollout", "ring", "node", "phase", "running", "flagged new/running", "p95 ms")
-    table.add_column("reason")
     for row in rows:
         online = "" if row.online else " (offline)"
         table.add_row(
@@ -33,49 +31,46 @@ def rollout_table(rows: Iterable[NodeRow]) -> Table:
             row.running or "-",
             _flagged(row.update),
             _number(row.update.trial_latency_p95_ms if row.update else None),
-            Text(row.nearer or (row.update.reason if row.update else None) or ""),
         )
     return table
 
 
 def ended_lines(rows: Sequence[NodeRow], *, timed_out: bool) -> list[str]:
     """What is to be said of the nodes that have not committed it."""
-    lines = []
-
-    def named(standings: set[Standing]) -> str:
-        return ", ".join(row.node for row in rows if row.standing in standings)
-
     committed = sum(row.standing is Standing.COMMITTED for row in rows)
-    lines.append(f"{committed} of {len(rows)} nodes have committed it")
-    if failed := named({Standing.REJECTED, Standing.ROLLED_BACK}):
-        lines.append(f"failed, and run what they ran: {failed}")
-    if offline := named({Standing.OFFLINE}):
-        lines.append(f"offline, and will find it when they come back: {offline}")
-    if nearer := named({Standing.NEARER}):
-        lines.append(f"obey a nearer order: {nearer}")
-    waiting = named({Standing.WAITING, Standing.UNDER_WAY})
-    if timed_out and waiting:
-        lines.append(f"no outcome in time (the order stands): {waiting}")
+    lines = [f"{committed} of {len(rows)} nodes have committed it"]
+    for row in rows:
+        reason = row.update.reason if row.update is not None else None
+        if row.standing.failed:
+            lines.append(f"{row.node} runs {row.running}: {phase(row)}, {reason or 'no reason'}")
+        elif timed_out and row.standing in (Standing.WAITING, Standing.UNDER_WAY):
+            lines.append(
+                f"{row.node} has no outcome in time, and the order stands: {phase(row)}"
+                + (f", {reason}" if reason else "")
+            )
+        elif row.standing is Standing.OFFLINE:
+            lines.append(f"{row.node} is offline, and will find it when it comes back")
+        elif row.nearer is not None:
+            lines.append(f"{row.node} obeys the order for {row.nearer}")
     return lines
 
 
-def orders_table(orders: Iterable[Order], *, checked: bool) -> Table:
+def orders_table(orders: Iterable[Order], *, checked: bool, now_us: int) -> Table:
     """What lies at each address; `checked` is whether there were keys to check them with."""
-    table = _table("orders", "address", "wanted", "percent", "before", "threshold", "given")
+    title = "orders" if checked else "orders (signatures not checked)"
+    table = _table(title, "address", "wanted", "percent", "before", "given")
     for order in orders:
         desired = order.desired if checked else order.unverified()
         if desired is None:
             told = "not signed by us" if checked else "cannot be read"
-            table.add_row(order.address, Text(told, "red"), "-", "-", "-", "-")
+            table.add_row(order.address, Text(told, "red"), "-", "-", "-")
             continue
-        note = "" if checked else " (signature not checked)"
         table.add_row(
             order.address,
-            _release(desired.wanted, "withdrawn") + note,
+            _release(desired.wanted, "withdrawn"),
             f"{desired.percent:g}",
             _release(desired.before, "-"),
-            _threshold(desired),
-            _time(desired.at_us),
+            _ago(now_us - desired.at_us),
         )
     return table
 
@@ -83,7 +78,6 @@ def orders_table(orders: Iterable[Order], *, checked: bool) -> Table:
 def fleet_table(fleet: Fleet, nodes: Iterable[str], *, now_us: int) -> Table:
     """Each node and its update, as it last said."""
     table = _table("nodes", "node", "online", "running", "wanted", "phase", "obeying", "since")
-    table.add_column("reason")
     for node in nodes:
         update = fleet.updates.get(node)
         online = fleet.online(node)
@@ -95,9 +89,18 @@ def fleet_table(fleet: Fleet, nodes: Iterable[str], *, now_us: int) -> Table:
             _phase(update),
             (update.obeying if update else None) or "-",
             "-" if update is None else _ago(now_us - update.at_us),
-            Text((update.reason if update else None) or ""),
         )
     return table
+
+
+def reason_lines(fleet: Fleet, nodes: Iterable[str]) -> list[str]:
+    """Why nodes are where they are, as far as they say."""
+    updates = [(node, fleet.updates.get(node)) for node in nodes]
+    return [
+        f"{node} {_phase(update)}: {update.reason}"
+        for node, update in updates
+        if update is not None and update.reason
+    ]
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -125,16 +128,9 @@ def _number(value: float | None) -> str:
 
 
 def _release(wanted: Wanted | None, nothing: str) -> str:
-    return nothing if wanted is None else wanted.release
-
-
-def _threshold(desired: Desired) -> str:
-    threshold = None if desired.wanted is None else desired.wanted.threshold
-    return "-" if threshold is None else f"{threshold:g}"
-
-
-def _time(at_us: int) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at_us / 1e6))
+    if wanted is None:
+        return nothing
+    return wanted.release + ("" if wanted.threshold is None else f", above {wanted.threshold:g}")
 
 
 def _ago(us: int) -> str:

@@ -141,7 +141,8 @@ def _kept(label: str, envelope: bytes, trusted: TrustedKeys) -> KeptRelease:
         text = _unverified(envelope)
         manifest = None if text is None else _readable(text)
     if manifest is not None and manifest.label != label:
-        manifest, trouble = None, f"it is the manifest of {manifest.label}"
+        trouble = f"it is the manifest of {manifest.label}"
+        manifest = None
     return KeptRelease(
         label=label,
         envelope=envelope,

@@ -17,6 +17,7 @@ from node.release_store import Release
 from node.runtime import Runtime
 from node.settings import NodeSettings
 from node.update_checks import read_keys_file
+from node.updates.fetch import Broker
 from node.updates.orders import addresses
 from node.updates.slots import SlotStore
 from node.updates.tasks import (
@@ -30,7 +31,7 @@ from node.updates.tasks import (
     TryOut,
 )
 from node.updates.trial import Trial, TrialReport
-from node.updates.updater import Broker, Updater
+from node.updates.updater import Updater
 
 CAPABILITY = "update"
 """What a node's birth says that takes updates."""
@@ -67,7 +68,9 @@ class LiveUpdates:
         self._trial: Trial | None = None
         self._trial_sha256 = ""
         self._trial_steps = 0
+        self._runs_sha256 = self._booted.slot.manifest_sha256
         self._windows = 0
+        """Since it runs."""
         self._confirmed_before: int | None = None
         self._proven = False
 
@@ -148,8 +151,9 @@ class LiveUpdates:
         """
         trial = self._trial
         self._end_trial()
+        self._runs_sha256 = task.manifest_sha256
         self._windows, self._confirmed_before, self._proven = 0, None, False
-        if trial is not None and trial.scorer.manifest == task.release.manifest:
+        if trial is not None and self._trial_sha256 == task.manifest_sha256:
             return trial
         return self._new_trial(task.release)
 
@@ -168,7 +172,7 @@ class LiveUpdates:
         reached = confirmed > self._confirmed_before
         if not self._proven and reached and self._windows >= self._settings.update.confirm_windows:
             self._proven = True
-            self._updater.give(Proven())
+            self._updater.give(Proven(self._runs_sha256))
 
     def _follow_trial(self, *, flagged: bool) -> None:
         trial = self._trial

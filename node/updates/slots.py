@@ -317,14 +317,13 @@ class SlotStore:
         self._counted = False
         self.collect(keep_downloads=keep_downloads)
 
-    def revert(self, reason: str, *, serial: int, retry: bool = False) -> Slot:
+    def revert(self, reason: str, *, retry: bool = False) -> Slot:
         """Go back to the previous release, or to the factory's where that cannot be read.
 
         Holds for this run also where the disk is full; then the starts are counted on.
 
         Args:
             reason: why, for people.
-            serial: of the order that had asked for the release that is left.
             retry: see `Refused`.
 
         Returns:
@@ -343,7 +342,9 @@ class SlotStore:
                 logger.error("%s", error)
                 continue
             if slot != state.current:
-                refused = self._rolled_back(state.current, reason, serial=serial, retry=retry)
+                refused = self._rolled_back(
+                    state.current, reason, serial=_serial_of(state), retry=retry
+                )
                 self._keep_or_go_on(_gone_back(state, slot, refused))
                 self._counted = False
                 return slot

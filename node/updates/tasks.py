@@ -21,6 +21,7 @@ class RunNow(msgspec.Struct, frozen=True):
     """To the ear: from the next window on, this release decides."""
 
     release: Release
+    manifest_sha256: str
     threshold: float | None
     """An operator's."""
     why: str
@@ -52,4 +53,6 @@ class TrialGoesOn(msgspec.Struct, frozen=True):
 
 
 class Proven(msgspec.Struct, frozen=True):
-    """From the ear: what runs now has scored live windows, and the broker has heard of them."""
+    """From the ear: what runs has scored live windows, and the broker has heard of them."""
+
+    manifest_sha256: str

@@ -19,8 +19,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 import msgspec
 
@@ -28,10 +27,8 @@ from contract import topics
 from contract.desired import Desired, Wanted
 from contract.errors import MessageError, ReleaseError, SignatureError, TopicError
 from contract.messages import Result, Update, UpdatePhase
-from contract.release import Manifest
 from contract.session import (
     Connected,
-    Delivery,
     Disconnected,
     Followed,
     Received,
@@ -40,12 +37,11 @@ from contract.session import (
 )
 from contract.signature import TrustedKeys
 from contract.signed_desired import open_desired
-from contract.signed_manifest import open_manifest
 from contract.topics import Kind
 from node.publisher import Answer, Asked
 from node.release_store import Release
 from node.settings import UpdateSection
-from node.updates.download import ChunkError, Download
+from node.updates.fetch import Broker, Fetch, FetchError
 from node.updates.orders import (
     NOTHING_ORDERED,
     Decision,
@@ -73,47 +69,21 @@ logger = logging.getLogger(__name__)
 # After a connection, until all that the broker keeps for us has come: a node's own order may come
 # after that of all, and the wrong model would be fetched first.
 SETTLE_SECONDS = 1.0
-# More at once only fills the queue of a slow link, and the next keep-alive waits behind it.
-_CHUNKS_AT_ONCE = 2
-# Space that an update leaves to everybody else on the disk.
-_SPARE_BYTES = 32 * 1024 * 1024
 # Of each phase, so many steps are told.
 _STEPS = 10
 _MAX_REPORTED = 100
-_MB = 1024 * 1024
 
 
 _Mail = SessionEvent | Asked | TrialOver | TrialGoesOn | Proven
 
 
-class Broker(Protocol):
-    """What is needed of the connection."""
-
-    def follow(self, topic_filter: str) -> Delivery | None:
-        """Subscribe; None without a connection."""
-
-    def leave(self, topic_filter: str) -> None:
-        """End that."""
-
-
-class _Asked(msgspec.Struct, frozen=True):
-    """Something is to come."""
-
-    at: float
-    again: bool = False
-
-
 class _Work:
     """A release on its way in."""
 
-    def __init__(self, target: Wanted) -> None:
+    def __init__(self, target: Wanted, fetch: Fetch) -> None:
         self.target = target
+        self.fetch = fetch
         self.phase = UpdatePhase.DOWNLOADING
-        self.manifest: Manifest | None = None
-        self.manifest_bytes = b""
-        """As signed: written anew by other software they might be others."""
-        self.files: dict[str, Path] = {}
-        self.download: Download | None = None
         self.slot: Slot | None = None
 
 
@@ -170,10 +140,6 @@ class Updater:
         self._thread = threading.Thread(target=self._run, name="updater", daemon=True)
         self._work: _Work | None = None
         self._decision = NOTHING_ORDERED
-        self._online = False
-        self._asked: dict[str, _Asked] = {}
-        """Topics that are followed; forgotten with the connection."""
-        self._packets: dict[int, str] = {}
         self._decide_at: float | None = None
         self._reported: set[str] = set()
         """Orders that were refused and said to be: retained ones come at each connection."""
@@ -225,18 +191,13 @@ class Updater:
     def _handle(self, mail: _Mail) -> None:
         match mail:
             case Connected():
-                self._online = True
-                self._asked.clear()
-                self._packets.clear()
-                self._ask_for_what_is_missing()
+                self._fetch(Fetch.connected)
             case Disconnected():
-                self._online = False
-                self._asked.clear()
-                self._packets.clear()
+                self._fetch(Fetch.disconnected)
             case Subscribed():
                 self._decide_at = time.monotonic() + self._settle_seconds
             case Followed():
-                self._answered(mail)
+                self._fetch(lambda fetch: fetch.answered(mail))
             case Received():
                 self._hear(mail)
             case Asked():
@@ -246,26 +207,17 @@ class Updater:
             case TrialOver():
                 self._end_trial(mail)
             case Proven():
-                self._confirm()
+                self._confirm(mail)
             case _:
                 pass
 
     def _hear(self, message: Received) -> None:
-        try:
-            topic = topics.parse(message.topic)
-        except TopicError:
-            return
-        match topic.kind:
-            case Kind.DESIRED:
+        with suppress(TopicError):
+            kind = topics.parse(message.topic).kind
+            if kind is Kind.DESIRED:
                 self._hear_order(message)
-            case Kind.RELEASE:
-                self._hear_manifest(message)
-            case Kind.BLOB:
-                assert topic.owner is not None
-                assert topic.chunk is not None
-                self._hear_chunk(message, topic.owner, topic.chunk)
-            case _:
-                pass
+            elif kind in (Kind.RELEASE, Kind.BLOB):
+                self._fetch(lambda fetch: fetch.hear(message))
 
     # Orders
 
@@ -338,7 +290,15 @@ class Updater:
             self._tell(refused.phase, 1.0, refused.reason)
             return
         self._report = TrialReport()
-        self._work = _Work(target)
+        fetch = Fetch(
+            target,
+            self._store,
+            self._broker,
+            self._trusted,
+            self._settings,
+            now_us=self._now_us(),
+        )
+        self._work = _Work(target, fetch)
         try:
             check_version(target, self._store.state.highest, allow_older=self._decision.allow_older)
         except OrderError as error:
@@ -349,8 +309,8 @@ class Updater:
         slot = self._slot_here(target)
         if slot is not None:
             self._test(slot)
-            return
-        self._ask_for_what_is_missing()
+        else:
+            self._fetch(Fetch.connected)
 
     def _refusal_of(self, target: Wanted) -> Refused | None:
         """Why this release is not tried, or not yet tried again; an order anew tries it."""
@@ -394,175 +354,25 @@ class Updater:
         if thresholds.get(current) != before:
             self._ask_ear(GoBy(thresholds.get(current)))
 
-    # Downloading
+    # The release comes in
 
-    def _ask_for_what_is_missing(self) -> None:
+    def _fetch(self, step: Callable[[Fetch], None]) -> None:
+        """Do something about what is fetched, and see how far it is then."""
         work = self._work
-        if work is None or not self._online or work.phase is not UpdatePhase.DOWNLOADING:
+        if work is None or work.phase is not UpdatePhase.DOWNLOADING:
             return
-        if work.manifest is None:
-            self._follow(topics.release(work.target.release))
-        elif work.download is not None:
-            sha256 = work.download.file.sha256
-            for chunk in work.download.next_chunks(_CHUNKS_AT_ONCE):
-                self._follow(topics.blob(sha256, chunk))
-
-    def _follow(self, topic: str) -> None:
-        if topic in self._asked:
-            return
-        delivery = self._broker.follow(topic)
-        if delivery is not None:
-            self._asked[topic] = _Asked(time.monotonic())
-            self._packets[delivery.packet_id] = topic
-
-    def _leave(self, topic: str) -> None:
-        if self._asked.pop(topic, None) is not None:
-            self._broker.leave(topic)
-
-    def _answered(self, answer: Followed) -> None:
-        topic = self._packets.pop(answer.packet_id, None)
-        if topic in self._asked and not answer.accepted:
-            self._reject(f"the broker does not let us read {topic}: {answer.reason}", retry=True)
-
-    def _hear_manifest(self, message: Received) -> None:
-        work = self._work
-        if work is None or work.manifest is not None:
-            return
-        if message.topic != topics.release(work.target.release) or not message.payload:
-            return
-        self._leave(message.topic)
         try:
-            manifest, payload = open_manifest(message.payload, self._trusted)
-            self._check_manifest(work.target, manifest, payload)
-        except (SignatureError, ReleaseError) as error:
-            self._reject(str(error))
-            return
-        work.manifest, work.manifest_bytes = manifest, payload
-        try:
-            self._check_room(manifest)
-            self._next_file()
-        except UpdateStoreError as error:
-            self._reject(str(error), retry=True)
-
-    def _check_manifest(self, target: Wanted, manifest: Manifest, payload: bytes) -> None:
-        if hashlib.sha256(payload).hexdigest() != target.manifest_sha256:
-            raise ReleaseError(
-                f"the manifest of {target.release} on the broker is not the one that was ordered"
-            )
-        if manifest.label != target.release:
-            raise ReleaseError(f"expected the manifest of {target.release}, got {manifest.label}'s")
-        if manifest.not_after_us is not None and manifest.not_after_us < self._now_us():
-            day = time.strftime("%Y-%m-%d", time.gmtime(manifest.not_after_us / 1e6))
-            raise ReleaseError(f"{manifest.label} has expired: it was valid until {day}")
-        size = sum(file.size_bytes for file in manifest.files)
-        if size > self._settings.max_release_bytes:
-            raise ReleaseError(
-                f"expected a release of at most {self._settings.max_release_mb} MB"
-                f" ([update] max_release_mb), got {size / _MB:.2f} MB"
-            )
-
-    def _check_room(self, manifest: Manifest) -> None:
-        # Once as it comes in, once as it is installed.
-        needed = 2 * sum(file.size_bytes for file in manifest.files)
-        used, budget = self._store.used_bytes(), self._settings.disk_bytes
-        if used + needed > budget:
-            raise UpdateStoreError(
-                f"expected room for {needed / _MB:.1f} MB within [update] disk_mb ="
-                f" {self._settings.disk_mb}, of which {used / _MB:.1f} MB are used"
-            )
-        free = self._store.free_bytes()
-        if free < needed + _SPARE_BYTES:
-            raise UpdateStoreError(
-                f"the disk is full: expected {(needed + _SPARE_BYTES) / _MB:.0f} MB free, got"
-                f" {free / _MB:.0f} MB"
-            )
-
-    def _next_file(self) -> None:
-        """Have the first file that is not here yet fetched; with all of them here, go on."""
-        work = self._work
-        assert work is not None
-        assert work.manifest is not None
-        work.download = None
-        for file in work.manifest.files:
-            if file.name in work.files:
-                continue
-            here = self._store.find_file(file)
-            if here is None:
-                work.download = Download(self._store.downloads, file)
-                if not work.download.done:
-                    self._tell_download()
-                    self._ask_for_what_is_missing()
-                    return
-                here = self._finished(work.download)
-                if here is None:
-                    return
-            work.files[file.name] = here
-        self._install()
-
-    def _hear_chunk(self, message: Received, sha256: str, chunk: int) -> None:
-        work = self._work
-        download = None if work is None else work.download
-        if work is None or download is None or download.file.sha256 != sha256:
-            self._leave(message.topic)
-            return
-        if message.topic not in self._asked:
-            return
-        self._leave(message.topic)
-        try:
-            if not download.add(chunk, message.payload):
-                # Ahead of its turn: it is asked for again when its turn comes.
-                self._ask_for_what_is_missing()
+            step(work.fetch)
+            if not work.fetch.is_complete:
+                self._tell(UpdatePhase.DOWNLOADING, work.fetch.progress, None)
                 return
-            if not download.done:
-                self._tell_download()
-                self._ask_for_what_is_missing()
-                return
-            path = self._finished(download)
-            if path is not None:
-                work.files[download.file.name] = path
-                self._next_file()
-        except ChunkError as error:
-            self._reject(str(error))
-        except UpdateStoreError as error:
-            self._reject(str(error), retry=True)
-
-    def _finished(self, download: Download) -> Path | None:
-        """The whole file; None if it was not what it should be, and is fetched anew or given up."""
-        try:
-            return download.finish()
-        except ChunkError as error:
-            assert self._work is not None
-            if error.fresh:
-                self._reject(str(error))
-                return None
-            # Part of it was here before: a card that lost its power may have spoilt that.
-            logger.warning("%s; it is fetched anew", error)
-            self._work.download = Download(self._store.downloads, download.file)
-            self._ask_for_what_is_missing()
-            return None
-
-    def _tell_download(self) -> None:
-        work = self._work
-        assert work is not None
-        assert work.manifest is not None
-        size = sum(file.size_bytes for file in work.manifest.files)
-        done = sum(f.size_bytes for f in work.manifest.files if f.name in work.files)
-        if work.download is not None:
-            done += int(work.download.progress * work.download.file.size_bytes)
-        self._tell(UpdatePhase.DOWNLOADING, done / size, None)
-
-    # From files to a release that runs
-
-    def _install(self) -> None:
-        work = self._work
-        assert work is not None
-        assert work.manifest is not None
-        try:
-            slot = self._store.install(work.manifest_bytes, work.manifest, work.files)
-        except (UpdateStoreError, ReleaseError) as error:
-            self._reject(str(error), retry=True)
+            slot = work.fetch.install()
+        except FetchError as error:
+            self._reject(str(error), retry=error.retry)
             return
         self._test(slot)
+
+    # From files to a release that runs
 
     def _test(self, slot: Slot) -> None:
         work = self._work
@@ -626,8 +436,9 @@ class Updater:
             " word that it is reached"
         )
 
-    def _confirm(self) -> None:
-        if self._store.state.confirmed:
+    def _confirm(self, proven: Proven) -> None:
+        state = self._store.state
+        if state.confirmed or proven.manifest_sha256 != state.current.manifest_sha256:
             return
         try:
             self._store.confirm()
@@ -641,7 +452,8 @@ class Updater:
 
     def _run_now(self, release: Release, why: str) -> None:
         state = self._store.state
-        self._ask_ear(RunNow(release, state.thresholds.get(state.current.manifest_sha256), why))
+        sha256 = state.current.manifest_sha256
+        self._ask_ear(RunNow(release, sha256, state.thresholds.get(sha256), why))
 
     # Back
 
@@ -652,7 +464,7 @@ class Updater:
             UpdateStoreError: there is none, or the disk does not let us.
         """
         release_before = self._store.state.current.release
-        slot = self._store.revert(reason, serial=self._decision.serial or 0, retry=retry)
+        slot = self._store.revert(reason, retry=retry)
         logger.warning("%s is rolled back: %s", release_before, reason)
         self._run_now(self._store.read(slot), reason)
         self._tell(UpdatePhase.ROLLED_BACK, 1.0, reason)
@@ -684,11 +496,11 @@ class Updater:
 
     def _abandon(self) -> None:
         """End what is under way; what has come in stays on the disk for the next time."""
-        for topic in tuple(self._asked):
-            self._leave(topic)
-        if self._work is not None and self._work.phase is UpdatePhase.TRIAL:
-            self._ask_ear(GiveUp())
-        self._work = None
+        work, self._work = self._work, None
+        if work is not None:
+            work.fetch.stop()
+            if work.phase is UpdatePhase.TRIAL:
+                self._ask_ear(GiveUp())
 
     def _reject(
         self,
@@ -719,9 +531,8 @@ class Updater:
 
     def _collect(self, kept: _Work | None) -> None:
         """Tidy up; what will be tried again stays, so that it need not come again."""
-        manifest = None if kept is None else kept.manifest
         self._store.collect(
-            keep_downloads=() if manifest is None else {file.sha256 for file in manifest.files},
+            keep_downloads=() if kept is None else kept.fetch.files_sha256,
             keep_slots=() if kept is None or kept.slot is None else (kept.slot,),
         )
 
@@ -738,24 +549,9 @@ class Updater:
         if not state.confirmed and now >= self._proof_due:
             self._proof_due = now + self._settings.confirm_seconds
             self._give_up_proof()
-        self._look_for_what_was_asked(now)
+        self._fetch(lambda fetch: fetch.look_at_clock(now))
         if self._work is None and self._decide_at is None and self._is_retry_due():
             self._decide_at = now
-
-    def _look_for_what_was_asked(self, now: float) -> None:
-        """A message of QoS 0 may be lost: it is asked for once more before it is missing."""
-        for topic, asked in tuple(self._asked.items()):
-            waited = now - asked.at
-            if waited > self._settings.chunk_seconds:
-                self._reject(
-                    f"did not come within {self._settings.chunk_seconds:g} s, is it still on the"
-                    f" broker? {topic}",
-                    retry=True,
-                )
-                return
-            if waited > self._settings.chunk_seconds / 2 and not asked.again:
-                self._broker.follow(topic)
-                self._asked[topic] = _Asked(asked.at, again=True)
 
     def _give_up_proof(self) -> None:
         try:

@@ -162,7 +162,7 @@ def test_release_that_is_not_confirmed_is_told(root: Path) -> None:
 def test_roll_back_is_told_by_its_name(root: Path) -> None:
     """Also when nothing else names the release any more."""
     store = updated(root)
-    store.revert("its trial failed", serial=3)
+    store.revert("its trial failed")
 
     assert "fan@8 was rolled back (2026-11-22 14:35:12 UTC): its trial failed" in shown(root)
 

@@ -6,7 +6,7 @@ import socketserver
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Self
 
 import pytest
@@ -75,10 +75,9 @@ def read_exactly(connection: socket.socket, count: int) -> bytes:
 
 def send_in_background(connection: socket.socket, content: bytes) -> threading.Thread:
     def send() -> None:
-        try:
+        # A test that has seen enough leaves.
+        with suppress(OSError):
             connection.sendall(content)
-        except OSError:
-            pass  # the test has seen enough and has left
 
     thread = threading.Thread(target=send, daemon=True)
     thread.start()
@@ -212,5 +211,6 @@ def test_server_that_is_away_is_seen_as_such(echo: EchoServer) -> None:
     """The connection ends at once, instead of hanging."""
     with EchoServer() as gone:
         link = Link(gone)
-    with link, connected(link) as connection, pytest.raises(ConnectionResetError):
+    # Be it while it connects or afterwards.
+    with link, pytest.raises(ConnectionResetError), connected(link) as connection:
         connection.recv(1)

@@ -72,7 +72,7 @@ def test_all_that_is_kept_is_read(broker: Mosquitto) -> None:
 
 
 def test_a_fleet_of_thousands_is_read(tmp_path: Path) -> None:
-    """A broker as it comes queues a thousand messages for a client and drops the rest."""
+    """All of it, from a broker that queues a thousand messages for a client."""
     names = [f"earshot/1/n/press-{number}/state" for number in range(4000)]
     extra = "max_queued_messages 1000\nmax_inflight_messages 20"
     with Mosquitto(tmp_path / "mosquitto", extra=extra) as broker:

@@ -601,7 +601,8 @@ def test_status_shows_nodes_and_orders(broker: Mosquitto, tmp_path: Path) -> Non
     (node,) = [line for line in shown.stdout.splitlines() if "press-a" in line]
     for word in ("yes", "fan@2", "committed", "all", "s ago"):
         assert word in node
-    assert "evil@9 (signature not checked)" in unchecked.stdout
+    assert "orders (signatures not checked)" in unchecked.stdout
+    assert "evil@9" in unchecked.stdout
 
 
 def test_tables_say_what_is_not_known() -> None:
@@ -612,7 +613,7 @@ def test_tables_say_what_is_not_known() -> None:
     console = Console(file=io.StringIO(), width=120)
 
     console.print(fleet_table(seen, seen.nodes(), now_us=0))
-    console.print(orders_table(seen.orders.values(), checked=True))
+    console.print(orders_table(seen.orders.values(), checked=True, now_us=0))
 
     assert isinstance(console.file, io.StringIO)
     text = console.file.getvalue()

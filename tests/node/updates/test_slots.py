@@ -436,7 +436,7 @@ def test_second_switch_before_the_confirmation_keeps_the_way_back(root: Path) ->
         store.switch(store.install(given.manifest_bytes, given.manifest, fetch(store, given)))
 
     assert (store.state.current, store.state.previous) == (NINE.slot, SEVEN.slot)
-    assert store.revert("no broker", serial=3) == SEVEN.slot
+    assert store.revert("no broker") == SEVEN.slot
 
 
 def test_step_back_keeps_the_counter(root: Path) -> None:
@@ -452,9 +452,10 @@ def test_roll_back_returns_to_the_release_before(root: Path) -> None:
     """And remembers what was left, so that it is not taken on again at once."""
     store = booted(root)
     take_on(store, SEVEN)
+    store.keep(msgspec.structs.replace(store.state, orders={"all": order(EIGHT, 4)}))
     store.switch(store.install(EIGHT.manifest_bytes, EIGHT.manifest, fetch(store, EIGHT)))
 
-    assert store.revert("the broker was not reached", serial=4, retry=True) == SEVEN.slot
+    assert store.revert("the broker was not reached", retry=True) == SEVEN.slot
 
     again = store_at(root)
     assert again.boot() == Booted(SEVEN.release, SEVEN.slot, None)
@@ -471,7 +472,7 @@ def test_roll_back_passes_over_what_cannot_be_read(root: Path) -> None:
     take_on(store, EIGHT)
     shutil.rmtree(store.folder(SEVEN.slot))
 
-    assert store.revert("asked to", serial=4) == FACTORY_SLOT
+    assert store.revert("asked to") == FACTORY_SLOT
     assert booted(root).state.current == FACTORY_SLOT
 
 
@@ -479,11 +480,11 @@ def test_roll_back_needs_a_release_before(root: Path) -> None:
     """After one roll-back there is no second."""
     store = booted(root)
     take_on(store, SEVEN)
-    store.revert("asked to", serial=4)
+    store.revert("asked to")
     before = store.state
 
     with pytest.raises(UpdateStoreError, match="fan@1: there is no release to go back to"):
-        store.revert("asked to", serial=4)
+        store.revert("asked to")
 
     assert store.state == before
 
@@ -558,7 +559,7 @@ def test_current_and_previous_are_never_cleared(tmp_path: Path, seed: int) -> No
             store.confirm()
         elif action == "revert":
             with suppress(UpdateStoreError):
-                store.revert("chance", serial=1)
+                store.revert("chance")
         elif action == "collect":
             store.collect()
         else:
@@ -724,7 +725,7 @@ def test_full_disk_does_not_keep_a_node_from_rolling_back(root: Path) -> None:
     store.switch(store.install(EIGHT.manifest_bytes, EIGHT.manifest, fetch(store, EIGHT)))
 
     with files_of_at_most(10):
-        assert store.revert("too slow", serial=2) == SEVEN.slot
+        assert store.revert("too slow") == SEVEN.slot
         assert store.state.current == SEVEN.slot
         # Not one start of the release that was left is made that cannot be counted.
         assert store_at(root).boot().release == SEVEN.release

@@ -69,7 +69,7 @@ class Node:
                     self.updater.give(TrialOver(task.manifest_sha256, None, TrialReport(windows=2)))
                 if isinstance(task, RunNow):
                     self.runs = task.release
-                    self.updater.give(Proven())
+                    self.updater.give(Proven(task.manifest_sha256))
             self.tasks.clear()
             if any(update.phase in _ENDS for update in self.told[seen:]):
                 return next(u for u in self.told[seen:] if u.phase in _ENDS)
