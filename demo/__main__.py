@@ -1,4 +1,6 @@
-"""`python -m demo`: three virtual machines, one of which develops a fault; Ctrl-C ends it."""
+"""`python -m demo`: three virtual machines, one of which develops a fault, and an update to them;
+Ctrl-C ends it.
+"""
 
 import argparse
 import shutil
@@ -6,36 +8,55 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from collector import watch
 from contract.errors import EarshotError
 from contract.settings import MqttSettings
+from demo import update
 from demo.broker import Broker
 from demo.programs import Program, wait_for_collector
-from demo.summary import NodeSummary, stored_windows, summarize
+from demo.summary import NodeSummary, known_nodes, stored_windows, summarize
 from node.release_store import read_release
 
 EXIT_FAILED = 1
 
 _MODEL = Path(__file__).parent.parent / "models" / "fan-synthetic"
 _FAULTY = "fan-3"
+_REFUSING = "fan-2"
 # Seeds that the model has not been trained with: new takes of machines that it knows.
 _MACHINES = {
     "fan-1": "synthetic:fan?unit=0&seed=90001",
     "fan-2": "synthetic:fan?unit=1&seed=90002",
     _FAULTY: "synthetic:fan?unit=2&seed=90003&fault=bearing&severity=0.6",
 }
+_UPDATE_AFTER_SECONDS = 25.0
 _SETTLE_SECONDS = 15.0
+_EVERY_SECONDS = 5.0
 _PIPE_WIDTH = 120
 
 
+class _Account(NamedTuple):
+    """What it came to."""
+
+    summaries: list[NodeSummary]
+    unexpected: list[str]
+    """What the update should not have come to."""
+
+
 def main() -> int:
-    """Run the demo and give the exit code: 0 when every produced window was stored."""
+    """Run the demo and give the exit code.
+
+    0 says that every produced window was stored, and that the update ended as it was meant to,
+    unless Ctrl-C came first.
+    """
     options = _parser().parse_args()
     # A closed terminal or a supervisor must not leave five programs behind.
     for number in (signal.SIGHUP, signal.SIGTERM):
@@ -45,8 +66,8 @@ def main() -> int:
     try:
         with ExitStack() as stack:
             directory = _directory(options.keep, stack)
-            summaries = _run_fleet(options, directory, console, stack)
-        return _tell(summaries, options.fault_after, console)
+            account = _run_fleet(options, directory, console, stack)
+        return _tell(account, options.fault_after, console)
     except EarshotError as error:
         print(f"earshot demo: {error}", file=sys.stderr)
         return EXIT_FAILED
@@ -57,8 +78,10 @@ def main() -> int:
 
 def _run_fleet(
     options: argparse.Namespace, directory: Path, console: Console, stack: ExitStack
-) -> list[NodeSummary]:
-    read_release(options.model)  # a wrong --model is said now, not after the show
+) -> _Account:
+    # A wrong --model is said now, not after the show.
+    manifest = read_release(options.model).manifest
+    planned = update.plan(options.model, manifest, refusing=_REFUSING)
     database = directory / "earshot.db"
     if database.exists():
         # Two runs in one database cannot be told apart in the account at the end.
@@ -66,35 +89,81 @@ def _run_fleet(
     broker = stack.enter_context(Broker(directory, options.broker))
     console.print(
         f"Broker: {broker.name} on {broker.host}:{broker.port}. Three nodes, one collector"
-        f" (SQLite).\n{_FAULTY}'s bearing begins to fail after {options.fault_after:g} s."
-        " Ctrl-C ends the demo."
+        f" (SQLite).\n{_FAULTY}'s bearing begins to fail after {options.fault_after:g} s. An update"
+        f" goes out after {_update_after(options):g} s.\nCtrl-C ends the demo. First a key to sign"
+        " with, for this run alone:"
     )
-    mqtt = {"EARSHOT_MQTT_HOST": broker.host, "EARSHOT_MQTT_PORT": str(broker.port)}
-    collector = stack.enter_context(
-        Program(
-            "collector",
-            "collector",
-            directory=directory,
-            settings={**mqtt, "EARSHOT_SQLITE_PATH": str(database)},
-        )
-    )
+    keys = update.create_keys(_temporary(stack), console)
     settings = MqttSettings(host=broker.host, port=broker.port)
+    common = {
+        "EARSHOT_MQTT_HOST": broker.host,
+        "EARSHOT_MQTT_PORT": str(broker.port),
+        "EARSHOT_NODE_STATE_FOLDER": str(directory / "state"),
+    }
+
+    def start(package: str, name: str, own: dict[str, str]) -> Program:
+        program = Program(package, name, directory=directory, settings={**common, **own})
+        return stack.enter_context(program)
+
+    collector = start("collector", "collector", {"EARSHOT_SQLITE_PATH": str(database)})
     wait_for_collector(collector, settings, "collector")
-    state = {"EARSHOT_NODE_STATE_FOLDER": str(directory / "state")}
     nodes = [
-        stack.enter_context(
-            Program(
-                "node",
-                name,
-                directory=directory,
-                settings={**mqtt, **state, **_node(name, options)},
-            )
-        )
+        start("node", name, _node(name, options) | update.node_settings(name, planned, keys))
         for name in _MACHINES
     ]
-    mode = watch.Mode.LIVE if console.is_terminal else watch.Mode.LINES
-    watch.run(settings, mode, seconds=options.seconds, every=5.0)
+
+    def send_update() -> None:
+        _wait_for_nodes(database, nodes)
+        update.send(planned, keys, broker, console)
+
+    seen_through = _show(options, settings, console, send_update)
     console.print("Ending: the nodes deliver what they have, then the database is counted.")
+    _end(collector, nodes, database)
+    summaries = summarize(database, {_FAULTY: options.fault_after})
+    return _Account(summaries, update.unexpected(planned, summaries) if seen_through else [])
+
+
+def _show(
+    options: argparse.Namespace,
+    broker: MqttSettings,
+    console: Console,
+    send_update: Callable[[], None],
+) -> bool:
+    """The live table, and in the midst of it the update.
+
+    Returns:
+        Whether the update was seen through: Ctrl-C ends the show at any time, and not the demo.
+    """
+    before = _update_after(options)
+    after = None if options.seconds is None else options.seconds - before
+    mode = watch.Mode.LIVE if console.is_terminal else watch.Mode.LINES
+    sent = False
+    try:
+        began = time.monotonic()
+        watch.run(broker, mode, seconds=before, every=_EVERY_SECONDS)
+        # It says nothing of a Ctrl-C but by being early.
+        if time.monotonic() >= began + before:
+            send_update()
+            sent = True
+            watch.run(broker, mode, seconds=after, every=_EVERY_SECONDS)
+    except KeyboardInterrupt:
+        console.print()
+    return sent
+
+
+def _wait_for_nodes(database: Path, nodes: Sequence[Program]) -> None:
+    """Until all have told the collector that they are there: a push waits for those alone."""
+    deadline = time.monotonic() + _SETTLE_SECONDS
+    while not known_nodes(database) >= _MACHINES.keys():
+        for node in nodes:
+            node.check()
+        if time.monotonic() > deadline:
+            raise EarshotError(f"not all nodes are there after {_SETTLE_SECONDS:g} s")
+        time.sleep(0.2)
+
+
+def _end(collector: Program, nodes: Sequence[Program], database: Path) -> None:
+    """In this order nothing is lost."""
     for program in (collector, *nodes):
         program.check()
     for node in nodes:
@@ -103,7 +172,13 @@ def _run_fleet(
         node.end()
     _wait_until_settled(database)
     collector.end()
-    return summarize(database, {_FAULTY: options.fault_after})
+
+
+def _update_after(options: argparse.Namespace) -> float:
+    if options.seconds is None:
+        return _UPDATE_AFTER_SECONDS
+    half: float = options.seconds / 2
+    return min(_UPDATE_AFTER_SECONDS, half)
 
 
 def _node(name: str, options: argparse.Namespace) -> dict[str, str]:
@@ -126,12 +201,15 @@ def _wait_until_settled(database: Path) -> None:
         time.sleep(2.0)
 
 
-def _tell(summaries: list[NodeSummary], fault_after: float, console: Console) -> int:
+def _tell(account: _Account, fault_after: float, console: Console) -> int:
+    summaries = account.summaries
     table = Table(title="From the database", title_justify="left")
     for name in ("node", "machine"):
         table.add_column(name)
     for name in ("windows produced", "stored", "flagged", "fault to first flag"):
         table.add_column(name, justify="right")
+    for name in ("model at the end", "update"):
+        table.add_column(name)
     for summary in summaries:
         delay = summary.fault_to_flag_s
         faulty = summary.node == _FAULTY
@@ -142,12 +220,17 @@ def _tell(summaries: list[NodeSummary], fault_after: float, console: Console) ->
             str(summary.stored),
             str(summary.flagged),
             "-" if delay is None else f"{delay:.1f} s",
+            summary.model,
+            Text(summary.update_in_words),
         )
     console.print(table)
     missing = [s.node for s in summaries if s.produced != s.stored]
     missing += sorted(_MACHINES.keys() - {s.node for s in summaries})
     if missing:
         print(f"earshot demo: windows are missing of {', '.join(missing)}", file=sys.stderr)
+        return EXIT_FAILED
+    if account.unexpected:
+        print(f"earshot demo: {'; '.join(account.unexpected)}", file=sys.stderr)
         return EXIT_FAILED
     console.print(f"Every one of {sum(s.stored for s in summaries)} produced windows is stored.")
     return 0
@@ -157,6 +240,10 @@ def _directory(keep: Path | None, stack: ExitStack) -> Path:
     if keep is not None:
         keep.mkdir(parents=True, exist_ok=True)
         return keep
+    return _temporary(stack)
+
+
+def _temporary(stack: ExitStack) -> Path:
     directory = Path(tempfile.mkdtemp(prefix="earshot-demo-"))
     stack.callback(shutil.rmtree, directory, ignore_errors=True)
     return directory
@@ -175,7 +262,9 @@ def _interrupt(*_: object) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m demo", description=__doc__)
-    parser.add_argument("--seconds", type=_positive, help="end by itself after so long")
+    parser.add_argument(
+        "--seconds", type=_positive, help="end by itself after so long, and what the update takes"
+    )
     parser.add_argument(
         "--fault-after", type=float, default=20.0, metavar="SECONDS", help="default: 20"
     )

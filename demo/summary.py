@@ -6,6 +6,8 @@ from pathlib import Path
 
 import msgspec
 
+from contract.messages import UpdatePhase
+
 # What a node says of itself (its last `health`) beside what the database holds of it.
 _PER_NODE = """
 SELECT node,
@@ -20,6 +22,12 @@ FROM "window" AS w GROUP BY node ORDER BY node
 _FLAGS_SINCE = """
 SELECT min(time_us + duration_us) AS first_flag_us, sum(anomaly) AS flagged, count(*) AS windows
 FROM "window" WHERE node = ? AND time_us + duration_us > ? AND (anomaly OR NOT ?)
+"""
+_LAST_MODEL = """
+SELECT model FROM "window" WHERE node = ? ORDER BY time_us DESC LIMIT 1
+"""
+_LAST_UPDATE = """
+SELECT phase, reason FROM "update" WHERE node = ? ORDER BY time_us DESC LIMIT 1
 """
 
 
@@ -36,6 +44,19 @@ class NodeSummary(msgspec.Struct, frozen=True, kw_only=True):
     windows_before_fault: int
     fault_to_flag_s: float | None
     """From the fault's beginning to the end of the first flagged window after it."""
+    model: str
+    """That scored the last window."""
+    update: UpdatePhase | None
+    """What the node last said of an update; None if nothing."""
+    update_reason: str | None
+
+    @property
+    def update_in_words(self) -> str:
+        """What became of the update, and why; without the figures."""
+        if self.update is None or self.update is UpdatePhase.IDLE:
+            return "-"
+        reason = "" if self.update_reason is None else f": {self.update_reason.partition(':')[0]}"
+        return self.update.replace("_", " ") + reason
 
 
 def summarize(database: Path, fault_after_seconds: dict[str, float]) -> list[NodeSummary]:
@@ -45,7 +66,7 @@ def summarize(database: Path, fault_after_seconds: dict[str, float]) -> list[Nod
         database: the collector's SQLite file.
         fault_after_seconds: for each faulty node, when its fault began after its first window.
     """
-    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+    with closing(_opened(database)) as connection:
         connection.row_factory = sqlite3.Row
         return [
             _summary(connection, row, fault_after_seconds.get(row["node"]))
@@ -57,9 +78,20 @@ def stored_windows(database: Path) -> int:
     """Windows in the database now; 0 when it does not exist yet."""
     if not database.exists():
         return 0
-    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+    with closing(_opened(database)) as connection:
         (count,) = connection.execute('SELECT count(*) FROM "window"').fetchone()
         return int(count)
+
+
+def known_nodes(database: Path) -> set[str]:
+    """Nodes that have told the collector what they are."""
+    with closing(_opened(database)) as connection:
+        return {node for (node,) in connection.execute("SELECT DISTINCT node FROM birth")}
+
+
+def _opened(database: Path) -> sqlite3.Connection:
+    """To read from, whoever writes to it."""
+    return sqlite3.connect(f"file:{database}?mode=ro", uri=True)
 
 
 def _summary(
@@ -74,6 +106,8 @@ def _summary(
         before_flagged -= since["flagged"] or 0
         if flag["first_flag_us"] is not None:
             delay = (flag["first_flag_us"] - fault_us) / 1e6
+    model = connection.execute(_LAST_MODEL, (row["node"],)).fetchone()["model"]
+    update = connection.execute(_LAST_UPDATE, (row["node"],)).fetchone()
     return NodeSummary(
         node=row["node"],
         produced=row["produced"],
@@ -83,4 +117,7 @@ def _summary(
         flagged_before_fault=before_flagged,
         windows_before_fault=before,
         fault_to_flag_s=delay,
+        model=model,
+        update=None if update is None else UpdatePhase(update["phase"]),
+        update_reason=None if update is None else update["reason"],
     )

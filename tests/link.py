@@ -15,7 +15,7 @@ import asyncio
 import socket
 import struct
 import threading
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
 from typing import Any, Final, Protocol, Self, TypeVar
 
@@ -70,7 +70,7 @@ class Link:
         self._passing = asyncio.Event()
         self._passing.set()
         self._connections: dict[asyncio.Task[None], tuple[socket.socket, ...]] = {}
-        self._accepting: asyncio.Task[None] | None = None
+        self._listening = False
         self._listener = socket.socket()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="link", daemon=True)
@@ -86,12 +86,14 @@ class Link:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._ask(self._refuse())
-        self._ask(self._cut())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(_ANSWER_SECONDS)
-        self._listener.close()
-        self._loop.close()
+        try:
+            self._ask(self._refuse())
+            self._ask(self._cut())
+        finally:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join(_ANSWER_SECONDS)
+            self._listener.close()
+            self._loop.close()
 
     def limit(self, bytes_per_second: float | None) -> None:
         """Another rate from now on; None is as fast as it goes."""
@@ -123,51 +125,60 @@ class Link:
 
     async def _listen(self) -> None:
         self._passing.set()
-        if self._accepting is None:
+        if not self._listening:
             self._listener.listen(100)
-            self._accepting = self._loop.create_task(self._accept())
+            self._loop.add_reader(self._listener, self._accept)
+            self._listening = True
 
     async def _refuse(self) -> None:
-        if self._accepting is not None:
-            await _end(self._accepting)
-            self._accepting = None
+        if self._listening:
+            self._loop.remove_reader(self._listener)
             # Linux: it listens no more, keeps its port, and can listen again.
             self._listener.shutdown(socket.SHUT_RD)
+            self._listening = False
 
     async def _hold(self) -> None:
         self._passing.clear()
 
     async def _cut(self) -> None:
-        for task, sockets in tuple(self._connections.items()):
-            # First of all: a task that ends in good order would end the connection so, too.
-            for end in sockets:
-                end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-            await _end(task)
+        for task, ends in tuple(self._connections.items()):
+            # One of them may have ended while the one before was.
+            if task in self._connections:
+                _reset_when_closed(ends)
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
+                self._forget(task)
 
-    async def _accept(self) -> None:
-        while True:
-            client, _ = await self._loop.sock_accept(self._listener)
-            self.accepted += 1
-            server = socket.socket()
-            task = self._loop.create_task(self._connect(client, server))
-            self._connections[task] = (client, server)
-            task.add_done_callback(self._connections.pop)
+    def _accept(self) -> None:
+        try:
+            client, _ = self._listener.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return
+        self.accepted += 1
+        server = socket.socket()
+        task = self._loop.create_task(self._connect(client, server))
+        self._connections[task] = (client, server)
+        task.add_done_callback(self._forget)
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        # Closed here: a task that is cancelled before its first step has not come to anything.
+        for end in self._connections.pop(task, ()):
+            end.close()
 
     async def _connect(self, client: socket.socket, server: socket.socket) -> None:
-        with client, server:
-            server.setblocking(False)
-            _make_small(server)
-            for end in (client, server):
-                end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            try:
-                await self._loop.sock_connect(server, (self._server.host, self._server.port))
-                async with asyncio.TaskGroup() as ways:
-                    ways.create_task(self._pass(client, server, self._to_server, self._up))
-                    ways.create_task(self._pass(server, client, self._to_client, self._down))
-            except (OSError, ExceptionGroup):
-                # One end has gone: so has the connection, for the other one too.
-                for end in (client, server):
-                    end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        _make_small(server)
+        for end in (client, server):
+            end.setblocking(False)
+            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        try:
+            await self._loop.sock_connect(server, (self._server.host, self._server.port))
+            async with asyncio.TaskGroup() as ways:
+                ways.create_task(self._pass(client, server, self._to_server, self._up))
+                ways.create_task(self._pass(server, client, self._to_client, self._down))
+        except* OSError:
+            # One end has gone: so has the connection, for the other one too.
+            _reset_when_closed((client, server))
 
     async def _pass(
         self,
@@ -229,8 +240,6 @@ def _make_small(end: socket.socket) -> None:
     end.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, _SEGMENT_BYTES)
 
 
-async def _end(task: Awaitable[None]) -> None:
-    assert isinstance(task, asyncio.Task)
-    task.cancel()
-    with suppress(asyncio.CancelledError):
-        await task
+def _reset_when_closed(ends: Iterable[socket.socket]) -> None:
+    for end in ends:
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)

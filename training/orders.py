@@ -199,6 +199,8 @@ def _see_through(
             if limit is not None and any(ring.failed_share > limit for ring in progress):
                 return _Ending.STOPPED
             if not progress[-1].awaited:
+                if not progress[-1].total:
+                    desk.screen.note(f"no node of ring {progress[-1].ring.number} is online")
                 return _Ending.SETTLED
             if time.monotonic() > deadline:
                 return _Ending.TIMED_OUT

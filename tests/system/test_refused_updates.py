@@ -256,7 +256,10 @@ REFUSALS: dict[str, tuple[Callable[[Fleet], object], str]] = {
     "two pushes of one version": (_other_manifest_of_that_label, "not the one that was ordered"),
     "changed byte in the manifest": (_changed_byte_in_manifest, "the signature does not fit"),
     "oversize manifest": (_oversize_manifest, "at most 8192 bytes, got 8193"),
-    "no manifest": (_no_manifest, "did not come within 3 s, is it still on the broker.*release/fan"),
+    "no manifest": (
+        _no_manifest,
+        "did not come within 3 s, is it still on the broker.*release/fan",
+    ),
     "changed byte in a chunk": (
         _chunk(1, lambda p: p[:100] + bytes([p[100] ^ 1]) + p[101:]),
         "with SHA-256 .*, got 129464 with",

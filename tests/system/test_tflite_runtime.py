@@ -8,12 +8,15 @@ from pathlib import Path
 
 import pytest
 import soundfile
+from ai_edge_litert import schema_py_generated as schema
 
 from contract import VERSION
-from contract.messages import Birth
+from contract.messages import Birth, Update, UpdatePhase
 from node.synthetic import MachineSound, Synthesizer
 from tests.fleet import MODEL, ROOT, Listener, environment, node_settings
-from tests.servers import Mosquitto
+from tests.servers import Mosquitto, wait_until
+from tests.shelf import Shelf, keys_file, packed
+from tests.tflite_files import with_operator_version
 
 _PYTHON = ROOT / ".venv-tflite" / "bin" / "python"
 _TOLERANCE = 1e-3
@@ -66,6 +69,43 @@ def test_a_checkout_with_the_locked_packages_alone_is_a_node(
         assert ended.returncode == 0, ended.stderr
         assert birth.runtime == "tflite-runtime"
         assert birth.software == f"earshot {VERSION}"
+
+
+def test_update_that_the_library_cannot_load_is_rejected(
+    tflite_python: Path, mosquitto: Mosquitto, tmp_path: Path
+) -> None:
+    """Dense layers as TensorFlow writes them today (version 12) are too new for tflite-runtime."""
+    too_new = packed(
+        2,
+        model=lambda content: with_operator_version(
+            content, schema.BuiltinOperator.FULLY_CONNECTED, 12
+        ),
+    )
+    settings = node_settings(mosquitto, "synthetic:fan", UPDATE_KEYS_FILE=str(keys_file(tmp_path)))
+    with Listener(mosquitto) as listener, Shelf(mosquitto) as shelf:
+        shelf.put_release(too_new)
+        shelf.order("all", too_new)
+        with subprocess.Popen(
+            [tflite_python, "-m", "node", "run"],
+            cwd=ROOT,
+            env=environment(settings),
+            stderr=subprocess.DEVNULL,
+        ) as node:
+            try:
+                wait_until(
+                    lambda: any(u.phase is UpdatePhase.REJECTED for u in listener.all_of(Update)),
+                    "the refusal",
+                    seconds=60,
+                )
+                listener.wait_for_windows(len(listener.windows()) + 1)
+            finally:
+                node.kill()
+    refused = next(u for u in listener.all_of(Update) if u.phase is UpdatePhase.REJECTED)
+
+    assert refused.reason is not None
+    assert "tflite-runtime 2.14.0 cannot load this model" in refused.reason
+    assert "'FULLY_CONNECTED' version '12'" in refused.reason
+    assert {window.model for window in listener.windows()} == {"fan-synthetic@1"}
 
 
 def _scores(python: Path, recording: Path) -> list[float]:

@@ -475,6 +475,17 @@ def test_a_node_that_dies_of_the_release_is_waited_for(broker: Mosquitto, tmp_pa
     assert order_at(broker, "all").percent == 10
 
 
+def test_a_ring_without_nodes_is_told(
+    broker: Mosquitto, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A tenth of a small fleet may be nobody: then the first ring has shown nothing."""
+    with fleet([node := VirtualNode(broker, in_cohort(10, 100, 1)[0])]):
+        code = pushed(broker, release(tmp_path), "all", 10.0, 100.0, waiting=WAITING)
+
+    assert (code, node.running) == (0, "fan@2")
+    assert "no node of ring 1 is online" in capsys.readouterr().err
+
+
 def test_serials_rise_over_clocks_that_differ(broker: Mosquitto, tmp_path: Path) -> None:
     """An operator whose clock is behind still gives a higher serial than the last one."""
     far = 2**52
