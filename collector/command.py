@@ -60,6 +60,7 @@ def tell(
         payload=encode(message),
         expiry_seconds=EXPIRY_SECONDS,
         correlation=correlation,
+        response_topic=topics.node(node, Kind.RESULT),
     )
     events: queue.SimpleQueue[SessionEvent] = queue.SimpleQueue()
     options = SessionOptions(

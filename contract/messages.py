@@ -433,7 +433,8 @@ class Command(Message, frozen=True, kw_only=True):
     """Operator to one node: do something once. The verb is the topic's last level.
 
     Never retained: a node refuses a command that the broker kept for it. Correlation data, if it
-    carries any, comes back with the result.
+    carries any, comes back with the result. The answer comes on the node's own topic for results,
+    which the response topic names; a node publishes nowhere else, whatever that says.
     """
 
     KIND: ClassVar[Kind] = Kind.COMMAND

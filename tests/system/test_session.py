@@ -444,6 +444,25 @@ def test_retained_message_comes_once_for_a_subscription_that_the_broker_keeps(
         assert heard.none_of(Received, seconds=0.5)
 
 
+def test_question_says_where_its_answer_is_waited_for(mosquitto: Mosquitto) -> None:
+    """Response topic and correlation data of MQTT 5 arrive as they were sent."""
+    with (
+        session(_settings(mosquitto), "listener", "t/#") as (_, listener),
+        session(_settings(mosquitto), "speaker") as (speaker, spoken),
+    ):
+        listener.wait_for(Subscribed)
+        spoken.wait_for(Connected)
+        speaker.publish(
+            Publication(
+                topic="t/question", payload=b"?", response_topic="t/answer", correlation=b"\x00\x17"
+            )
+        )
+        received = listener.wait_for(Received)
+
+        assert received.response_topic == "t/answer"
+        assert received.correlation == b"\x00\x17"
+
+
 def test_what_is_followed_later_brings_what_the_broker_keeps(mosquitto: Mosquitto) -> None:
     """Each time it is asked for; and nothing more once it was left."""
     settings = _settings(mosquitto)

@@ -460,7 +460,7 @@ def test_key_can_be_replaced(
 def test_release_with_other_windows_takes_over_without_a_gap(
     mosquitto: Mosquitto, shelf: Shelf, listener: Listener, tmp_path: Path
 ) -> None:
-    """Twice the hop: its windows begin after the last of the old ones, and no later than one hop."""
+    """Twice the hop: its windows begin after the last of the old ones, within one hop."""
     release = packed(2, window_hop_samples=8_000)
     shelf.put_release(release)
     with running(updatable(mosquitto, tmp_path)):
