@@ -41,6 +41,7 @@ _UPDATE_AFTER_SECONDS = 25.0
 _SETTLE_SECONDS = 15.0
 _EVERY_SECONDS = 5.0
 _PIPE_WIDTH = 120
+_WIDE = 100
 
 
 class _Account(NamedTuple):
@@ -203,13 +204,14 @@ def _wait_until_settled(database: Path) -> None:
 
 def _tell(account: _Account, fault_after: float, console: Console) -> int:
     summaries = account.summaries
-    table = Table(title="From the database", title_justify="left")
+    padding = 1 if console.width >= _WIDE else 0
+    table = Table(title="From the database", title_justify="left", padding=(0, padding))
     for name in ("node", "machine"):
         table.add_column(name)
     for name in ("windows produced", "stored", "flagged", "fault to first flag"):
         table.add_column(name, justify="right")
     for name in ("model at the end", "update"):
-        table.add_column(name)
+        table.add_column(name, overflow="fold")
     for summary in summaries:
         delay = summary.fault_to_flag_s
         faulty = summary.node == _FAULTY

@@ -364,8 +364,12 @@ def _new_key(folder: Path) -> tuple[Signer, Path]:
 
 
 def _release(folder: Path, size_bytes: int, signer: Signer) -> Path:
-    model_bytes = read_release(VARIANTS / "float32").manifest.models_bytes
-    release = packed(2, padding_bytes=size_bytes - model_bytes)
+    manifest = read_release(VARIANTS / "float32").manifest
+    release = packed(
+        2,
+        padding_bytes=size_bytes - manifest.models_bytes,
+        window_hop_samples=manifest.window_hop_samples,
+    )
     put_release(folder, release)
     (folder / ENVELOPE_NAME).write_bytes(sign_manifest(release.manifest, signer))
     return folder

@@ -230,6 +230,10 @@ class Operator:
         if generation is None:
             self._next("is away")
             return None
+        for topic_filter in filters:
+            # Some brokers (rumqttd) give what they keep to new subscriptions alone.
+            if topic_filter in self._filters:
+                self._session.leave(topic_filter)
         asked = {self._session.follow(topic_filter) for topic_filter in filters}
         found: dict[str, bytes] = {}
         quiet_from = time.monotonic()

@@ -182,6 +182,8 @@ class Fetch:
                     retry=True,
                 )
             if now - asked.at > patience / 2 and not asked.again:
+                # Some brokers (rumqttd) give what they keep to new subscriptions alone.
+                self._broker.leave(topic)
                 self._broker.follow(topic)
                 self._asked[topic] = _Asked(asked.at, again=True)
 
