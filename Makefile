@@ -9,10 +9,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input install --qui
 SECONDS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench lock pi clean
+.PHONY: help setup demo test check format bench bench-update lock pi clean
 
 help: ## what each command does
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 demo: $(VENV)/.demo ## the whole fleet on this machine; `make demo SECONDS=60` ends by itself
 	@$(BIN)/python -m demo $(if $(SECONDS),--seconds $(SECONDS))
@@ -33,6 +33,9 @@ format: $(VENV)/.dev ## put the code into the house's form
 
 bench: $(VENV)/.dev ## timings on this machine, into bench.json
 	$(BIN)/python -m tests.bench --out bench.json
+
+bench-update: $(VENV)/.dev ## a release to 50 nodes on this machine while they hear (3 minutes)
+	$(BIN)/python -m tests.update_fleet --nodes 50 --out bench-update.json
 
 lock: ## resolve requirements/*.txt anew (needs uv)
 	requirements/lock.sh

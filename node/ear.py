@@ -85,8 +85,9 @@ class Ear:
     def switch(self, scorer: Scorer, watch: MachineWatch, framer: Framer) -> None:
         """Score with another release from the next window on.
 
-        The windows stay on their grid where both releases cut them alike; else the new framer goes
-        on, which must have heard the same sound, from the first start after the last window's.
+        The windows stay on their grid where both releases cut them alike. Else the new framer goes
+        on from the first start after the last window's: without a gap if it has heard the same
+        sound, as in a trial; otherwise its first window takes its own length to come.
 
         Args:
             scorer: of the other release.

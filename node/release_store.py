@@ -1,5 +1,6 @@
 """Release folders on disk: `manifest.json` and the files that it lists."""
 
+import os
 from pathlib import Path
 
 import msgspec
@@ -32,14 +33,13 @@ def read_release(folder: Path) -> Release:
     Raises:
         ReleaseError: something is missing, or is not what the manifest says.
     """
-    manifest_path = folder / MANIFEST_NAME
-    if not manifest_path.is_file():
+    if not os.path.isfile(folder / MANIFEST_NAME):  # noqa: PTH113 - Path.is_file raises on a damaged card
         raise ReleaseError(
             f"{folder.absolute()}: expected a release folder with {MANIFEST_NAME} (a relative path"
             " starts at the current directory; `python -m training train` makes a release)"
         )
     try:
-        manifest = decode_manifest(_read(manifest_path))
+        manifest = decode_manifest(_read(folder / MANIFEST_NAME))
         files = {}
         for file in manifest.files:
             files[file.name] = _read(folder / file.name)

@@ -20,7 +20,7 @@ import msgspec
 import numpy as np
 
 from contract import VERSION
-from contract.errors import EarshotError
+from contract.errors import EarshotError, ReleaseError
 from contract.messages import (
     Birth,
     CalibrationPhase,
@@ -115,11 +115,30 @@ def run(
             from node.updates.live import LiveUpdates
 
             updates = LiveUpdates(settings, runtime, now_us=clock.now_us)
-            release = updates.release
-        scorer = Scorer(release, runtime, threads=settings.model.threads)
+            scorer = _first_that_runs(updates, runtime, threads=settings.model.threads)
+        else:
+            if (settings.state_folder / "updates.json").exists():
+                logger.warning(
+                    "no [update] keys_file: what updates have brought is not run, %s is",
+                    release.manifest.label,
+                )
+            scorer = Scorer(release, runtime, threads=settings.model.threads)
         node = _Node(settings, source, scorer, runtime, store, clock=clock, updates=updates)
         node.hear_until(stop)
     return node.totals
+
+
+def _first_that_runs(updates: "LiveUpdates", runtime: Runtime, *, threads: int) -> Scorer:
+    """Of the releases here: a node must hear, whatever was sent to it, or became of its library.
+
+    Raises:
+        ReleaseError: none runs.
+    """
+    while True:
+        try:
+            return Scorer(updates.release, runtime, threads=threads)
+        except ReleaseError as error:
+            updates.cannot_run(error)
 
 
 class _Told(msgspec.Struct, frozen=True):
@@ -220,6 +239,7 @@ class _Node:
             )
         self._publisher.start()
         self._notifier.ready("hearing")
+        well = False
         try:
             self._go_on_calibrating()
             while not stop.is_set():
@@ -228,15 +248,19 @@ class _Node:
                 self._follow_updates()
                 self._hear_once()
                 self._look_after_health()
+            well = True
         except EndOfSound:
             for heard in self._ear.finish():
                 self._take(heard)
+            well = True
             logger.info("the sound has ended after %d windows", self._windows)
             if not self._windows:
                 raise SourceError(
                     "no_sound", f"{self._source.identity}: ended before the first window was full"
                 ) from None
         except SourceError as error:
+            # No release has brought that about.
+            well = True
             # Nobody hears the machine any more: "normal" must not be what late joiners read.
             self._ear.microphone.gone(str(error)[:200])
             self._tell_state(MachineState.UNKNOWN)
@@ -244,7 +268,7 @@ class _Node:
         finally:
             self._notifier.stopping()
             if self._updates is not None:
-                self._updates.stop()
+                self._updates.stop(well=well)
             # The last word on how many windows there were, for whoever counts what is stored.
             self._tell_health(time.monotonic())
             if len(self._outbox):
@@ -316,9 +340,7 @@ class _Node:
         self._follow_calibration()
         self._tell_state(judgement.state)
         if self._updates is not None:
-            self._updates.heard(
-                flagged=judgement.anomaly is True, confirmed=self._publisher.confirmed
-            )
+            self._updates.heard(flagged=judgement.anomaly, confirmed=self._publisher.confirmed)
         # By windows alone, scored or accounted for: a loop that has stopped hearing feeds nothing.
         self._notifier.alive()
 
@@ -397,7 +419,12 @@ class _Node:
         assert self._updates is not None
         was_calibrated = self._watch.site_limits is not None
         state = self._machine
-        trial = self._updates.scorer_of(task)
+        try:
+            trial = self._updates.loaded(task)
+        except ReleaseError as error:
+            # Going back, to one that ran once. The next start finds another, this one goes on.
+            logger.error("%s; what runs goes on until the node is started again", error)
+            return
         logger.info("%s runs from now on: %s", trial.scorer.manifest.label, task.why)
         self._scorer = trial.scorer
         self._watch = known_machine(

@@ -422,7 +422,7 @@ def _made(subscriber: Subscriber) -> dict[str, Health]:
     highest: dict[str, int] = {}
     for _, window in subscriber.windows():
         highest[window.node] = max(window.seq, highest.get(window.node, 0))
-    return {node: health for node, health in last.items() if health.windows > highest[node]}
+    return {node: health for node, health in last.items() if health.windows > highest.get(node, -1)}
 
 
 def _add_up(

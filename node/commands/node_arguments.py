@@ -1,7 +1,6 @@
 """What `run` and `calibrate` have in common: which node this is, and its parts."""
 
 import argparse
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -69,17 +68,11 @@ def node_parts(settings: "NodeSettings") -> Parts:
 
 def _release_that_runs(settings: "NodeSettings") -> "Release":
     """The release of [model] folder, or the one that an update has put in its place."""
-    from contract.errors import EarshotError, ReleaseError
     from node.release_store import read_release
 
-    if settings.update.keys_file is not None:
-        from node.updates.slots import SlotStore, read_state
+    folder = Path(settings.model.folder)
+    if settings.update.keys_file is None:
+        return read_release(folder)
+    from node.updates.slots import SlotStore
 
-        store = SlotStore(settings.state_folder, Path(settings.model.folder), now_us=lambda: 0)
-        # What is broken here is told, and got over, when the node boots.
-        with suppress(EarshotError):
-            state = read_state(settings.state_folder)
-            for slot in () if state is None else state.slots:
-                with suppress(ReleaseError):
-                    return store.read(slot)
-    return read_release(Path(settings.model.folder))
+    return SlotStore(settings.state_folder, folder, now_us=lambda: 0).look()

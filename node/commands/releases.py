@@ -102,8 +102,13 @@ def _state_lines(state: "UpdateState") -> list[str]:
     if not state.confirmed:
         back = (state.previous or state.factory).release
         lines.append(
-            f"{state.current.release} is not confirmed yet: {state.starts} of {MAX_STARTS} starts"
-            f" without a clean end; one more than that goes back to {back}"
+            f"{state.current.release} is not confirmed yet; after {MAX_STARTS} crashes"
+            f" {back} runs again (start {state.starts})"
+        )
+    if state.trying is not None:
+        lines.append(
+            f"{state.trying.release} is on trial; after {MAX_STARTS} crashes it is left"
+            f" (start {state.starts})"
         )
     highest = ", ".join(f"{name}@{version}" for name, version in sorted(state.highest.items()))
     lines.append(f"Nothing older is taken unless an order allows it: {highest}")

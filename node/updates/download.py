@@ -46,7 +46,7 @@ class Download:
 
     def __init__(self, folder: Path, file: ReleaseFile) -> None:
         self.file = file
-        self._path = folder / f"{file.sha256}.part"
+        self._path = _part(folder, file)
         self._ahead: dict[int, bytes] = {}
         try:
             if not folder.is_dir():
@@ -179,6 +179,18 @@ class Download:
         return UpdateStoreError(
             f"{error.strerror}{free}: {self.file.name} cannot be stored in {self._path.parent}"
         )
+
+
+def part_bytes(folder: Path, file: ReleaseFile) -> int:
+    """How much of a file an earlier download has left."""
+    try:
+        return _part(folder, file).stat().st_size
+    except OSError:
+        return 0
+
+
+def _part(folder: Path, file: ReleaseFile) -> Path:
+    return folder / f"{file.sha256}.part"
 
 
 def _write_all(descriptor: int, content: bytes) -> None:

@@ -21,7 +21,7 @@ from contract.session import Delivery, Followed, Received
 from contract.signature import TrustedKeys
 from contract.signed_manifest import open_manifest
 from node.settings import UpdateSection
-from node.updates.download import ChunkError, Download
+from node.updates.download import ChunkError, Download, part_bytes
 from node.updates.slots import Slot, SlotStore, UpdateStoreError
 
 logger = logging.getLogger(__name__)
@@ -161,13 +161,13 @@ class Fetch:
         """Take in a manifest or a chunk; what is nothing of ours is left alone."""
         if message.topic not in self._asked:
             return
-        if message.topic == topics.release(self._target.release):
-            # An empty one was cleared: another may come.
-            if message.payload:
-                self._leave(message.topic)
-                self._hear_manifest(message.payload)
+        # An empty one was cleared: another may come.
+        if not message.payload:
             return
         self._leave(message.topic)
+        if message.topic == topics.release(self._target.release):
+            self._hear_manifest(message.payload)
+            return
         chunk = topics.parse(message.topic).chunk
         assert chunk is not None, "nothing else was asked for"
         self._hear_chunk(chunk, message.payload)
@@ -212,7 +212,9 @@ class Fetch:
             manifest, payload = open_manifest(envelope, self._trusted)
             self._check(manifest, payload)
         except (SignatureError, ReleaseError) as error:
-            raise FetchError(str(error), retry=False) from error
+            # What nobody has signed decides nothing for good: the right one may lie there later.
+            raise FetchError(str(error), retry=True) from error
+        self._check_size(manifest)
         self._manifest, self._manifest_bytes = manifest, payload
         self._check_room(manifest)
         self._go_on()
@@ -227,17 +229,22 @@ class Fetch:
             raise ReleaseError(f"expected the manifest of {target.release}, got {manifest.label}'s")
         if manifest.not_after_us is not None and manifest.not_after_us < self._started_us:
             day = time.strftime("%Y-%m-%d", time.gmtime(manifest.not_after_us / 1e6))
+            # By this computer's clock, which may come right.
             raise ReleaseError(f"{manifest.label} has expired: it was valid until {day}")
+
+    def _check_size(self, manifest: Manifest) -> None:
         size = sum(file.size_bytes for file in manifest.files)
         if size > self._settings.max_release_bytes:
-            raise ReleaseError(
+            raise FetchError(
                 f"expected a release of at most {self._settings.max_release_mb} MB"
-                f" ([update] max_release_mb), got {size / _MB:.2f} MB"
+                f" ([update] max_release_mb), got {size / _MB:.2f} MB",
+                retry=False,
             )
 
     def _check_room(self, manifest: Manifest) -> None:
-        # Once as it comes in, once as it is installed.
+        # Once as it comes in, less what an earlier try has left; once as it is installed.
         needed = 2 * sum(file.size_bytes for file in manifest.files)
+        needed -= sum(part_bytes(self._store.downloads, file) for file in manifest.files)
         used, budget = self._store.used_bytes(), self._settings.disk_bytes
         if used + needed > budget:
             raise FetchError(
@@ -279,8 +286,7 @@ class Fetch:
         try:
             download.add(chunk, payload)
         except (ChunkError, UpdateStoreError) as error:
-            retry = isinstance(error, UpdateStoreError)
-            raise FetchError(str(error), retry=retry) from error
+            raise FetchError(str(error), retry=True) from error
         if download.done:
             self._finish()
         else:
@@ -295,7 +301,7 @@ class Fetch:
             raise FetchError(str(error), retry=True) from error
         except ChunkError as error:
             if error.fresh:
-                raise FetchError(str(error), retry=False) from error
+                raise FetchError(str(error), retry=True) from error
             # Part of it was here before: a card that lost its power may have spoilt that.
             logger.warning("%s; it is fetched anew", error)
         self._go_on()

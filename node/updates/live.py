@@ -19,7 +19,7 @@ from node.settings import NodeSettings
 from node.update_checks import read_keys_file
 from node.updates.fetch import Broker
 from node.updates.orders import addresses
-from node.updates.slots import SlotStore
+from node.updates.slots import SlotStore, UpdateStoreError
 from node.updates.tasks import (
     EarTask,
     GiveUp,
@@ -116,10 +116,21 @@ class LiveUpdates:
         )
         self._updater.start()
 
-    def stop(self) -> None:
-        """The node ends in good order."""
+    def cannot_run(self, error: ReleaseError) -> None:
+        """What should run does not run here after all; the next one does.
+
+        Raises:
+            ReleaseError: there is no other.
+        """
+        try:
+            self._booted = self._store.pass_over(str(error))
+        except UpdateStoreError as none:
+            raise error from none
+
+    def stop(self, *, well: bool) -> None:
+        """The node ends; `well` is whether it was told to, or its sound has ended."""
         if self._updater is not None:
-            self._updater.stop()
+            self._updater.stop(well=well)
 
     def happened(self, event: SessionEvent) -> None:
         """Something has happened on the connection."""
@@ -143,7 +154,7 @@ class LiveUpdates:
                 case RunNow() | GoBy():
                     yield task
 
-    def scorer_of(self, task: RunNow) -> Trial:
+    def loaded(self, task: RunNow) -> Trial:
         """Loads what is to run now, or takes it from its trial.
 
         Raises:
@@ -151,22 +162,23 @@ class LiveUpdates:
         """
         trial = self._trial
         self._end_trial()
+        if trial is None or self._trial_sha256 != task.manifest_sha256:
+            trial = self._new_trial(task.release)
         self._runs_sha256 = task.manifest_sha256
         self._windows, self._confirmed_before, self._proven = 0, None, False
-        if trial is not None and self._trial_sha256 == task.manifest_sha256:
-            return trial
-        return self._new_trial(task.release)
+        return trial
 
-    def heard(self, *, flagged: bool, confirmed: int) -> None:
+    def heard(self, *, flagged: bool | None, confirmed: int) -> None:
         """A window has been judged.
 
         Args:
-            flagged: by what runs.
+            flagged: by what runs; None if that gave no score.
             confirmed: publications that the broker has taken since the node started.
         """
         assert self._updater is not None
-        self._follow_trial(flagged=flagged)
-        self._windows += 1
+        self._follow_trial(flagged=flagged is True)
+        # A window that the release could not score proves nothing of it.
+        self._windows += flagged is not None
         if self._confirmed_before is None:
             self._confirmed_before = confirmed
         reached = confirmed > self._confirmed_before

@@ -48,7 +48,7 @@ BROKEN_NAME = "updates.broken"
 DOWNLOADS_NAME = "downloads"
 RELEASES_NAME = "releases"
 MAX_STARTS = 3
-"""Of a release that is not confirmed: the next start goes back to the one before."""
+"""Of a release that is on trial or not confirmed: after so many crashes it is left."""
 
 _MAX_STATE_BYTES = 1024 * 1024
 _MAX_REFUSED = 16
@@ -106,8 +106,11 @@ class UpdateState(msgspec.Struct, frozen=True, kw_only=True):
     """What a roll-back goes to."""
     confirmed: bool = True
     """Whether the current release has stayed up for as long as it must."""
+    trying: Slot | None = None
+    """What is on trial beside the current one: that, too, may bring the program down."""
     starts: Annotated[int, msgspec.Meta(ge=0)] = 0
-    """Of the program since the switch, while that is not confirmed; clean ends do not count."""
+    """Of the program with a release that is on trial or not confirmed, the first one included;
+    those that end well do not count."""
     highest: dict[str, int] = {}
     """Per release name the highest version that was ever kept. No step below without an order
     that allows it, also when the folder of that version has gone."""
@@ -178,7 +181,8 @@ class SlotStore:
             state = self._new_state(factory)
         elif isinstance(factory, Slot) and factory != state.factory:
             logger.warning(
-                "%s holds another model than at the last start: %s runs in place of %s",
+                "%s holds another model than at the last start: %s runs in place of %s, until an"
+                " order asks for another",
                 self._factory,
                 factory.release,
                 state.current.release,
@@ -186,6 +190,27 @@ class SlotStore:
             state = _with_factory(state, factory)
         state, rolled_back = self._count_start(state)
         return self._first_readable(state, rolled_back)
+
+    def look(self) -> Release:
+        """What runs, for whoever does not run it: nothing is counted, nothing written.
+
+        Raises:
+            ReleaseError: nothing that is here can be read.
+        """
+        state = None
+        with suppress(UpdateStoreError):
+            state = read_state(self._folder)
+        known = () if state is None else state.slots
+        for slot in (*known, *(self._found() if known else ())):
+            with suppress(ReleaseError):
+                return self.read(slot)
+        try:
+            return read_release(self._factory)
+        except ReleaseError:
+            for slot in self._found():
+                with suppress(ReleaseError):
+                    return self.read(slot)
+            raise
 
     def keep(self, state: UpdateState) -> None:
         """Write a new state in place of the one before.
@@ -297,10 +322,27 @@ class SlotStore:
                 current=slot,
                 previous=None if previous == slot else previous,
                 confirmed=False,
-                starts=0,
+                trying=None,
+                starts=1,
             )
         )
-        self._counted = False
+        self._counted = True
+
+    def begin_trial(self, slot: Slot) -> None:
+        """A release is about to be tried within this program.
+
+        Raises:
+            UpdateStoreError: it cannot be written: nobody would know what brought the program down.
+        """
+        if self.state.trying != slot:
+            self.keep(msgspec.structs.replace(self.state, trying=slot, starts=1))
+            self._counted = True
+
+    def end_trial(self) -> None:
+        """The program has outlived the trial, or nobody wants to know any more."""
+        if self.state.trying is not None:
+            self._keep_or_go_on(msgspec.structs.replace(self.state, trying=None, starts=0))
+            self._counted = False
 
     def confirm(self, *, keep_downloads: Collection[str] = ()) -> None:
         """The current release stays: from now on nothing below its version is taken.
@@ -332,22 +374,36 @@ class SlotStore:
         Raises:
             UpdateStoreError: there is nothing to go back to.
         """
+        if self.state.previous is None:
+            raise UpdateStoreError(
+                f"{self.state.current.release}: there is no release to go back to"
+            )
+        return self._go_back(reason, retry=retry).slot
+
+    def pass_over(self, reason: str) -> Booted:
+        """The current release cannot run here after all: the next one that can be read.
+
+        Raises:
+            UpdateStoreError: there is none.
+        """
+        return self._go_back(reason, retry=True)
+
+    def _go_back(self, reason: str, *, retry: bool) -> Booted:
         state = self.state
-        if state.previous is None:
-            raise UpdateStoreError(f"{state.current.release}: there is no release to go back to")
-        for slot in dict.fromkeys((state.previous, state.factory)):
+        for slot in state.slots:
+            if slot == state.current:
+                continue
             try:
-                self.read(slot)
+                release = self.read(slot)
             except ReleaseError as error:
                 logger.error("%s", error)
                 continue
-            if slot != state.current:
-                refused = self._rolled_back(
-                    state.current, reason, serial=_serial_of(state), retry=retry
-                )
-                self._keep_or_go_on(_gone_back(state, slot, refused))
-                self._counted = False
-                return slot
+            refused = self._rolled_back(
+                state.current, reason, serial=_serial_of(state, state.current), retry=retry
+            )
+            self._keep_or_go_on(_gone_back(state, slot, refused))
+            self._counted = False
+            return Booted(release, slot, refused)
         raise UpdateStoreError(
             f"{state.current.release}: no release that could be gone back to can be read"
         )
@@ -355,7 +411,7 @@ class SlotStore:
     def ended_well(self) -> None:
         """The program ends because it was told to: this start was no crash."""
         state = self.state
-        if self._counted and not state.confirmed and state.starts:
+        if self._counted and state.starts:
             self._keep_or_go_on(msgspec.structs.replace(state, starts=state.starts - 1))
         self._counted = False
 
@@ -372,7 +428,9 @@ class SlotStore:
             keep_downloads: SHA-256 of files that are still to be used.
             keep_slots: installed, and not switched to yet; current and previous stay anyway.
         """
-        kept = {slot.folder_name for slot in (*self.state.slots, *keep_slots) if not slot.factory}
+        state = self.state
+        slots = (*state.slots, *keep_slots, *(() if state.trying is None else (state.trying,)))
+        kept = {slot.folder_name for slot in slots if not slot.factory}
         parts = {f"{sha256}.part" for sha256 in keep_downloads}
         for folder, stay in ((self._releases, kept), (self.downloads, parts)):
             try:
@@ -451,29 +509,29 @@ class SlotStore:
         return sorted(slots, key=lambda slot: _version(slot.release), reverse=True)
 
     def _count_start(self, state: UpdateState) -> tuple[UpdateState, Refused | None]:
-        if state.confirmed:
-            return state, None
+        doubtful = state.trying if state.confirmed else state.current
         fallback = state.previous or state.factory
-        if fallback == state.current:
+        if doubtful is None or (not state.confirmed and fallback == state.current):
             return state, None
-        if state.starts >= MAX_STARTS:
-            reason = f"the program ended {state.starts} times before the release was confirmed"
+
+        def left(reason: str, *, retry: bool) -> tuple[UpdateState, Refused]:
             refused = self._rolled_back(
-                state.current, reason, serial=_serial_of(state), retry=False
+                doubtful, reason, serial=_serial_of(state, doubtful), retry=retry
             )
+            if state.confirmed:
+                ended = msgspec.structs.replace(state, trying=None, starts=0)
+                return _refusing(ended, refused), refused
             return _gone_back(state, fallback, refused), refused
+
+        if state.starts >= MAX_STARTS:
+            when = "during its trial" if state.confirmed else "before the release was confirmed"
+            return left(f"the program ended {state.starts} times {when}", retry=False)
         counted = msgspec.structs.replace(state, starts=state.starts + 1)
         try:
             self.keep(counted)
         except UpdateStoreError as error:
             # One that brings the program down would do so for ever.
-            refused = self._rolled_back(
-                state.current,
-                f"its start cannot be counted: {error}",
-                serial=_serial_of(state),
-                retry=True,
-            )
-            return _gone_back(state, fallback, refused), refused
+            return left(f"its start cannot be counted: {error}", retry=True)
         self._counted = True
         return counted, None
 
@@ -490,7 +548,10 @@ class SlotStore:
                 continue
             if failed:
                 refused = self._rolled_back(
-                    state.current, str(failed[0]), serial=_serial_of(state), retry=True
+                    state.current,
+                    str(failed[0]),
+                    serial=_serial_of(state, state.current),
+                    retry=True,
                 )
                 state = _gone_back(state, slot, refused)
                 rolled_back = rolled_back or refused
@@ -595,7 +656,7 @@ def _check_names(manifest: Manifest) -> None:
 
 
 def _with_factory(state: UpdateState, factory: Slot) -> UpdateState:
-    """A person has put another model there, and is to hear that one."""
+    """A person has put another model there, and is to hear that one, as far as orders let him."""
     ran = state.current if state.confirmed else state.previous
     return msgspec.structs.replace(
         state,
@@ -604,6 +665,7 @@ def _with_factory(state: UpdateState, factory: Slot) -> UpdateState:
         # The factory's release of before is no more.
         previous=None if ran is None or ran.factory else ran,
         confirmed=True,
+        trying=None,
         starts=0,
         highest=_raised(state.highest, factory),
     )
@@ -629,14 +691,14 @@ def _version(release: str) -> int:
     return int(release.rpartition("@")[2])
 
 
-def _serial_of(state: UpdateState) -> int:
-    """Of the newest order that asks for the current release; 0 if none does."""
+def _serial_of(state: UpdateState, slot: Slot) -> int:
+    """Of the newest order that asks for a release; 0 if none does."""
     return max(
         (
             order.serial
             for order in state.orders.values()
             for wanted in (order.wanted, order.before)
-            if wanted is not None and wanted.manifest_sha256 == state.current.manifest_sha256
+            if wanted is not None and wanted.manifest_sha256 == slot.manifest_sha256
         ),
         default=0,
     )

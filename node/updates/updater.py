@@ -156,12 +156,17 @@ class Updater:
         """Hand over what has happened; never blocks."""
         self._mail.put(mail)
 
-    def stop(self) -> None:
-        """End the thread; what is half done goes on at the next start."""
+    def stop(self, *, well: bool) -> None:
+        """End the thread; what is half done goes on at the next start.
+
+        Args:
+            well: whether the program ends because it should: else a release that is on trial, or
+                not confirmed, is held to have brought it down.
+        """
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join(1.0)
-        if not self._store.state.confirmed:
+        if well:
             self._store.ended_well()
 
     def _run(self) -> None:
@@ -181,6 +186,8 @@ class Updater:
 
     def _begin_with(self, booted: Booted) -> None:
         state = self._store.state
+        # Told with whose order it is: an operator may be waiting for this node.
+        self._decision = self._ordered()
         if booted.rolled_back is not None:
             self._tell(booted.rolled_back.phase, 1.0, booted.rolled_back.reason)
         elif not state.confirmed:
@@ -212,12 +219,14 @@ class Updater:
                 pass
 
     def _hear(self, message: Received) -> None:
-        with suppress(TopicError):
+        try:
             kind = topics.parse(message.topic).kind
-            if kind is Kind.DESIRED:
-                self._hear_order(message)
-            elif kind in (Kind.RELEASE, Kind.BLOB):
-                self._fetch(lambda fetch: fetch.hear(message))
+        except TopicError:
+            return
+        if kind is Kind.DESIRED:
+            self._hear_order(message)
+        elif kind in (Kind.RELEASE, Kind.BLOB):
+            self._fetch(lambda fetch: fetch.hear(message))
 
     # Orders
 
@@ -264,16 +273,13 @@ class Updater:
         """What the orders come to, now."""
         self._decide_at = None
         state = self._store.state
+        self._decision = self._ordered()
         # What runs has to prove itself first; then it is asked again.
         if not state.confirmed:
             return
-        running = Wanted(
-            release=state.current.release, manifest_sha256=state.current.manifest_sha256
-        )
-        self._decision = decide(state.orders, node=self._node, group=self._group, running=running)
         target = self._decision.target
         self._follow_threshold(target)
-        if target is None or target.manifest_sha256 == running.manifest_sha256:
+        if target is None or target.manifest_sha256 == state.current.manifest_sha256:
             self._abandon()
             self._tell_rest()
         elif self._work is not None and _same(self._work.target, target):
@@ -283,6 +289,13 @@ class Updater:
         else:
             self._abandon()
             self._begin(target)
+
+    def _ordered(self) -> Decision:
+        state = self._store.state
+        running = Wanted(
+            release=state.current.release, manifest_sha256=state.current.manifest_sha256
+        )
+        return decide(state.orders, node=self._node, group=self._group, running=running)
 
     def _begin(self, target: Wanted) -> None:
         refused = self._refusal_of(target)
@@ -317,8 +330,10 @@ class Updater:
         serial = self._decision.serial or 0
         for refused in reversed(self._store.state.refused):
             if refused.manifest_sha256 == target.manifest_sha256 and refused.serial >= serial:
-                due_us = refused.at_us + int(self._settings.retry_seconds * 1e6)
-                return None if refused.retry and self._now_us() >= due_us else refused
+                waited_us = self._now_us() - refused.at_us
+                # Before it was refused: then the clock was wrong, now or then.
+                due = waited_us < 0 or waited_us >= self._settings.retry_seconds * 1e6
+                return None if refused.retry and due else refused
         return None
 
     def _slot_here(self, target: Wanted) -> Slot | None:
@@ -383,15 +398,16 @@ class Updater:
         work.phase = UpdatePhase.TESTING
         self._tell(UpdatePhase.TESTING, 0.0, None)
         tested = self_test(self._store.folder(slot), threads=self._threads, stop=self._stopping)
-        if tested.interrupted:
+        if tested.interrupted and self._stopping.is_set():
             # The node ends: the next start tests it anew.
             return
         if not tested.passed:
-            self._reject(tested.reason or "the self-test failed")
+            self._reject(tested.reason or "the self-test failed", retry=tested.interrupted)
             return
         try:
             release = self._store.read(slot)
-        except ReleaseError as error:
+            self._store.begin_trial(slot)
+        except (ReleaseError, UpdateStoreError) as error:
             self._reject(str(error), retry=True)
             return
         work.phase = UpdatePhase.TRIAL
@@ -501,6 +517,7 @@ class Updater:
             work.fetch.stop()
             if work.phase is UpdatePhase.TRIAL:
                 self._ask_ear(GiveUp())
+                self._store.end_trial()
 
     def _reject(
         self,

@@ -25,8 +25,10 @@ from contract.messages import (
     Window,
     encode,
 )
+from contract.release import encode_manifest
 from contract.settings import MqttSettings
 from node.release_store import Release
+from node.updates.slots import SlotStore
 from tests.contract.signers import SECOND, SIGNER
 from tests.fleet import Listener, node_settings, run, start
 from tests.servers import Mosquitto, wait_until
@@ -164,7 +166,7 @@ def test_kill_at_any_phase_loses_nothing(
     assert all(window.mse is not None for window in listener.windows()), "a window was not scored"
 
 
-def test_release_that_never_proves_itself_is_left_after_three_starts(
+def test_release_that_never_proves_itself_is_left_after_three_crashes(
     mosquitto: Mosquitto, shelf: Shelf, listener: Listener, tmp_path: Path
 ) -> None:
     """Each start is cut short before the commit is confirmed; the one after runs the old model."""
@@ -172,7 +174,7 @@ def test_release_that_never_proves_itself_is_left_after_three_starts(
     settings = updatable(mosquitto, tmp_path, UPDATE_CONFIRM_WINDOWS="3600")
     shelf.put_release(release)
     shelf.order("all", release)
-    for _ in range(4):
+    for _ in range(3):
         seen = len(updates(listener))
         with running(settings) as node:
             wait_until(
@@ -195,6 +197,65 @@ def test_release_that_never_proves_itself_is_left_after_three_starts(
     assert back.reason is not None
     assert "ended 3 times before" in back.reason
     assert listener.windows()[-1].model == "fan-synthetic@1"
+
+
+def test_release_whose_trial_ends_the_program_is_left_after_three_crashes(
+    mosquitto: Mosquitto, shelf: Shelf, listener: Listener, tmp_path: Path
+) -> None:
+    """It runs within the node while it is tried; the old model is what each start begins with."""
+    release = packed(2)
+    settings = updatable(mosquitto, tmp_path, UPDATE_TRIAL_WINDOWS="3600")
+    shelf.put_release(release)
+    shelf.order("all", release)
+    for _ in range(3):
+        seen = len(updates(listener))
+        with running(settings) as node:
+            wait_until(
+                lambda seen=seen: any(  # type: ignore[misc]
+                    update.phase is UpdatePhase.TRIAL for update in updates(listener)[seen:]
+                ),
+                "the trial",
+                seconds=30,
+            )
+            node.send_signal(signal.SIGKILL)
+            node.wait()
+    with running(settings):
+        left = wait_for_update(
+            listener, lambda u: u.phase is UpdatePhase.ROLLED_BACK, "the end of it"
+        )
+        listener.wait_for_windows(len(listener.windows()) + 2)
+
+    assert left.reason == "the program ended 3 times during its trial"
+    assert {window.model for window in listener.windows()} == {"fan-synthetic@1"}
+
+
+def test_release_that_the_library_does_not_load_any_more_is_passed_over(
+    mosquitto: Mosquitto, listener: Listener, tmp_path: Path
+) -> None:
+    """Committed long ago, and then the library was changed: a node hears with what it can."""
+    settings = updatable(mosquitto, tmp_path)
+    store = SlotStore(
+        Path(settings["EARSHOT_NODE_STATE_FOLDER"]) / "press-07",
+        tmp_path / "factory",
+        now_us=lambda: 0,
+    )
+    store.boot()
+    release = packed(2, model=lambda content: b"no model" + content[8:])
+    (name, content), *_ = release.files.items()
+    (tmp_path / name).write_bytes(content)
+    store.switch(
+        store.install(encode_manifest(release.manifest), release.manifest, {name: tmp_path / name})
+    )
+    store.confirm()
+    with running(settings):
+        listener.wait_for_windows(2)
+        wait_until(lambda: bool(updates(listener)), "word of it")
+    told = updates(listener)[0]
+
+    assert {window.model for window in listener.windows()} == {"fan-synthetic@1"}
+    assert (told.phase, told.running) == (UpdatePhase.ROLLED_BACK, "fan-synthetic@1")
+    assert told.reason is not None
+    assert "cannot load this model" in told.reason
 
 
 def test_release_with_which_the_broker_is_not_reached_is_left(

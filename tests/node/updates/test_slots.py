@@ -250,13 +250,13 @@ def _refusing(call: Callable[..., object], name: str, number: int) -> Callable[.
 
 
 def test_release_that_brings_the_program_down_is_left(root: Path) -> None:
-    """Three starts without a confirmation and without a clean end; the fourth goes back."""
+    """Three crashes without a confirmation, that of the program that switched included."""
     store = booted(root)
     take_on(store, SEVEN)
     store.keep(msgspec.structs.replace(store.state, orders={"all": order(EIGHT, 12)}))
     store.switch(store.install(EIGHT.manifest_bytes, EIGHT.manifest, fetch(store, EIGHT)))
 
-    assert [store_at(root).boot().release for _ in range(MAX_STARTS)] == [EIGHT.release] * 3
+    assert [store_at(root).boot().release for _ in range(MAX_STARTS - 1)] == [EIGHT.release] * 2
     again = store_at(root)
     found = again.boot()
 
@@ -287,13 +287,14 @@ def test_start_is_counted_before_anything_is_loaded(root: Path) -> None:
 
     kept = read_state(state_folder(root))
     assert kept is not None
-    assert kept.starts == 1
+    assert kept.starts == 2
 
 
 def test_clean_ends_do_not_count(root: Path) -> None:
     """A service that is restarted ten times has not crashed."""
     store = booted(root)
     store.switch(store.install(SEVEN.manifest_bytes, SEVEN.manifest, fetch(store, SEVEN)))
+    store.ended_well()
 
     for _ in range(10):
         store = store_at(root)
@@ -304,7 +305,7 @@ def test_clean_ends_do_not_count(root: Path) -> None:
 
 
 def test_clean_end_takes_back_its_own_start_alone(root: Path) -> None:
-    """One that is told twice, or of the program that has switched, takes no crash back."""
+    """One that is told twice takes no crash of an earlier start back."""
     store = booted(root)
     store.switch(store.install(SEVEN.manifest_bytes, SEVEN.manifest, fetch(store, SEVEN)))
     booted(root)
@@ -313,11 +314,87 @@ def test_clean_end_takes_back_its_own_start_alone(root: Path) -> None:
     store.ended_well()
     store.ended_well()
 
-    assert store.state.starts == 1
-    # A new switch begins anew, and its program's end is that of no counted start.
+    assert store.state.starts == 2
+    # A new switch begins anew.
     store.switch(store.install(EIGHT.manifest_bytes, EIGHT.manifest, fetch(store, EIGHT)))
     store.ended_well()
     assert store.state.starts == 0
+
+
+def test_trial_that_brings_the_program_down_is_left(root: Path) -> None:
+    """What is tried runs within the program: three crashes, and it is not tried again."""
+    store = booted(root)
+    take_on(store, SEVEN)
+    store.keep(msgspec.structs.replace(store.state, orders={"all": order(EIGHT, 12)}))
+    slot = store.install(EIGHT.manifest_bytes, EIGHT.manifest, fetch(store, EIGHT))
+    store.begin_trial(slot)
+
+    for _ in range(MAX_STARTS - 1):
+        store = store_at(root)
+        assert store.boot() == Booted(SEVEN.release, SEVEN.slot, None)
+        store.begin_trial(slot)
+    found = store_at(root).boot()
+    after = booted(root).state
+
+    assert found.release == SEVEN.release
+    assert found.rolled_back is not None
+    assert found.rolled_back.reason == "the program ended 3 times during its trial"
+    assert (
+        found.rolled_back.manifest_sha256,
+        found.rolled_back.serial,
+        found.rolled_back.retry,
+    ) == (
+        EIGHT.slot.manifest_sha256,
+        12,
+        False,
+    )
+    assert (after.trying, after.starts, after.current) == (None, 0, SEVEN.slot)
+
+
+def test_trials_that_end_do_not_count(root: Path) -> None:
+    """Neither by a verdict, nor because the program was told to end."""
+    store = booted(root)
+    slot = store.install(SEVEN.manifest_bytes, SEVEN.manifest, fetch(store, SEVEN))
+    for _ in range(MAX_STARTS + 1):
+        store.begin_trial(slot)
+        store.ended_well()
+        store = booted(root)
+        assert store.state.trying == slot
+        store.end_trial()
+
+    assert (store.state.trying, store.state.starts, store.state.refused) == (None, 0, ())
+
+
+def test_release_that_the_library_cannot_load_is_passed_over(root: Path) -> None:
+    """Also one that is confirmed: a node must hear, whatever became of its library."""
+    store = booted(root)
+    take_on(store, SEVEN)
+    found = store.pass_over("cannot load this model")
+
+    assert (found.release, found.slot) == (FACTORY.release, FACTORY_SLOT)
+    assert found.rolled_back is not None
+    assert found.rolled_back.retry
+    assert booted(root).state.current == FACTORY_SLOT
+    with pytest.raises(UpdateStoreError, match="no release that could be gone back to"):
+        booted(root).pass_over("nor this")
+
+
+def test_onlooker_finds_what_runs_and_changes_nothing(root: Path) -> None:
+    """The current release; else whatever can be read, as boot would find it."""
+    store = booted(root)
+    take_on(store, SEVEN)
+    store.switch(store.install(EIGHT.manifest_bytes, EIGHT.manifest, fetch(store, EIGHT)))
+    before = (state_folder(root) / "updates.json").read_bytes()
+    current = store_at(root).look()
+    (store.folder(EIGHT.slot) / "model.tflite").write_bytes(b"")
+    previous = store_at(root).look()
+
+    assert (current, previous) == (EIGHT.release, SEVEN.release)
+    assert (state_folder(root) / "updates.json").read_bytes() == before
+    (state_folder(root) / "updates.json").write_bytes(b"")
+    assert store_at(root).look() == FACTORY.release
+    shutil.rmtree(root / "factory")
+    assert store_at(root).look() == SEVEN.release
 
 
 def test_confirmed_release_may_crash(root: Path) -> None:

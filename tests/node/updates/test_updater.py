@@ -1,9 +1,14 @@
 """The updater on a fake broker: whatever comes, it runs what was signed, or what it ran before."""
 
+import os
 import random
+import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from contract import topics
@@ -210,8 +215,7 @@ def test_trial_that_fails_is_remembered_over_a_restart(release: Release, tmp_pat
     broker = FakeBroker()
     keep(broker, release)
     node = Node(tmp_path, broker)
-    while not any(isinstance(task, TryOut) for task in node.tasks):
-        node.updater.step(timeout_seconds=0.01)
+    _until_trial(node)
     (task,) = (task for task in node.tasks if isinstance(task, TryOut))
     node.tasks.clear()
     node.updater.give(TrialOver(task.manifest_sha256, "does not know this sound", TrialReport()))
@@ -232,8 +236,7 @@ def test_newer_order_ends_the_trial_of_an_older_one(release: Release, tmp_path: 
     broker = FakeBroker()
     keep(broker, release)
     node = Node(tmp_path, broker)
-    while not any(isinstance(task, TryOut) for task in node.tasks):
-        node.updater.step(timeout_seconds=0.01)
+    _until_trial(node)
     (task,) = (task for task in node.tasks if isinstance(task, TryOut))
     node.tasks.clear()
     newer = packed(3)
@@ -246,3 +249,128 @@ def test_newer_order_ends_the_trial_of_an_older_one(release: Release, tmp_path: 
     end = node.go_on()
 
     assert (end.phase, end.running) == (UpdatePhase.COMMITTED, "fan-synthetic@3")
+
+
+def test_crash_of_a_release_on_trial_is_no_good_end(release: Release, tmp_path: Path) -> None:
+    """A program that ends by an error has not ended well; only what was told to end has."""
+    broker = FakeBroker()
+    keep(broker, release)
+    node = Node(tmp_path, broker)
+    _until_trial(node)
+    node.updater.stop(well=False)
+    crashed = node.store.state.starts
+    again = Node(tmp_path, broker)
+    _until_trial(again)
+    again.updater.stop(well=True)
+
+    assert crashed == 1
+    assert again.store.state.starts == 1
+
+
+def test_what_nobody_has_signed_decides_nothing_for_good(release: Release, tmp_path: Path) -> None:
+    """A forged manifest, a chunk that is no more: the right ones are taken when they are there."""
+    broker = FakeBroker()
+    keep(broker, release)
+    label = topics.release(release.manifest.label)
+    first = next(iter(chunks(release)))
+    good = dict(broker.kept)
+    node = Node(tmp_path, broker, retry_seconds=0.01)
+    broker.kept[label] = b"{}"
+    forged = node.go_on()
+    broker.kept[label] = good[label]
+    broker.kept[first] = b""
+    cleared = node.go_on()
+    broker.kept[first] = good[first][:-1]
+    short = node.go_on()
+    broker.kept[first] = good[first]
+    end = node.go_on()
+
+    assert [forged.phase, cleared.phase, short.phase] == [UpdatePhase.REJECTED] * 3
+    assert cleared.reason is not None
+    assert "did not come within" in cleared.reason
+    assert end.phase is UpdatePhase.COMMITTED
+
+
+def test_trouble_of_a_clock_that_was_ahead_passes(release: Release, tmp_path: Path) -> None:
+    """What was refused in 2099 is tried again when it is today again."""
+    broker = FakeBroker()
+    keep(broker, release)
+    lost = broker.kept.pop(next(iter(chunks(release))))
+    node = Node(tmp_path, broker, retry_seconds=3600)
+    node.go_on()
+    state = node.store.state
+    (refused,) = state.refused
+    in_2099 = msgspec.structs.replace(refused, at_us=refused.at_us + 73 * 365 * 86_400_000_000)
+    node.store.keep(msgspec.structs.replace(state, refused=(in_2099,)))
+    broker.kept[next(iter(chunks(release)))] = lost
+
+    assert node.go_on().phase is UpdatePhase.COMMITTED
+
+
+def test_first_word_after_a_crash_names_the_order(release: Release, tmp_path: Path) -> None:
+    """An operator who waits for the node knows what it is about."""
+    broker = FakeBroker()
+    keep(broker, release)
+    node = Node(tmp_path, broker)
+    _until_trial(node)
+    (task,) = (task for task in node.tasks if isinstance(task, TryOut))
+    node.updater.give(TrialOver(task.manifest_sha256, None, TrialReport()))
+    while node.store.state.confirmed:
+        node.updater.step(timeout_seconds=0.01)
+    again = Node(tmp_path, FakeBroker())
+
+    assert again.told[0].phase is UpdatePhase.TRIAL
+    assert (again.told[0].obeying, again.told[0].serial, again.told[0].wanted) == (
+        "all",
+        1,
+        "fan-synthetic@2",
+    )
+
+
+def test_self_test_that_somebody_ends_is_done_again(release: Release, tmp_path: Path) -> None:
+    """It says nothing of the release; nor does the updater wait for ever."""
+    broker = FakeBroker()
+    keep(broker, release)
+    node = Node(tmp_path, broker, retry_seconds=0.01)
+    with ThreadPoolExecutor() as pool:
+        killer = pool.submit(_end_the_next_child)
+        first = node.go_on()
+        killer.result()
+
+    assert first.phase is UpdatePhase.REJECTED
+    assert node.go_on().phase is UpdatePhase.COMMITTED
+
+
+def test_download_that_was_interrupted_finds_room_for_the_rest(
+    release: Release, tmp_path: Path
+) -> None:
+    """What is here of it already is not counted against it."""
+    large = packed(2, padding_bytes=900_000)
+    *_, last = chunks(large)
+    broker = FakeBroker(lambda topic, payload: None if topic == last else payload)
+    keep(broker, large)
+    node = Node(tmp_path, broker, retry_seconds=0.01, disk_mb=2, max_release_mb=1)
+    node.go_on()
+    broker.damage = lambda _, payload: payload
+
+    assert node.go_on().phase is UpdatePhase.COMMITTED
+
+
+def _until_trial(node: Node) -> None:
+    deadline = time.monotonic() + 20
+    while not any(isinstance(task, TryOut) for task in node.tasks):
+        assert time.monotonic() < deadline, "no trial"
+        node.updater.step(timeout_seconds=0.01)
+
+
+def _end_the_next_child() -> None:
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        children = Path(f"/proc/{os.getpid()}/task").glob("*/children")
+        for pid in " ".join(path.read_text() for path in children).split():
+            with suppress(OSError):
+                if b"node.updates.self_test" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    os.kill(int(pid), signal.SIGTERM)
+                    return
+        time.sleep(0.005)
+    pytest.fail("no self-test was seen")
