@@ -42,7 +42,7 @@ TimeUs = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 """Microseconds since 1970 in UTC; 2**53 (the year 2255) stays exact in every JSON reader."""
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 Share = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
-ModelLabel = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,31}@[0-9]{1,9}\Z")]
+ModelLabel = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,31}@[1-9][0-9]{0,8}\Z")]
 """A release as `name@version`."""
 KeyId = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 """Of a public key, see `contract.signature.key_id`."""

@@ -11,6 +11,7 @@ DSSE: https://github.com/secure-systems-lab/dsse, version 1 of the protocol. Key
 import base64
 import binascii
 import hashlib
+import re
 from collections.abc import Mapping
 from typing import Annotated
 
@@ -35,6 +36,7 @@ MAX_TRUSTED_KEYS = 2
 """One that signs, and one that may take its place."""
 
 _MAX_SIGNATURES = 4
+_KEY_ID = re.compile(r"[0-9a-f]{64}")
 _PEM_END = b"-----END PUBLIC KEY-----"
 
 TrustedKeys = Mapping[str, Ed25519PublicKey]
@@ -124,7 +126,10 @@ def verified(envelope: bytes, payload_type: str, trusted: TrustedKeys) -> bytes:
         )
     known = [(trusted[keyid], signature) for keyid, signature in signatures if keyid in trusted]
     if not known:
-        signers = ", ".join(keyid[:12] for keyid, _ in signatures)
+        # Nobody has signed these names: only what looks like one is repeated.
+        signers = ", ".join(
+            keyid[:12] if _KEY_ID.fullmatch(keyid) else "no key's id" for keyid, _ in signatures
+        )
         raise SignatureError(
             "unknown_key", f"Expected a signature by a key that is trusted, got one by {signers}"
         )

@@ -66,6 +66,10 @@ VERBS = ("calibrate", "rollback")
 """What a node can be told to do."""
 
 
+TAKES_UPDATES = "update"
+"""What the birth of a node says, among its capabilities, that follows signed orders."""
+
+
 class Topic(msgspec.Struct, frozen=True):
     """A parsed topic: what it carries, and whose it is (None where it belongs to everybody)."""
 

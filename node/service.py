@@ -34,7 +34,7 @@ from contract.messages import (
     State,
     Window,
 )
-from contract.topics import VERBS
+from contract.topics import TAKES_UPDATES, VERBS
 from node.board import board_name, operating_system, read_board
 from node.clock import WindowClock, new_boot_id, system_clock
 from node.ear import Ear, HeardWindow
@@ -619,7 +619,7 @@ class _Node:
             threshold_source=self._watch.threshold_source,
             window_us=manifest.features.window_us,
             hop_us=manifest.hop_us,
-            capabilities=VERBS if self._updates is None else (*VERBS, "update"),
+            capabilities=VERBS if self._updates is None else (*VERBS, TAKES_UPDATES),
             trusted_keys=() if self._updates is None else self._updates.trusted_keys,
         )
 

@@ -3,14 +3,16 @@
 The updater's thread decides; this is its counterpart in the thread that hears.
 """
 
+import logging
 import queue
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from contract import topics
-from contract.errors import ReleaseError
+from contract.errors import KeyFileError, ReleaseError
 from contract.messages import Update
 from contract.session import SessionEvent
+from contract.signature import TrustedKeys
 from node.ear import Ear
 from node.publisher import Answer, Asked
 from node.release_store import Release
@@ -19,7 +21,7 @@ from node.settings import NodeSettings
 from node.update_checks import read_keys_file
 from node.updates.fetch import Broker
 from node.updates.orders import addresses
-from node.updates.slots import SlotStore, UpdateStoreError
+from node.updates.slots import STATE_NAME, SlotStore, UpdateStoreError
 from node.updates.tasks import (
     EarTask,
     GiveUp,
@@ -33,8 +35,7 @@ from node.updates.tasks import (
 from node.updates.trial import Trial, TrialReport
 from node.updates.updater import Updater
 
-CAPABILITY = "update"
-"""What a node's birth says that takes updates."""
+logger = logging.getLogger(__name__)
 
 _STEPS = 10
 
@@ -48,7 +49,7 @@ class LiveUpdates:
         now_us: microseconds since 1970.
 
     Raises:
-        KeyFileError: the file of trusted keys cannot be used.
+        KeyFileError: the file of trusted keys cannot be used, and the node was never updated.
         ReleaseError: no release can be read.
     """
 
@@ -58,8 +59,7 @@ class LiveUpdates:
         self._settings = settings
         self._runtime = runtime
         self._now_us = now_us
-        assert settings.update.keys_file is not None, "without keys there are no updates"
-        self._trusted = read_keys_file(Path(settings.update.keys_file))
+        self._trusted = _trusted(settings)
         self._store = SlotStore(settings.state_folder, Path(settings.model.folder), now_us=now_us)
         self._booted = self._store.boot()
         self._tasks: queue.SimpleQueue[EarTask] = queue.SimpleQueue()
@@ -227,3 +227,16 @@ class LiveUpdates:
             max_score=self._settings.update.max_trial_score,
             threads=self._settings.model.threads,
         )
+
+
+def _trusted(settings: NodeSettings) -> TrustedKeys:
+    """Whose word counts. A node in the field hears on when a power cut has spoilt that file."""
+    assert settings.update.keys_file is not None, "without keys there are no updates"
+    try:
+        return read_keys_file(Path(settings.update.keys_file))
+    except KeyFileError as error:
+        # One that was never updated is being set up: somebody is there to mend it.
+        if not (settings.state_folder / STATE_NAME).exists():
+            raise
+        logger.error("%s; until it can be used, no order is obeyed", error)
+        return {}

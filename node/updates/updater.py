@@ -27,6 +27,7 @@ from contract import topics
 from contract.desired import Desired, Wanted
 from contract.errors import MessageError, ReleaseError, SignatureError, TopicError
 from contract.messages import Result, Update, UpdatePhase
+from contract.release import CHUNK_BYTES
 from contract.session import (
     Connected,
     Disconnected,
@@ -74,7 +75,13 @@ _STEPS = 10
 _MAX_REPORTED = 100
 
 
-_Mail = SessionEvent | Asked | TrialOver | TrialGoesOn | Proven
+class _Arrived(msgspec.Struct, frozen=True):
+    """A message waits on this topic."""
+
+    topic: str
+
+
+_Mail = _Arrived | SessionEvent | Asked | TrialOver | TrialGoesOn | Proven
 
 
 class _Work:
@@ -136,13 +143,16 @@ class Updater:
         self._threads = threads
         self._now_us = now_us
         self._mail: queue.SimpleQueue[_Mail] = queue.SimpleQueue()
+        self._arrived: dict[str, Received] = {}
+        self._arrived_lock = threading.Lock()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="updater", daemon=True)
         self._work: _Work | None = None
         self._decision = NOTHING_ORDERED
         self._decide_at: float | None = None
-        self._reported: set[str] = set()
-        """Orders that were refused and said to be: retained ones come at each connection."""
+        self._reported: dict[bool, set[str]] = {}
+        """Orders that were refused and said to be, those that somebody has signed and others:
+        retained ones come at each connection."""
         self._report = TrialReport()
         self._told: Update | None = None
         self._proof_due = time.monotonic() + settings.confirm_seconds
@@ -153,8 +163,19 @@ class Updater:
         self._thread.start()
 
     def give(self, mail: _Mail) -> None:
-        """Hand over what has happened; never blocks."""
-        self._mail.put(mail)
+        """Hand over what has happened; never blocks.
+
+        Of messages from the broker the newest on each topic waits, and none that is larger than
+        any of ours: whoever may write to the broker must not fill this computer's memory.
+        """
+        if not isinstance(mail, Received):
+            self._mail.put(mail)
+        elif len(mail.payload) <= CHUNK_BYTES:
+            with self._arrived_lock:
+                is_new = mail.topic not in self._arrived
+                self._arrived[mail.topic] = mail
+            if is_new:
+                self._mail.put(_Arrived(mail.topic))
 
     def stop(self, *, well: bool) -> None:
         """End the thread; what is half done goes on at the next start.
@@ -205,8 +226,10 @@ class Updater:
                 self._decide_at = time.monotonic() + self._settle_seconds
             case Followed():
                 self._fetch(lambda fetch: fetch.answered(mail))
-            case Received():
-                self._hear(mail)
+            case _Arrived():
+                with self._arrived_lock:
+                    message = self._arrived.pop(mail.topic)
+                self._hear(message)
             case Asked():
                 self._roll_back_by_command(mail)
             case TrialGoesOn():
@@ -240,7 +263,8 @@ class Updater:
             if is_news(order, state.orders.get(order.to)):
                 self._keep_order(order)
         except (SignatureError, MessageError, OrderError, UpdateStoreError) as error:
-            self._report_order(message, str(error))
+            signed = not isinstance(error, SignatureError)
+            self._report_order(message, str(error), signed=signed)
             return
         if self._decide_at is None:
             self._decide_at = time.monotonic()
@@ -251,11 +275,13 @@ class Updater:
         self._store.keep(msgspec.structs.replace(state, orders={**state.orders, order.to: order}))
         logger.info("ordered to %s: %s", order.to, _in_words(order))
 
-    def _report_order(self, message: Received, reason: str) -> None:
+    def _report_order(self, message: Received, reason: str, *, signed: bool) -> None:
         key = hashlib.sha256(message.topic.encode() + message.payload).hexdigest()
-        if key in self._reported or len(self._reported) >= _MAX_REPORTED:
+        # Those that nobody has signed cannot use up what is kept for an operator's own.
+        reported = self._reported.setdefault(signed, set())
+        if key in reported or len(reported) >= _MAX_REPORTED:
             return
-        self._reported.add(key)
+        reported.add(key)
         logger.warning("an order on %s is refused: %s", message.topic, reason)
         self._publish(
             self._update(

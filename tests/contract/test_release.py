@@ -238,6 +238,11 @@ def test_missing_key_of_a_part_is_refused(path: str) -> None:
 
 
 REFUSED: list[tuple[str, object, str]] = [
+    (
+        "files",
+        [golden_object()["files"][0]] * 2,
+        "fan@17: expected each file once, got model.tflite twice",
+    ),
     ("format", 2, r"Expected a manifest of format 1: Invalid enum value 2 - at `\$\.format`"),
     ("format", "1", r"at `\$\.format`"),
     ("name", "Fan", r"at `\$\.name`"),

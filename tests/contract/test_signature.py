@@ -125,6 +125,15 @@ def test_stranger_under_a_trusted_name_is_not_trusted() -> None:
     assert fault(envelope) == "wrong_signature"
 
 
+def test_name_that_nobody_has_signed_is_not_repeated() -> None:
+    """It goes into logs and terminals: only what looks like a key's id is shown."""
+    signatures = [{"keyid": "\x1b[2J\nERROR", "sig": ""}, {"keyid": "ab" * 32, "sig": ""}]
+    with pytest.raises(SignatureError) as error:
+        verified(changed(SIGNER.sign(b"payload", TYPE), signatures=signatures), TYPE, TRUSTED)
+
+    assert str(error.value).endswith("got one by no key's id, abababababab")
+
+
 def test_trusted_signature_beside_a_strangers_counts() -> None:
     """While a key is replaced, both sign."""
     ours, theirs = (json.loads(s.sign(b"payload", TYPE)) for s in (SIGNER, STRANGER))

@@ -14,6 +14,7 @@ import pytest
 from contract import topics
 from contract.desired import Desired, Wanted
 from contract.messages import Update, UpdatePhase, decode, encode
+from contract.session import Received
 from contract.signed_desired import sign_desired
 from contract.signed_manifest import sign_manifest
 from node.publisher import Answer
@@ -374,3 +375,36 @@ def _end_the_next_child() -> None:
                     return
         time.sleep(0.005)
     pytest.fail("no self-test was seen")
+
+
+def test_flood_of_messages_does_not_fill_the_memory(release: Release, tmp_path: Path) -> None:
+    """While the updater is busy the newest on each topic waits, and no giant; the order counts."""
+    broker = FakeBroker()
+    node = Node(tmp_path, broker)
+    for number in range(1000):
+        for payload in (b"x" * 120_000, b"%d" % number):
+            node.updater.give(Received(1, 0, ALL, payload, 1, False))
+    waiting = node.updater._mail.qsize()
+    keep(broker, release)
+    broker.connect(ALL)
+    end = node.go_on()
+
+    assert waiting < 10
+    assert end.phase is UpdatePhase.COMMITTED
+
+
+def test_refusals_of_forged_orders_do_not_hush_up_others(release: Release, tmp_path: Path) -> None:
+    """After hundreds of them an operator still hears why an order of his is refused."""
+    broker = FakeBroker()
+    keep(broker, release, serial=5)
+    node = Node(tmp_path, broker)
+    node.go_on()
+    for number in range(300):
+        node.updater.give(Received(1, 0, ALL, b"%d" % number, 1, False))
+        node.updater.step(timeout_seconds=0)
+    told = len(node.told)
+    node.updater.give(Received(1, 0, ALL, order(release, serial=4), 1, False))
+    node.updater.step(timeout_seconds=0)
+
+    assert told < 250
+    assert "with a serial above 5, got 4" in (node.told[told].reason or "")
