@@ -218,7 +218,7 @@ copy_code() {
 tar_code() {
     tar -C "$source" --exclude=__pycache__ --exclude='models/*/variants' --sort=name --mtime=@0 \
         --owner=0 --group=0 --numeric-owner --mode=u=rwX,go=rX -cf - \
-        contract node models LICENSE docs/pi.md docs/notice.html
+        contract node models LICENSE docs/pi.md docs/updates.md docs/notice.html
 }
 
 describe_try_code() {

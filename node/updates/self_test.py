@@ -59,7 +59,7 @@ class Tested(msgspec.Struct, frozen=True, kw_only=True):
     latency_p95_ms: float | None = None
     """Of a window's features and models, with nothing else in the way; None where not measured."""
     interrupted: bool = False
-    """Whether somebody ended the test: that says nothing about the release."""
+    """Whether the test was ended before its time: that says nothing about the release."""
 
 
 def self_test(
@@ -109,7 +109,10 @@ def self_test(
                     return _failed("the program ended during the self-test", interrupted=True)
                 if time.monotonic() > deadline:
                     process.kill()
-                    return _failed(f"the self-test gave no result in {timeout_seconds:g} s")
+                    # A busy computer, or a model that never ends: trying again costs little.
+                    return _failed(
+                        f"the self-test gave no result in {timeout_seconds:g} s", interrupted=True
+                    )
                 continue
             return _outcome(process.returncode, output, errors)
 

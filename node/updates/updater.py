@@ -574,6 +574,9 @@ class Updater:
 
     def _collect(self, kept: _Work | None) -> None:
         """Tidy up; what will be tried again stays, so that it need not come again."""
+        if kept is not None and not kept.fetch.files_sha256:
+            # Its manifest has not come: which files are parts of it, nobody knows.
+            return
         self._store.collect(
             keep_downloads=() if kept is None else kept.fetch.files_sha256,
             keep_slots=() if kept is None or kept.slot is None else (kept.slot,),

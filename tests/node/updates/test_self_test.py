@@ -265,7 +265,9 @@ def test_child_that_hangs_is_ended(hanging: Path) -> None:
     """After the time that it is given; no process is left."""
     found = self_test(hanging, threads=1, timeout_seconds=0.5)
 
-    assert found == Outcome(passed=False, reason="the self-test gave no result in 0.5 s")
+    assert found == Outcome(
+        passed=False, reason="the self-test gave no result in 0.5 s", interrupted=True
+    )
     assert not children()
 
 
