@@ -602,7 +602,8 @@ class Updater:
     def _give_up_proof(self) -> None:
         try:
             self._revert(
-                f"the broker was not reached within {self._settings.confirm_seconds:g} s",
+                f"not proven within {self._settings.confirm_seconds:g} s: the broker was not"
+                " reached, or there was no sound to score",
                 retry=True,
             )
         except (UpdateStoreError, ReleaseError) as error:
