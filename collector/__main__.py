@@ -11,6 +11,7 @@ from pathlib import Path
 from collector import command, service, settings, sinks
 from contract.broker_options import add_broker_options, broker_variables
 from contract.errors import EXIT_BAD_INPUT, EarshotError
+from contract.printable import printable
 from contract.session import Session
 from contract.topics import VERBS
 
@@ -34,7 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _command(options) if options.command == "command" else _watch(options)
     except EarshotError as error:
         # A file's name may hold a line break; what went wrong stays one line.
-        print(f"earshot collector: {' '.join(str(error).split())}", file=sys.stderr)
+        text = printable(" ".join(str(error).split()))
+        print(f"earshot collector: {text}", file=sys.stderr)
         return EXIT_BAD_INPUT
     except BrokenPipeError:
         # Whoever read our output has seen enough; without this, Python says so when it exits.
@@ -82,7 +84,7 @@ def _command(options: argparse.Namespace) -> int:
     result = command.tell(
         broker, options.node, options.verb, minutes=minutes, seconds=options.seconds
     )
-    print(f"{result.node}: {result.note}")
+    print(f"{result.node}: {printable(result.note)}")
     return 0 if result.done else EXIT_NOT_DONE
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from contract.errors import EXIT_BAD_INPUT, EarshotError
+from contract.printable import printable
 from contract.topics import RELEASE_NAME_PATTERN
 from node.synthetic import FAULTS, MACHINES
 from training.arguments import EXIT_PROBLEMS, Run, parser
@@ -33,7 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return options.run(options) or 0
     except EarshotError as error:
-        _note(" ".join(str(error).split()))
+        # It may tell what a node has said.
+        _note(printable(" ".join(str(error).split())))
         return EXIT_BAD_INPUT
     except ModuleNotFoundError as error:
         _note(f"{error.name} is not installed; install requirements/training.txt")

@@ -12,7 +12,7 @@ import msgspec
 
 from contract import topics
 from contract.desired import Desired, Wanted
-from contract.errors import MessageError, SignatureError, TopicError
+from contract.errors import EarshotError, MessageError, SignatureError, TopicError
 from contract.messages import Birth, Presence, Status, Update, decode
 from contract.release import Manifest
 from contract.signature import TrustedKeys
@@ -27,9 +27,16 @@ HEARD = (
 )
 """Topic filters of all that a `Fleet` is made of."""
 
-_UPDATES = "update"
-"""What a node that takes updates says among its capabilities."""
 _SHOWN_ID = 12
+_HIGHEST_SERIAL = 2**53
+"""As `contract.messages.Count` has it: nodes take a higher one for no order at all."""
+# Nobody signs an `update`. What one claims of the next day may be an operator whose clock is ahead;
+# if all were believed, a single forged one would use up the serials of an address for good.
+_CLAIMS_AHEAD_US = 24 * 3_600_000_000
+
+
+class SerialsUsedUpError(EarshotError):
+    """No order can follow the last one to an address: order at another one."""
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
@@ -140,15 +147,38 @@ class Fleet:
         return None if order is None else order.desired
 
     def next_serial(self, address: str, *, now_us: int) -> int:
-        """Higher than any that was given for this address, as far as can be known."""
+        """Higher than any that was given for this address, as far as can be known.
+
+        An order that was signed counts whatever its serial; what nodes claim, up to a day ahead.
+
+        Raises:
+            SerialsUsedUpError: there is none.
+        """
         present = self.desired(address)
         known = [] if present is None else [present.serial]
-        known += [
-            update.serial
-            for update in self.updates.values()
+        limit = now_us + _CLAIMS_AHEAD_US
+        known += [serial for serial in self._claims(address).values() if serial <= limit]
+        serial = max([now_us, *(serial + 1 for serial in known)])
+        if serial > _HIGHEST_SERIAL:
+            raise SerialsUsedUpError(
+                f"Expected a serial up to {_HIGHEST_SERIAL} for the next order for {address}, and"
+                f" the last one has {serial - 1}: nodes would take no higher one, so that only an"
+                " order for another address can be given"
+            )
+        return serial
+
+    def beyond(self, order: Desired) -> list[str]:
+        """Nodes that will not hear an order, if they obey one as late as they claim."""
+        claims = self._claims(order.to)
+        return sorted(node for node, serial in claims.items() if serial >= order.serial)
+
+    def _claims(self, address: str) -> dict[str, int]:
+        """Serials of orders for an address, by the nodes that say that they obey them."""
+        return {
+            node: update.serial
+            for node, update in self.updates.items()
             if update.obeying == address and update.serial is not None
-        ]
-        return max([now_us, *(serial + 1 for serial in known)])
+        }
 
     def _addresses(self, node: str) -> Sequence[str]:
         """Where orders for a node lie, the nearest first."""
@@ -226,7 +256,7 @@ def _reasons(
     fleet: Fleet, node: str, manifest: Manifest, signing_key: str, *, allow_older: bool
 ) -> Iterable[str]:
     birth = fleet.births[node]
-    if _UPDATES not in birth.capabilities or not birth.trusted_keys:
+    if topics.TAKES_UPDATES not in birth.capabilities or not birth.trusted_keys:
         yield "takes no updates: its settings name no [update] keys_file"
     elif signing_key not in birth.trusted_keys:
         known = ", ".join(key[:_SHOWN_ID] for key in birth.trusted_keys)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from contract.broker_options import add_broker_options
 from contract.errors import TopicError
-from contract.topics import desired
+from contract.topics import checked_id, desired
 
 Add = Callable[[str, str], argparse.ArgumentParser]
 """Adds a command by its name and what it does."""
@@ -41,8 +41,9 @@ def add_fleet_commands(add: Add, add_signing: AddSigning) -> None:
         type=_percents,
         default=(100.0,),
         metavar="P[,P...]",
-        help="share of the nodes; 10,50,100 with --wait are rings, each waits for the one before"
-        " (default: 100)",
+        help="share of the nodes; 10,50,100 with --wait are rings, each waits for the one before,"
+        " and none follows one in which no node was there to show what the release does; `training"
+        " promote` then goes on (default: 100)",
     )
     push.add_argument(
         "--threshold",
@@ -53,6 +54,7 @@ def add_fleet_commands(add: Add, add_signing: AddSigning) -> None:
     push.add_argument(
         "--resend", action="store_true", help="send all files, although the broker has them"
     )
+    _add_except(push)
     _add_waiting(push)
 
     rollout = add("rollout", "show which release each node runs, and which is wanted")
@@ -66,8 +68,10 @@ def add_fleet_commands(add: Add, add_signing: AddSigning) -> None:
         type=_percents,
         default=(100.0,),
         metavar="P[,P...]",
-        help="share of the nodes, not below the present one (default: 100)",
+        help="share of the nodes, not below the present one, or several as with push (default:"
+        " 100)",
     )
+    _add_except(promote)
     _add_waiting(promote)
 
     rollback = add("rollback", "order nodes back to what was wanted before")
@@ -76,12 +80,13 @@ def add_fleet_commands(add: Add, add_signing: AddSigning) -> None:
     rollback.add_argument(
         "--release", metavar="NAME@VERSION", help="another one that the broker still keeps"
     )
+    _add_except(rollback)
     _add_waiting(rollback)
 
     withdraw = add("withdraw", "take an order back; what a wider address says counts again")
     _add_to(withdraw)
 
-    retire = add("retire", "clear releases from the broker that no order names")
+    retire = add("retire", "clear releases from the broker that no order and no node names")
     retire.add_argument("--yes", action="store_true", help="do not ask")
     retire.epilog = "Not while a push is under way: nothing names its files yet."
 
@@ -102,6 +107,18 @@ def add_fleet_commands(add: Add, add_signing: AddSigning) -> None:
 def _add_to(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--to", type=_address, required=True, metavar="all|group:G|node:N", help="which nodes"
+    )
+
+
+def _add_except(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--except",
+        type=_nodes,
+        default=frozenset(),
+        dest="excepted",
+        metavar="NODE[,NODE]",
+        help="go on although these cannot run it, or are no more; they are ordered it all the same,"
+        " and nobody waits for one that has not begun",
     )
 
 
@@ -128,6 +145,13 @@ def _address(text: str) -> str:
     except TopicError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
     return text
+
+
+def _nodes(text: str) -> frozenset[str]:
+    try:
+        return frozenset(checked_id(name.strip()) for name in text.split(","))
+    except TopicError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _number(text: str) -> float:

@@ -51,6 +51,7 @@ def _push(options: argparse.Namespace, screen: Screen) -> int:
         threshold=options.threshold,
         resend=options.resend,
         waiting=_waiting(options),
+        excepted=options.excepted,
     )
     signer = _signer(options)
     return push.push(request, signer, _access(options, signer), screen)
@@ -65,7 +66,10 @@ def _status(options: argparse.Namespace, screen: Screen) -> int:
 
 def _promote(options: argparse.Namespace, screen: Screen) -> int:
     request = rollout.PromoteRequest(
-        to=options.to, percents=options.percent, waiting=_waiting(options)
+        to=options.to,
+        percents=options.percent,
+        waiting=_waiting(options),
+        excepted=options.excepted,
     )
     signer = _signer(options)
     return rollout.promote(request, signer, _access(options, signer), screen)
@@ -73,7 +77,7 @@ def _promote(options: argparse.Namespace, screen: Screen) -> int:
 
 def _rollback(options: argparse.Namespace, screen: Screen) -> int:
     request = rollout.RollbackRequest(
-        to=options.to, release=options.release, waiting=_waiting(options)
+        to=options.to, release=options.release, waiting=_waiting(options), excepted=options.excepted
     )
     signer = _signer(options)
     return rollout.rollback(request, signer, _access(options, signer), screen)

@@ -2,10 +2,14 @@
 
 Every program that speaks for an operator does it here, so that each order has a higher serial than
 the last, and two operators at one address notice each other.
+
+A ring is followed by the next one when some node has shown what the release does there: after one
+in which nobody is online, or in which no node stands although none before has committed it, the
+rollout ends, and a person decides how it goes on.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from enum import Enum
 
 import msgspec
@@ -18,12 +22,13 @@ from contract.signature import Signer, TrustedKeys
 from contract.signed_desired import sign_desired
 from training.fleet import HEARD, Fleet
 from training.operator import BrokerTroubleError, Operator, retained
-from training.rings import Rollout
+from training.rings import RingProgress, Rollout
 from training.rollout_screen import Screen
 from training.rollout_tables import ended_lines, rollout_table
 
 EXIT_NOT_ALL = 1
-"""Some nodes have not committed it, the rollout was stopped, or another operator came between."""
+"""Some nodes have not committed it, the rollout has ended early, or another operator came
+between."""
 EXIT_TIMED_OUT = 3
 """Some nodes have not answered in time; the order stands."""
 
@@ -93,11 +98,17 @@ def give(desk: Desk, signer: Signer, order: Desired) -> Desired:
 
     Raises:
         OvertakenError: another order has come after it.
+        SerialsUsedUpError: none can follow the last one.
         BrokerTroubleError: the broker does not keep it.
     """
     at_us = now_us()
     serial = desk.fleet.next_serial(order.to, now_us=at_us)
     order = msgspec.structs.replace(order, at_us=at_us, serial=serial)
+    if beyond := desk.fleet.beyond(order):
+        desk.screen.note(
+            f"{', '.join(beyond)} claim to obey an order for {order.to} that is more than a day"
+            " ahead of this clock; if that is true, they will not hear this one"
+        )
     envelope, topic = sign_desired(order, signer), topics.desired(order.to)
     for _ in range(_TRIES):
         for _publication in desk.operator.put([retained(topic, envelope)]):
@@ -141,7 +152,13 @@ def check_not_overtaken(fleet: Fleet, order: Desired) -> None:
 
 
 def carry_out(
-    desk: Desk, signer: Signer, order: Desired, percents: Sequence[float], waiting: Waiting | None
+    desk: Desk,
+    signer: Signer,
+    order: Desired,
+    percents: Sequence[float],
+    waiting: Waiting | None,
+    *,
+    excepted: Collection[str] = (),
 ) -> int:
     """Order a release, share by share if nodes are waited for; the exit code.
 
@@ -151,12 +168,13 @@ def carry_out(
         order: what; percent, serial and time are set here.
         percents: shares of the nodes, rising; several need `waiting`.
         waiting: None only orders the first.
+        excepted: nodes that are waited for only once they have begun.
     """
     assert order.wanted is not None, "nobody can be seen to do nothing any more"
     label = order.wanted.release
-    rollout = Rollout(desk.fleet, order.to, label)
+    rollout = Rollout(desk.fleet, order.to, label, excepted=excepted)
     ending = _Ending.SETTLED
-    for percent in percents:
+    for number, percent in enumerate(percents, 1):
         order = give(desk, signer, msgspec.structs.replace(order, percent=percent))
         rollout.begin(percent, order.serial)
         desk.screen.note(f"{label} is ordered for {percent:g} % of {order.to}")
@@ -165,16 +183,22 @@ def carry_out(
         ending = _see_through(desk, rollout, order, waiting, rings=len(percents))
         if ending is not _Ending.SETTLED:
             break
+        if number < len(percents) and not rollout.shown():
+            ending = _Ending.NOT_SHOWN
+            desk.screen.note(_not_shown(rollout, order.to, percents[number:], excepted))
+            break
     if ending is _Ending.STOPPED:
         give(desk, signer, msgspec.structs.replace(order, percent=0.0))
         desk.screen.note(f"stopped: no node at {order.to} follows it any more")
     return _ended(desk, rollout, ending)
 
 
-def see_through(desk: Desk, order: Desired, waiting: Waiting) -> int:
+def see_through(
+    desk: Desk, order: Desired, waiting: Waiting, *, excepted: Collection[str] = ()
+) -> int:
     """Wait for an order that was given before; the exit code."""
     assert order.wanted is not None, "nobody can be seen to do nothing any more"
-    rollout = Rollout(desk.fleet, order.to, order.wanted.release)
+    rollout = Rollout(desk.fleet, order.to, order.wanted.release, excepted=excepted)
     rollout.begin(order.percent, order.serial)
     return _ended(desk, rollout, _see_through(desk, rollout, order, waiting, rings=1))
 
@@ -182,6 +206,7 @@ def see_through(desk: Desk, order: Desired, waiting: Waiting) -> int:
 class _Ending(Enum):
     SETTLED = "settled"
     STOPPED = "stopped"
+    NOT_SHOWN = "not shown"
     TIMED_OUT = "timed out"
 
 
@@ -200,7 +225,7 @@ def _see_through(
                 return _Ending.STOPPED
             if not progress[-1].awaited:
                 if not progress[-1].total:
-                    desk.screen.note(f"no node of ring {progress[-1].ring.number} is online")
+                    desk.screen.note(f"nobody is waited for: {_nobody(progress[-1])}")
                 return _Ending.SETTLED
             if time.monotonic() > deadline:
                 return _Ending.TIMED_OUT
@@ -213,4 +238,26 @@ def _ended(desk: Desk, rollout: Rollout, ending: _Ending) -> int:
     if ending is _Ending.TIMED_OUT:
         return EXIT_TIMED_OUT
     failed = any(row.standing.failed for row in rows)
-    return EXIT_NOT_ALL if failed or ending is _Ending.STOPPED else 0
+    return EXIT_NOT_ALL if failed or ending is not _Ending.SETTLED else 0
+
+
+def _nobody(progress: RingProgress) -> str:
+    ring = progress.ring
+    stand = ", ".join(f"{many} {standing}" for standing, many in sorted(progress.phases.items()))
+    return f"ring {ring.number}, up to {ring.percent:g} %, has " + (stand or "no nodes")
+
+
+def _not_shown(
+    rollout: Rollout, address: str, later: Sequence[float], excepted: Collection[str]
+) -> str:
+    """What a person does about a ring that nobody has proven anything in."""
+    text = "ended before the next ring, as this one has shown nothing of the release; "
+    percents = list(later)
+    if (first := rollout.first_to_come()) is not None:
+        node, percent = first
+        percents = [percent, *(each for each in later if each > percent)]
+        text += f"the first node online is {node}, at {percent:g} %: "
+    words = f"training promote --to {address} --wait --percent "
+    words += ",".join(f"{each:g}" for each in percents)
+    words += f" --except {','.join(sorted(excepted))}" if excepted else ""
+    return f"{text}go on with `{words}`"

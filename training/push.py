@@ -5,7 +5,7 @@ idempotent: a push that was interrupted is given again.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import msgspec
@@ -16,9 +16,10 @@ from contract.errors import ReleaseError, SignatureError
 from contract.release import ENVELOPE_NAME, MANIFEST_NAME, Manifest, encode_manifest
 from contract.signature import MAX_ENVELOPE_BYTES, Signer, read_public_keys
 from contract.signed_manifest import open_manifest
+from contract.topics import Kind
 from node.release_store import read_release
 from training.errors import DestinationError
-from training.fleet import Fleet, before, obstacles
+from training.fleet import before, obstacles
 from training.operator import retained
 from training.orders import Access, Desk, Waiting, at_desk, carry_out, now_us
 from training.rollout_screen import Screen
@@ -42,6 +43,8 @@ class PushRequest(msgspec.Struct, frozen=True, kw_only=True):
     resend: bool = False
     """Chunks too, although the broker has them."""
     waiting: Waiting | None = None
+    excepted: frozenset[str] = frozenset()
+    """Nodes that may be unable to run it."""
 
 
 class PackedRelease(msgspec.Struct, frozen=True):
@@ -124,21 +127,34 @@ def check_release(packed: PackedRelease, kept: Mapping[str, KeptRelease], *, now
 
 
 def check_fleet(
-    fleet: Fleet, to: str, manifest: Manifest, signer: Signer, *, allow_older: bool = False
+    desk: Desk,
+    to: str,
+    manifest: Manifest,
+    signer: Signer,
+    *,
+    allow_older: bool = False,
+    excepted: Collection[str] = (),
 ) -> None:
-    """Whether the nodes at an address can run a release.
+    """Whether the nodes at an address can run a release, but for those that are excepted.
 
     Raises:
         PushRefusedError: some cannot; it says which, and why.
     """
+    fleet = desk.fleet
     found = obstacles(fleet, to, manifest, signing_key=signer.key_id, allow_older=allow_older)
-    if found:
-        listed = "; ".join(f"{each.node} {each.reason}" for each in found)
-        nodes = len({each.node for each in found})
+    in_the_way = [each for each in found if each.node not in excepted]
+    if in_the_way:
+        listed = "; ".join(f"{each.node} {each.reason}" for each in in_the_way)
+        nodes = sorted({each.node for each in in_the_way})
+        everybody = ",".join(sorted({*nodes, *excepted}))
+        birth = topics.node(nodes[0], Kind.BIRTH)
         raise PushRefusedError(
-            f"{manifest.label} was not sent: {nodes} of {len(fleet.targets(to))} nodes at {to}"
-            f" cannot run it: {listed}"
+            f"{manifest.label} was not sent: {len(nodes)} of {len(fleet.targets(to))} nodes at {to}"
+            f" cannot run it: {listed}; `--except {everybody}` orders it all the same;"
+            f" if {nodes[0]} is no more, `mosquitto_pub -r -n -t {birth}` clears what it once said"
         )
+    for each in found:
+        desk.screen.note(f"goes on without {each.node}, which {each.reason}")
 
 
 def _push(
@@ -148,7 +164,7 @@ def _push(
     found = desk.operator.read(topics.every_release(manifest.name))
     kept = kept_releases(found, access.trusted)
     check_release(packed, kept, now_us=now_us())
-    check_fleet(desk.fleet, request.to, manifest, signer)
+    check_fleet(desk, request.to, manifest, signer, excepted=request.excepted)
     if not desk.fleet.targets(request.to):
         desk.screen.note(f"no node at {request.to} has been heard of; those to come will obey")
     there = kept.get(manifest.label)
@@ -163,7 +179,9 @@ def _push(
         threshold=request.threshold,
     )
     order = new_order(desk, request.to, wanted)
-    return carry_out(desk, signer, order, request.percents, request.waiting)
+    return carry_out(
+        desk, signer, order, request.percents, request.waiting, excepted=request.excepted
+    )
 
 
 def new_order(desk: Desk, to: str, wanted: Wanted) -> Desired:

@@ -4,7 +4,9 @@ A ring is a cohort: the nodes that one order adds to those before it. Values in,
 the nodes say comes from a `Fleet`.
 """
 
+import math
 from collections import Counter
+from collections.abc import Collection
 from enum import StrEnum
 
 import msgspec
@@ -25,6 +27,8 @@ class Standing(StrEnum):
     ROLLED_BACK = "rolled back"
     OFFLINE = "offline"
     """Away, and not begun; nobody waits for it."""
+    EXCEPTED = "left out"
+    """Not begun, and an operator has said that nobody is to wait for it."""
     NEARER = "obeys a nearer order"
     LATER = "not yet"
     """In no ring so far."""
@@ -101,9 +105,13 @@ class Rollout:
         fleet: what the nodes say.
         address: of the orders.
         label: the release.
+        excepted: nodes that are waited for only once they have begun.
     """
 
-    def __init__(self, fleet: Fleet, address: str, label: str) -> None:
+    def __init__(
+        self, fleet: Fleet, address: str, label: str, *, excepted: Collection[str] = ()
+    ) -> None:
+        self._excepted = frozenset(excepted)
         self._fleet = fleet
         self._address = address
         self._label = label
@@ -111,6 +119,8 @@ class Rollout:
         # A higher serial lets a node that refused the release try once more; until that has ended,
         # the ring that it belongs to does not look better than it was.
         self._outcomes: dict[str, Standing] = {}
+        # What a node says after it was started anew need not name the order that it died of.
+        self._begun: set[str] = set()
 
     def begin(self, percent: float, serial: int) -> Ring:
         """The next ring: an order for that share of the nodes was given."""
@@ -131,6 +141,24 @@ class Rollout:
             _progress(ring, [row for row in rows if row.ring == ring.number])
             for ring in self._rings
         ]
+
+    def shown(self) -> bool:
+        """Whether some node has shown what the release does, so that the next ring may begin.
+
+        A ring in which no node stands at all passes on what those before it have shown.
+        """
+        rows = self.rows()
+        last = self._rings[-1]
+        if any(last.holds(row.node) for row in rows):
+            return self.progress()[-1].total > 0
+        return any(row.standing is Standing.COMMITTED for row in rows)
+
+    def first_to_come(self) -> tuple[str, float] | None:
+        """The next node that could show it, and a share of the nodes that holds it."""
+        later = [row for row in self.rows() if row.standing is Standing.LATER and row.online]
+        nodes = {row.node for row in later} - self._excepted
+        node = min(nodes, key=cohort_percent, default=None)
+        return None if node is None else (node, math.floor(cohort_percent(node)) + 1.0)
 
     def _row(self, node: str) -> NodeRow:
         ring = next((ring for ring in self._rings if ring.holds(node)), None)
@@ -157,13 +185,18 @@ class Rollout:
             return Standing.LATER
         if said is not None:
             now = _settled(said, self._label)
+            self._begun.add(node)
             if now is not None:
                 self._outcomes[node] = now
             # One that has begun and is gone is waited for: it may be the new model that it died of.
             return now or self._outcomes.get(node, Standing.UNDER_WAY)
         if node in self._outcomes:
             return self._outcomes[node]
-        return Standing.WAITING if online else Standing.OFFLINE
+        if node in self._begun:
+            return Standing.UNDER_WAY
+        if not online:
+            return Standing.OFFLINE
+        return Standing.EXCEPTED if node in self._excepted else Standing.WAITING
 
 
 def _heard(said: Update | None, address: str, serial: int) -> bool:

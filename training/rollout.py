@@ -9,8 +9,19 @@ from contract.desired import Desired, Wanted
 from contract.errors import EarshotError
 from contract.release import Manifest
 from contract.signature import Signer
+from contract.topics import Kind
 from training.operator import retained
-from training.orders import Access, Desk, Waiting, at_desk, carry_out, give, now_us, see_through
+from training.orders import (
+    EXIT_NOT_ALL,
+    Access,
+    Desk,
+    Waiting,
+    at_desk,
+    carry_out,
+    give,
+    now_us,
+    see_through,
+)
 from training.push import check_fleet
 from training.rollout_screen import Screen
 from training.rollout_tables import fleet_table, orders_table, reason_lines
@@ -30,6 +41,8 @@ class PromoteRequest(msgspec.Struct, frozen=True, kw_only=True):
     to: str
     percents: tuple[float, ...]
     waiting: Waiting | None = None
+    excepted: frozenset[str] = frozenset()
+    """Nodes that may be unable to run it."""
 
 
 class RollbackRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,6 +51,8 @@ class RollbackRequest(msgspec.Struct, frozen=True, kw_only=True):
     to: str
     release: str | None = None
     waiting: Waiting | None = None
+    excepted: frozenset[str] = frozenset()
+    """Nodes that may be unable to run it."""
 
 
 def status(access: Access, screen: Screen, *, checked: bool) -> int:
@@ -88,10 +103,21 @@ def promote(request: PromoteRequest, signer: Signer, access: Access, screen: Scr
             )
         if request.percents == (present.percent,):
             screen.note(f"{present.wanted.release} is ordered for {lowest:g} % already")
-            return see_through(desk, present, request.waiting) if request.waiting else 0
+            if request.waiting is None:
+                return 0
+            return see_through(desk, present, request.waiting, excepted=request.excepted)
         manifest = _named_by(desk, access, present.wanted)
-        check_fleet(desk.fleet, request.to, manifest, signer, allow_older=present.allow_older)
-        return carry_out(desk, signer, present, request.percents, request.waiting)
+        check_fleet(
+            desk,
+            request.to,
+            manifest,
+            signer,
+            allow_older=present.allow_older,
+            excepted=request.excepted,
+        )
+        return carry_out(
+            desk, signer, present, request.percents, request.waiting, excepted=request.excepted
+        )
 
     return at_desk(access, screen, work)
 
@@ -113,9 +139,9 @@ def rollback(request: RollbackRequest, signer: Signer, access: Access, screen: S
         else:
             wanted = _wanted_before(desk, request.to)
             manifest = _named_by(desk, access, wanted)
-        check_fleet(desk.fleet, request.to, manifest, signer, allow_older=True)
+        check_fleet(desk, request.to, manifest, signer, allow_older=True, excepted=request.excepted)
         order = _order(request.to, wanted=wanted, allow_older=True)
-        return carry_out(desk, signer, order, (100.0,), request.waiting)
+        return carry_out(desk, signer, order, (100.0,), request.waiting, excepted=request.excepted)
 
     return at_desk(access, screen, work)
 
@@ -137,30 +163,36 @@ def withdraw(to: str, signer: Signer, access: Access, screen: Screen) -> int:
 
 
 def retire(access: Access, screen: Screen, ask: Ask) -> int:
-    """Clear what the broker keeps of releases that no order names; the exit code.
+    """Clear what the broker keeps of releases that no order and no node names; the exit code.
 
-    Not while a push is under way: its chunks are named by nothing yet.
+    Not while a push is under way: its chunks are named by nothing yet. What comes while a person
+    thinks about it is seen, and nothing is cleared then.
 
     Raises:
         UnclearUseError: it cannot be told what is in use.
     """
 
     def work(desk: Desk) -> int:
-        # Orders once more: what is missed here would be cleared.
-        operator = desk.operator
-        operator.read(*topics.every_desired(), patient=True)
-        manifests = operator.read(topics.every_release(), patient=True)
-        kept = kept_releases(manifests, access.trusted)
-        chunks = operator.read(topics.every_first_chunk(), patient=True)
-        first = [topics.parse(topic).owner or "" for topic in chunks]
-        clearing = what_to_clear(desk.fleet.orders.values(), kept, first)
+        clearing, kept = _what_to_clear(desk, access)
+        if clearing.spared:
+            screen.note(
+                f"{clearing.spared} files of no release stay, as a node fetches a release whose"
+                " manifest is not here"
+            )
         if not clearing.releases and not clearing.files:
-            screen.note("nothing to clear: orders name all that the broker keeps")
+            named = "all else" if clearing.spared else "all"
+            screen.note(f"nothing to clear: orders and nodes name {named} that the broker keeps")
             return 0
         screen.print_lines(_clearing_lines(clearing, kept, checked=bool(access.trusted)))
         if not ask("clear this from the broker?"):
             screen.note("nothing was cleared")
             return 0
+        if _what_to_clear(desk, access)[0] != clearing:
+            screen.note(
+                "nothing was cleared: what is in use has changed since you were asked, as by a push"
+                " or a node that has begun; give the command again"
+            )
+            return EXIT_NOT_ALL
         cleared = _clear(desk, clearing)
         screen.note(f"cleared {len(clearing.releases)} releases, {cleared} chunks")
         return 0
@@ -222,6 +254,16 @@ def _order(to: str, *, wanted: Wanted | None, allow_older: bool) -> Desired:
         before=None,
         allow_older=allow_older,
     )
+
+
+def _what_to_clear(desk: Desk, access: Access) -> tuple[Clearing, dict[str, KeptRelease]]:
+    # Orders and nodes once more: what is missed here would be cleared.
+    operator, fleet = desk.operator, desk.fleet
+    operator.read(*topics.every_desired(), topics.every_node(Kind.UPDATE), patient=True)
+    kept = kept_releases(operator.read(topics.every_release(), patient=True), access.trusted)
+    chunks = operator.read(topics.every_first_chunk(), patient=True)
+    first = [topics.parse(topic).owner or "" for topic in chunks]
+    return what_to_clear(fleet.orders.values(), list(fleet.updates.values()), kept, first), kept
 
 
 def _clearing_lines(

@@ -6,9 +6,11 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.segment import Segment
 
+from contract.printable import printable
 from training.rings import NodeRow, RingProgress, phase
 
 Show = Callable[[Sequence[RingProgress], Sequence[NodeRow]], None]
@@ -17,12 +19,27 @@ _PIPE_WIDTH = 200
 """A pipe has no width, and rich would cut lines at 80."""
 
 
+class _Careful(Console):
+    """Writes what nodes say, and obeys none of it; all that is shown comes by here."""
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterator[Segment]:
+        """As a console does, with a question mark for what is not printable."""
+        for segment in super().render(renderable, options):
+            if segment.control:
+                yield segment
+            else:
+                lines = segment.text.split("\n")
+                yield segment._replace(text="\n".join(map(printable, lines)))
+
+
 class Screen:
     """Tables go to standard output; what happens meanwhile, to standard error."""
 
     def __init__(self) -> None:
-        self._out = Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH, highlight=False)
-        self._err = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._out = _Careful(width=None if sys.stdout.isatty() else _PIPE_WIDTH, highlight=False)
+        self._err = _Careful(stderr=True, highlight=False, soft_wrap=True)
         self._said: dict[str, str] = {}
         self._bars: Progress | None = None
 
@@ -35,9 +52,9 @@ class Screen:
         self._out.print(shown, markup=False)
 
     def print_lines(self, lines: Iterable[str]) -> None:
-        """Lines as they are, however long."""
+        """Lines as they are, however long; a break within one is none."""
         for line in lines:
-            self._out.print(line, markup=False, soft_wrap=True)
+            self._out.print(printable(line), markup=False, soft_wrap=True)
 
     @contextmanager
     def chunks(self, what: str, total: int) -> Iterator[Callable[[], None]]:

@@ -1,6 +1,8 @@
 """A release pushed over a real broker to small working nodes."""
 
+import math
 import queue
+import re
 import signal
 import subprocess
 import sys
@@ -17,18 +19,19 @@ import pytest
 from contract import topics
 from contract.desired import Desired, Wanted, cohort_percent
 from contract.errors import EarshotError, TopicError
-from contract.messages import UpdatePhase
+from contract.messages import UpdatePhase, decode, encode
 from contract.release import CHUNK_BYTES, ENVELOPE_NAME, MANIFEST_NAME, encode_manifest
 from contract.session import Received, Session, SessionEvent, SessionOptions, Subscription
 from contract.settings import MqttSettings
 from contract.signature import MAX_ENVELOPE_BYTES, Signer, read_public_keys
 from contract.signed_desired import open_desired, sign_desired
 from contract.signed_manifest import sign_manifest
+from contract.topics import Kind
 from tests.contract.signers import SECOND, SIGNER, STRANGER, TRUSTED
 from tests.fleet import ROOT
 from tests.servers import Mosquitto, wait_until
 from tests.training.packed import content, manifest, packed, release
-from tests.training.virtual_nodes import Script, VirtualNode
+from tests.training.virtual_nodes import Script, VirtualNode, birth
 from training.errors import DestinationError
 from training.operator import Operator, retained
 from training.orders import EXIT_NOT_ALL, EXIT_TIMED_OUT, Access, Waiting
@@ -475,15 +478,121 @@ def test_a_node_that_dies_of_the_release_is_waited_for(broker: Mosquitto, tmp_pa
     assert order_at(broker, "all").percent == 10
 
 
-def test_a_ring_without_nodes_is_told(
+def test_a_first_ring_without_nodes_ends_the_rollout(
     broker: Mosquitto, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A tenth of a small fleet may be nobody: then the first ring has shown nothing."""
-    with fleet([node := VirtualNode(broker, in_cohort(10, 100, 1)[0])]):
+    """A tenth of a small fleet may be nobody: it says for how many to go on, and that works."""
+    (name,) = in_cohort(10, 99, 1)
+    with fleet([node := VirtualNode(broker, name)]):
+        code = pushed(broker, release(tmp_path), "all", 10.0, 100.0, waiting=WAITING)
+        err = capsys.readouterr().err
+        ended = (code, node.running, order_at(broker, "all").percent)
+        (words,) = re.findall(r"go on with `training (promote .*)`", " ".join(err.split()))
+        gone_on = run(broker, tmp_path, *words.split())
+
+    percent = math.floor(cohort_percent(name)) + 1
+    assert ended == (EXIT_NOT_ALL, "fan@1", 10)
+    assert "nobody is waited for: ring 1, up to 10 %, has no nodes" in err
+    assert f"the first node online is {name}, at {percent} %" in err
+    assert words == f"promote --to all --wait --percent {percent},100"
+    assert (gone_on.returncode, node.running) == (0, "fan@2"), gone_on.stderr
+
+
+def test_a_ring_that_is_away_ends_the_rollout(
+    broker: Mosquitto, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What it would make of the release is not known; the rest is not ordered it."""
+    (away,), (here,) = in_cohort(0, 10, 1), in_cohort(10, 100, 1)
+    with fleet([VirtualNode(broker, away)]):
+        pass
+    with fleet([node := VirtualNode(broker, here)]):
+        waiting = Waiting(timeout_seconds=30.0, stop_share=0.05)
+        code = pushed(broker, release(tmp_path), "all", 10.0, 100.0, waiting=waiting)
+
+    assert (code, node.running) == (EXIT_NOT_ALL, "fan@1")
+    assert order_at(broker, "all").percent == 10
+    err = capsys.readouterr().err
+    assert "has 1 offline" in err
+    assert "go on with `training promote --to all --wait --percent" in err
+
+
+def test_a_last_ring_that_is_away_ends_nothing(broker: Mosquitto, tmp_path: Path) -> None:
+    """No ring follows that it would have to prove the release for."""
+    (first,), (away,) = in_cohort(0, 10, 1), in_cohort(10, 100, 1)
+    with fleet([VirtualNode(broker, away)]):
+        pass
+    with fleet([node := VirtualNode(broker, first)]):
         code = pushed(broker, release(tmp_path), "all", 10.0, 100.0, waiting=WAITING)
 
     assert (code, node.running) == (0, "fan@2")
-    assert "no node of ring 1 is online" in capsys.readouterr().err
+    assert order_at(broker, "all").percent == 100
+
+
+def test_a_ring_without_nodes_passes_on_what_was_shown(broker: Mosquitto, tmp_path: Path) -> None:
+    """The first ring has committed it; that nobody stands in the second takes nothing from it."""
+    (first,), (last,) = in_cohort(0, 10, 1), in_cohort(50, 100, 1)
+    with fleet(nodes := [VirtualNode(broker, first), VirtualNode(broker, last)]):
+        code = pushed(broker, release(tmp_path), "all", 10.0, 50.0, 100.0, waiting=WAITING)
+
+    assert code == 0
+    assert [node.running for node in nodes] == ["fan@2", "fan@2"]
+
+
+def test_a_node_that_is_excepted_stands_in_nobodys_way(
+    broker: Mosquitto, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One without keys, and a dead or forged one: named, and waited for by nobody."""
+    closed = VirtualNode(broker, "closed", trusted={})
+    ghost = topics.node("ghost", Kind.BIRTH)
+    put(broker, ghost, encode(birth("ghost", runtime="\x1b[2Jnone", capabilities=())))
+    folder = str(release(tmp_path))
+    with fleet([closed, node := VirtualNode(broker, "press-a")]):
+        refused = run(broker, tmp_path, "push", folder, "--to", "all")
+        still = run(broker, tmp_path, "push", folder, "--to", "all", "--except", "closed")
+        words = ("push", folder, "--to", "all", "--wait", "--except", "closed,ghost")
+        done = run(broker, tmp_path, *words)
+
+    assert refused.returncode == 2
+    assert "`--except closed,ghost` orders it all the same" in refused.stderr
+    assert "`mosquitto_pub -r -n -t earshot/1/n/closed/birth`" in refused.stderr
+    assert still.returncode == 2
+    assert "1 of 3 nodes at all cannot run it: ghost takes no updates" in still.stderr
+    assert "`--except closed,ghost` orders it all the same" in still.stderr
+    assert f"-t {ghost}`" in still.stderr
+    assert (done.returncode, node.running) == (0, "fan@2"), done.stderr
+    assert "goes on without closed, which takes no updates" in done.stderr
+    assert "goes on without ghost, which takes no updates" in done.stderr
+    assert "left out" in done.stdout
+    assert "1 of 3 nodes have committed it" in done.stdout
+
+
+def test_a_dead_nodes_birth_is_cleared_as_the_refusal_says(
+    broker: Mosquitto, tmp_path: Path
+) -> None:
+    """Then it is no node of the fleet any more."""
+    ghost = topics.node("ghost", Kind.BIRTH)
+    put(broker, ghost, encode(birth("ghost", capabilities=())))
+    folder = release(tmp_path)
+    with pytest.raises(PushRefusedError, match="ghost takes no updates"):
+        pushed(broker, folder)
+
+    put(broker, ghost, b"")
+
+    assert pushed(broker, folder) == 0
+
+
+def test_a_refusal_does_not_rule_the_terminal(broker: Mosquitto, tmp_path: Path) -> None:
+    """What a node calls its library is shown in the error, and not obeyed."""
+    evil = "\x1b]0;owned\x07\x1b[2Jtf"
+    put(broker, topics.node("ghost", Kind.BIRTH), encode(birth("ghost", runtime=evil)))
+    file = content()
+    made = manifest(file, version=2, runtimes=("ai-edge-litert",))
+
+    done = run(broker, tmp_path, "push", str(packed(tmp_path, made, file)), "--to", "all")
+
+    assert done.returncode == 2
+    assert "ghost has ?]0;owned??[2Jtf" in done.stderr
+    assert all(line.isprintable() for line in done.stderr.splitlines())
 
 
 def test_serials_rise_over_clocks_that_differ(broker: Mosquitto, tmp_path: Path) -> None:
@@ -494,6 +603,25 @@ def test_serials_rise_over_clocks_that_differ(broker: Mosquitto, tmp_path: Path)
     assert pushed(broker, release(tmp_path)) == 0
 
     assert order_at(broker, "all").serial == far + 1
+
+
+def test_a_forged_serial_of_an_update_does_not_close_an_address(
+    broker: Mosquitto, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An operator who believed it would sign the last serial that there is."""
+    with fleet([VirtualNode(broker, "press-a")]):
+        pushed(broker, release(tmp_path), waiting=WAITING)
+        topic = topics.node("press-a", Kind.UPDATE)
+        told = decode(topic, kept(broker, topic)[topic])
+        ghost = msgspec.structs.replace(told, node="ghost", serial=2**53 - 1)
+        put(broker, topics.node("ghost", Kind.UPDATE), encode(ghost))
+        code = pushed(broker, release(tmp_path, 3), waiting=WAITING)
+
+    assert code == 0
+    assert order_at(broker, "all").serial < 2**52
+    assert "ghost claim to obey an order for all that is more than a day ahead" in " ".join(
+        capsys.readouterr().err.split()
+    )
 
 
 def test_what_an_order_without_our_signature_says_is_not_believed(
@@ -692,6 +820,7 @@ def test_the_command_says_what_it_does(broker: Mosquitto, tmp_path: Path) -> Non
         (["--stop-if-failed", "5%"], "--stop-if-failed only goes with --wait"),
         (["--timeout", "5"], "--timeout only goes with --wait"),
         (["--percent", "50,10", "--wait"], "expected a rising list of percents"),
+        (["--except", "press-07,#"], "Expected an id of 1 to 32 lower case letters"),
         (["--to", "press-07"], "Expected all, group:NAME or node:ID"),
     ],
 )

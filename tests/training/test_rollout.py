@@ -1,5 +1,6 @@
 """What an operator does after a push, and how far a rollout is."""
 
+import hashlib
 import io
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,11 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
+from rich.progress import Progress
+from rich.text import Text
 
 from contract import topics
-from contract.desired import Desired, Wanted
+from contract.desired import Desired, Wanted, cohort_percent
 from contract.messages import Presence, PresenceReason, Status, Update, UpdatePhase, encode
+from contract.release import Manifest, encode_manifest
+from contract.signature import Signer
 from contract.signed_desired import sign_desired
+from contract.signed_manifest import sign_manifest
 from contract.topics import Kind
 from tests.contract.signers import SECOND, SIGNER, STRANGER, TRUSTED
 from tests.servers import Mosquitto
@@ -34,7 +40,8 @@ from tests.training.test_push import (
     run,
 )
 from tests.training.virtual_nodes import BOOT, VirtualNode, birth
-from training.fleet import Fleet, before, obstacles
+from training.fleet import Fleet, SerialsUsedUpError, before, obstacles
+from training.orders import EXIT_NOT_ALL
 from training.push import PushRefusedError
 from training.rings import Rollout, Standing
 from training.rollout import (
@@ -47,9 +54,9 @@ from training.rollout import (
     status,
     withdraw,
 )
-from training.rollout_screen import Screen, changed_line
+from training.rollout_screen import Screen, _Careful, changed_line
 from training.rollout_tables import fleet_table, orders_table
-from training.shelf import UnclearUseError, kept_releases, next_version, what_to_clear
+from training.shelf import KeptRelease, UnclearUseError, kept_releases, next_version, what_to_clear
 
 
 @pytest.fixture
@@ -115,6 +122,11 @@ def wanted(label: str, threshold: float | None = None) -> Wanted:
     return Wanted(release=label, manifest_sha256="ab" * 32, threshold=threshold)
 
 
+def kept_as(made: Manifest, signer: Signer) -> dict[str, KeptRelease]:
+    """As if the broker kept it."""
+    return kept_releases({topics.release(made.label): sign_manifest(made, signer)}, OURS)
+
+
 def standings(rollout: Rollout) -> dict[str, Standing]:
     return {row.node: row.standing for row in rollout.rows()}
 
@@ -172,6 +184,31 @@ def test_a_serial_is_higher_than_all_that_is_known() -> None:
     known(seen, said("b", UpdatePhase.IDLE, serial=900, obeying="node:b"))
     assert seen.next_serial("all", now_us=100) == 301
     assert seen.next_serial("all", now_us=10_000) == 10_000
+
+
+def test_serials_that_nobody_has_signed_count_up_to_a_day_ahead() -> None:
+    """One forged `update` could else use up the serials of an address for good."""
+    seen, day = Fleet(OURS), 86_400_000_000
+    known(seen, birth("a"), said("a", UpdatePhase.IDLE, serial=100 + day))
+    assert seen.next_serial("all", now_us=100) == 101 + day
+
+    for serial in (101 + day, 2**53 - 1, 2**53):
+        known(seen, said("a", UpdatePhase.IDLE, serial=serial))
+        assert seen.next_serial("all", now_us=100) == 100
+
+    known(seen, order("all", "fan@1", 2**52))
+    assert seen.next_serial("all", now_us=100) == 2**52 + 1
+
+
+def test_no_order_follows_one_with_the_highest_serial() -> None:
+    """Nodes would find a higher one malformed; the last but one can be followed."""
+    seen = Fleet(OURS)
+    known(seen, order("all", "fan@1", 2**53 - 1))
+    assert seen.next_serial("all", now_us=100) == 2**53
+
+    known(seen, order("all", "fan@1", 2**53))
+    with pytest.raises(SerialsUsedUpError, match="Expected a serial up to 9007199254740992"):
+        seen.next_serial("all", now_us=100)
 
 
 @pytest.mark.parametrize(
@@ -303,6 +340,90 @@ def test_who_is_away_is_not_waited_for_unless_it_has_begun() -> None:
     assert ring.phases == {"offline": 1, "trial": 1}
 
 
+def test_a_refused_order_of_somebody_else_is_no_outcome_of_ours() -> None:
+    """Said of an order that nobody is obeyed for: neither its phase nor its end counts."""
+    seen = Fleet(OURS)
+    known(seen, birth("a"), online("a"), birth("b"), online("b"))
+    for phase in (UpdatePhase.REJECTED, UpdatePhase.ROLLED_BACK):
+        known(seen, said("a", phase, obeying=None, serial=None, reason="not signed"))
+        rollout = rollout_of(seen, 100)
+        assert standings(rollout)["a"] is Standing.WAITING
+
+    known(seen, said("a", UpdatePhase.COMMITTED, running="fan@2"))
+    assert standings(rollout)["a"] is Standing.COMMITTED
+    known(seen, said("a", UpdatePhase.REJECTED, obeying=None, serial=None, running="fan@2"))
+    assert standings(rollout)["a"] is Standing.COMMITTED
+
+
+@pytest.mark.parametrize(("obeying", "serial"), [("all", 10), (None, None)])
+def test_a_node_that_starts_again_and_again_is_waited_for(
+    obeying: str | None, serial: int | None
+) -> None:
+    """Its first word after a start may name the order or none; it has begun, and is not done."""
+    seen = Fleet(OURS)
+    known(seen, birth("a"), online("a"), said("a", UpdatePhase.TRIAL, running="fan@2"))
+    rollout = rollout_of(seen, 100)
+    assert standings(rollout) == {"a": Standing.UNDER_WAY}
+
+    again = said("a", UpdatePhase.TRIAL, running="fan@2", obeying=obeying, serial=serial)
+    known(seen, online("a", Presence.OFFLINE), again)
+    assert rollout.progress()[-1].awaited == ("a",)
+
+    known(seen, online("a"), said("a", UpdatePhase.ROLLED_BACK, reason="3 starts"))
+    assert standings(rollout) == {"a": Standing.ROLLED_BACK}
+
+
+def test_who_was_left_out_is_waited_for_once_it_has_begun() -> None:
+    """An operator knows of it; what it makes of the release all the same counts."""
+    seen = Fleet(OURS)
+    known(seen, birth("a"), online("a"))
+    rollout = Rollout(seen, "all", "fan@2", excepted={"a"})
+    rollout.begin(100, 10)
+    assert standings(rollout) == {"a": Standing.EXCEPTED}
+    assert rollout.progress()[-1].awaited == ()
+
+    known(seen, said("a", UpdatePhase.TRIAL))
+    assert rollout.progress()[-1].awaited == ("a",)
+
+
+def test_a_ring_must_show_something_before_the_next() -> None:
+    """All away is nothing; nobody there at all passes on what a ring before has shown."""
+    (early,), (late,) = in_cohort(0, 10, 1), in_cohort(50, 100, 1)
+    seen = Fleet(OURS)
+    known(seen, birth(late), online(late))
+    assert not rollout_of(seen, 10).shown()
+
+    known(seen, birth(early), online(early, Presence.OFFLINE))
+    assert not rollout_of(seen, 10).shown()
+    assert not rollout_of(seen, 10, 50).shown()
+
+    known(seen, online(early), said(early, UpdatePhase.REJECTED))
+    assert rollout_of(seen, 10).shown()
+    assert not rollout_of(seen, 10, 50).shown()
+
+    known(seen, said(early, UpdatePhase.COMMITTED, running="fan@2"))
+    assert rollout_of(seen, 10, 50).shown()
+
+    known(seen, online(late, Presence.OFFLINE))
+    assert not rollout_of(seen, 10, 100).shown()
+
+
+def test_the_first_node_to_come_is_online_and_stands_below_the_share() -> None:
+    """With that share ordered it would follow."""
+    (early,), (away,), (late,) = (in_cohort(*ends, 1) for ends in ((0, 10), (10, 50), (50, 100)))
+    seen = Fleet(OURS)
+    known(seen, birth(early), online(early), birth(away), birth(late))
+    assert rollout_of(seen, 10).first_to_come() is None
+
+    known(seen, online(late))
+    first = rollout_of(seen, 10).first_to_come()
+
+    assert first is not None
+    node, percent = first
+    assert node == late
+    assert cohort_percent(late) < percent <= cohort_percent(late) + 1
+
+
 def test_rings_divide_the_nodes() -> None:
     """Every node is in the first ring that holds it, and shares are of those waited for."""
     early, late = in_cohort(0, 10, 2), in_cohort(10, 50, 1)
@@ -358,8 +479,6 @@ def test_the_next_version_is_above_all_of_that_name() -> None:
 
 def test_a_manifest_under_another_label_is_none() -> None:
     """Signed as it is, it was put where it does not belong."""
-    from contract.signed_manifest import sign_manifest
-
     envelope = sign_manifest(manifest(content(), version=2), SIGNER)
 
     found = kept_releases({topics.release("fan@3"): envelope}, TRUSTED)["fan@3"]
@@ -374,7 +493,7 @@ def test_an_order_that_cannot_be_read_blocks_clearing() -> None:
     seen.take(ALL, b"{}")
 
     with pytest.raises(UnclearUseError, match="the order for all cannot be read"):
-        what_to_clear(seen.orders.values(), {}, ["ab" * 32])
+        what_to_clear(seen.orders.values(), [], {}, ["ab" * 32])
 
 
 def test_a_release_that_is_named_and_not_there_blocks_clearing() -> None:
@@ -382,8 +501,60 @@ def test_a_release_that_is_named_and_not_there_blocks_clearing() -> None:
     seen = Fleet(OURS)
     known(seen, order("all", "fan@2", 5))
 
-    with pytest.raises(UnclearUseError, match="an order names fan@2, and the broker has no"):
-        what_to_clear(seen.orders.values(), {}, ["ab" * 32])
+    with pytest.raises(UnclearUseError, match="order for all names fan@2, and the broker has no"):
+        what_to_clear(seen.orders.values(), [], {}, ["ab" * 32])
+
+
+@pytest.mark.parametrize("signer", [SIGNER, STRANGER])
+def test_another_manifest_at_the_label_that_an_order_names_blocks_clearing(signer: Signer) -> None:
+    """Whoever has signed it: the files that the order needs would seem to be of no release."""
+    seen = Fleet(OURS)
+    file = content()
+    there = kept_as(manifest(file, version=2), signer)
+    known(seen, order("all", "fan@2", 5))
+
+    with pytest.raises(UnclearUseError, match="order for all names another fan@2 than the broker"):
+        what_to_clear(seen.orders.values(), [], there, [])
+
+
+def test_what_was_before_is_told_by_its_manifest_as_well() -> None:
+    """Nodes outside the cohort still fetch it."""
+    seen, made = Fleet(OURS), manifest(content(), version=3)
+    there = kept_as(made, SIGNER) | kept_as(manifest(content(), version=2), SIGNER)
+    new = Wanted(release="fan@3", manifest_sha256=there["fan@3"].manifest_sha256 or "")
+    given = msgspec.structs.replace(order("all", "fan@3", 5), wanted=new, before=wanted("fan@2"))
+    known(seen, given)
+
+    with pytest.raises(UnclearUseError, match="names another fan@2"):
+        what_to_clear(seen.orders.values(), [], there, [])
+
+
+@pytest.mark.parametrize("field", ["running", "wanted"])
+@pytest.mark.parametrize("phase", [UpdatePhase.COMMITTED, UpdatePhase.DOWNLOADING])
+def test_what_a_node_names_stays(field: str, phase: UpdatePhase) -> None:
+    """It remembers its orders, whatever has become of them on the broker."""
+    there = kept_as(manifest(content(), version=7), SIGNER)
+    told = msgspec.structs.replace(said("a", phase), **{field: "fan@7"})
+
+    found = what_to_clear([], [told], there, [])
+
+    assert (found.releases, found.files) == ((), {})
+    assert what_to_clear([], [], there, []).releases == ("fan@7",)
+
+
+@pytest.mark.parametrize("signer", [None, STRANGER])
+def test_files_of_no_release_stay_while_a_node_fetches_an_unknown_one(
+    signer: Signer | None,
+) -> None:
+    """Its manifest was cleared, or another one put in its place, after the node had heard it."""
+    there = {} if signer is None else kept_as(manifest(content(), version=2), signer)
+    sha256 = "cd" * 32
+
+    fetching = what_to_clear([], [said("a", UpdatePhase.DOWNLOADING)], there, [sha256])
+    done = what_to_clear([], [said("a", UpdatePhase.COMMITTED)], there, [sha256])
+
+    assert (fetching.files, fetching.spared) == ({}, 1)
+    assert (done.files, done.spared) == ({sha256: None}, 0)
 
 
 # --- on a broker
@@ -555,17 +726,85 @@ def test_retire_asks_first(broker: Mosquitto, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("signer", [SECOND, STRANGER])
 def test_retire_keeps_what_a_foreign_order_names(
-    broker: Mosquitto, tmp_path: Path, signer: object
+    broker: Mosquitto, tmp_path: Path, signer: Signer
 ) -> None:
     """Nodes may trust a key that we do not know."""
     for version in (2, 3, 4):
         pushed(broker, release(tmp_path, version))
-    foreign = order("group:line-2", "fan@2", 5)
-    put(broker, topics.desired(foreign.to), sign_desired(foreign, signer))  # type: ignore[arg-type]
+    meant = manifest(content(seed=2), version=2)
+    sha256 = hashlib.sha256(encode_manifest(meant)).hexdigest()
+    foreign = msgspec.structs.replace(
+        order("group:line-2", "fan@2", 5),
+        wanted=Wanted(release="fan@2", manifest_sha256=sha256),
+    )
+    put(broker, topics.desired(foreign.to), sign_desired(foreign, signer))
 
     assert retire(access(broker), Screen(), yes) == 0
 
     assert topics.release("fan@2") in kept(broker, topics.every_release())
+
+
+def test_retire_looks_again_after_the_question(
+    broker: Mosquitto, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What somebody orders while a person thinks stays, and so does all else."""
+    for version in (2, 3, 4):
+        pushed(broker, release(tmp_path, version))
+
+    def ask(question: str) -> bool:
+        pushed(broker, tmp_path / "fan@2", "node:press-07")
+        return True
+
+    code = retire(access(broker), Screen(), ask)
+
+    assert code == EXIT_NOT_ALL
+    assert topics.release("fan@2") in kept(broker, topics.every_release())
+    assert len(kept(broker, "earshot/1/blob/+/+")) == 3 * 4
+    assert "nothing was cleared: what is in use has changed" in capsys.readouterr().err
+
+
+def test_retire_sees_a_node_begin_during_the_question(broker: Mosquitto, tmp_path: Path) -> None:
+    """As one does that obeys an order which the broker has lost."""
+    for version in (2, 3, 4):
+        pushed(broker, release(tmp_path, version))
+
+    def ask(question: str) -> bool:
+        told = said("press-07", UpdatePhase.DOWNLOADING)
+        put(broker, topics.node("press-07", Kind.UPDATE), encode(told))
+        return True
+
+    assert retire(access(broker), Screen(), ask) == EXIT_NOT_ALL
+
+    assert topics.release("fan@2") in kept(broker, topics.every_release())
+
+
+def test_retire_keeps_what_nodes_obey_although_the_broker_has_lost_the_order(
+    broker: Mosquitto, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Anybody may clear an order; nodes remember it."""
+    with fleet([VirtualNode(broker, "press-a")]):
+        pushed(broker, release(tmp_path), waiting=WAITING)
+    put(broker, ALL, b"")
+
+    assert retire(access(broker), Screen(), yes) == 0
+
+    assert topics.release("fan@2") in kept(broker, topics.every_release())
+    assert len(kept(broker, "earshot/1/blob/+/+")) == 4
+    assert "nothing to clear" in capsys.readouterr().err
+
+
+def test_retire_stops_at_another_manifest_in_the_place_of_an_ordered_one(
+    broker: Mosquitto, tmp_path: Path
+) -> None:
+    """The ordered files are of no release then, and stay."""
+    pushed(broker, release(tmp_path))
+    forged = sign_manifest(manifest(content(seed=9), version=2), STRANGER)
+    put(broker, topics.release("fan@2"), forged)
+
+    with pytest.raises(UnclearUseError, match="names another fan@2 than the broker keeps, which"):
+        retire(access(broker), Screen(), yes)
+
+    assert len(kept(broker, "earshot/1/blob/+/+")) == 4
 
 
 def test_retire_without_a_terminal_wants_a_yes(broker: Mosquitto, tmp_path: Path) -> None:
@@ -603,6 +842,42 @@ def test_status_shows_nodes_and_orders(broker: Mosquitto, tmp_path: Path) -> Non
         assert word in node
     assert "orders (signatures not checked)" in unchecked.stdout
     assert "evil@9" in unchecked.stdout
+
+
+def test_what_nodes_say_does_not_rule_the_terminal(
+    broker: Mosquitto, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Escape sequences, line breaks and overrides of direction are shown, and not obeyed."""
+    evil = "\x1b[2J\x1b]0;owned\x07\x9b31m\u202e\n9 of 9 nodes have committed it [red]well[/red]"
+    told = said("press-a", UpdatePhase.REJECTED, reason=evil, obeying="\x1b[31mall")
+    put(broker, topics.node("press-a", Kind.UPDATE), encode(told))
+
+    assert status(access(broker), Screen(), checked=True) == 0
+    Screen().note(evil)
+
+    out, err = capsys.readouterr()
+    lines = [*out.splitlines(), *err.splitlines()]
+    assert all(line.isprintable() for line in lines)
+    assert "press-a rejected 40%: ?[2J?]0;owned" in out
+    assert "?[31m" in out
+    assert not any(line.startswith("9 of 9") for line in lines)
+    assert "[red]well[/red]" in out
+
+
+def test_bars_and_colours_are_still_drawn() -> None:
+    """What the screen itself writes reaches the terminal as it is."""
+    console = _Careful(file=io.StringIO(), force_terminal=True, width=80)
+
+    with Progress(console=console) as bar:
+        bar.add_task("ring \x1b[2J", total=1)
+    console.print(Text("all well\x1b[2J", "green"))
+
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
+    assert "\x1b[32mall well?[2J\x1b[0m" in text
+    assert "ring ?[2" in text
+    assert "\x1b[2J" not in text
+    assert "━" in text
 
 
 def test_tables_say_what_is_not_known() -> None:
