@@ -22,7 +22,7 @@ from contract.signature import Signer, TrustedKeys
 from contract.signed_desired import sign_desired
 from training.fleet import HEARD, Fleet
 from training.operator import BrokerTroubleError, Operator, retained
-from training.rings import RingProgress, Rollout
+from training.rings import RingProgress, Rollout, Standing
 from training.rollout_screen import Screen
 from training.rollout_tables import ended_lines, rollout_table
 
@@ -237,8 +237,11 @@ def _ended(desk: Desk, rollout: Rollout, ending: _Ending) -> int:
     desk.screen.print_lines(ended_lines(rows, timed_out=ending is _Ending.TIMED_OUT))
     if ending is _Ending.TIMED_OUT:
         return EXIT_TIMED_OUT
-    failed = any(row.standing.failed for row in rows)
-    return EXIT_NOT_ALL if failed or ending is not _Ending.SETTLED else 0
+    asked = [row.standing for row in rows if row.ring is not None]
+    failed = any(standing.failed for standing in asked)
+    # All of them away: the order stands, and nothing is known of the release.
+    unheard = Standing.OFFLINE in asked and Standing.COMMITTED not in asked
+    return EXIT_NOT_ALL if failed or unheard or ending is not _Ending.SETTLED else 0
 
 
 def _nobody(progress: RingProgress) -> str:

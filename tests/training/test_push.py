@@ -439,6 +439,18 @@ def test_who_is_offline_is_listed_and_not_waited_for(
     assert "press-away is offline, and will find it when it comes back" in out
 
 
+def test_nothing_is_known_where_all_are_offline(
+    broker: Mosquitto, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The order stands, but whoever waits is not told that all is well."""
+    with fleet([VirtualNode(broker, "press-away")]):
+        pass
+    code = pushed(broker, release(tmp_path), waiting=WAITING)
+
+    assert code == EXIT_NOT_ALL
+    assert "0 of 1 nodes have committed it" in capsys.readouterr().out
+
+
 def test_a_node_without_an_outcome_is_waited_for_until_the_time_is_up(
     broker: Mosquitto, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

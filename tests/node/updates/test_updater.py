@@ -14,14 +14,14 @@ import pytest
 from contract import topics
 from contract.desired import Desired, Wanted
 from contract.messages import Update, UpdatePhase, decode, encode
-from contract.session import Received
+from contract.session import Delivery, Followed, Received
 from contract.signed_desired import sign_desired
 from contract.signed_manifest import sign_manifest
 from node.publisher import Answer
 from node.release_store import Release, read_release
 from node.settings import UpdateSection
 from node.updates.slots import SlotStore
-from node.updates.tasks import EarTask, Proven, RunNow, TrialOver, TryOut
+from node.updates.tasks import EarTask, GoBy, Proven, RunNow, TrialOver, TryOut
 from node.updates.trial import TrialReport
 from node.updates.updater import Updater
 from tests.contract.examples import BOOT
@@ -408,3 +408,75 @@ def test_refusals_of_forged_orders_do_not_hush_up_others(release: Release, tmp_p
 
     assert told < 250
     assert "with a serial above 5, got 4" in (node.told[told].reason or "")
+
+
+def test_order_that_was_cleared_stands(release: Release, tmp_path: Path) -> None:
+    """Nobody has signed that it is gone."""
+    broker = FakeBroker()
+    keep(broker, release)
+    node = Node(tmp_path, broker)
+    node.go_on()
+    node.updater.give(Received(1, 0, ALL, b"", 1, False))
+    node.updater.step(timeout_seconds=0)
+
+    assert node.told[-1].phase is UpdatePhase.COMMITTED
+    assert node.store.state.orders["all"].serial == 1
+
+
+def test_proof_of_another_release_is_none(release: Release, tmp_path: Path) -> None:
+    """Of what ran before the switch, told too late."""
+    broker = FakeBroker()
+    keep(broker, release)
+    node = Node(tmp_path, broker)
+    _until_trial(node)
+    (task,) = (task for task in node.tasks if isinstance(task, TryOut))
+    node.tasks.clear()
+    node.updater.give(TrialOver(task.manifest_sha256, None, TrialReport()))
+    node.updater.give(Proven("0" * 64))
+    for _ in range(5):
+        node.updater.step(timeout_seconds=0.01)
+
+    assert node.store.state.current.release == "fan-synthetic@2"
+    assert not node.store.state.confirmed
+
+
+def test_withdrawn_order_takes_its_threshold_with_it(release: Release, tmp_path: Path) -> None:
+    """The node goes by what it had without it."""
+    broker = FakeBroker()
+    keep(broker, release)
+    node = Node(tmp_path, broker)
+    node.go_on()
+    signed = Desired(
+        at_us=0,
+        to="all",
+        serial=2,
+        wanted=wanted(release, 0.5),
+        percent=100.0,
+        before=None,
+        allow_older=False,
+    )
+    for serial, target in ((2, signed.wanted), (3, None)):
+        order = msgspec.structs.replace(signed, serial=serial, wanted=target)
+        node.updater.give(Received(1, 0, ALL, sign_desired(order, SIGNER), 1, False))
+        for _ in range(3):
+            node.updater.step(timeout_seconds=0.01)
+
+    assert [task for task in node.tasks if isinstance(task, GoBy)] == [GoBy(0.5), GoBy(None)]
+    assert not node.store.state.thresholds
+
+
+def test_topic_that_may_not_be_read_is_told(release: Release, tmp_path: Path) -> None:
+    """At once, with what the broker says."""
+
+    class Closed(FakeBroker):
+        def follow(self, topic_filter: str) -> Delivery | None:
+            self.deliver(Followed(1, 7, False, "Not authorized"))
+            return Delivery(1, 7)
+
+    broker = Closed()
+    keep(broker, release)
+    end = Node(tmp_path, broker).go_on()
+
+    assert end.phase is UpdatePhase.REJECTED
+    assert end.reason is not None
+    assert "the broker does not let us read it: Not authorized" in end.reason
