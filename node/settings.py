@@ -95,7 +95,7 @@ class UpdateSection(msgspec.Struct, frozen=True, kw_only=True):
     retry_seconds: Seconds = 3600.0
     """After passing trouble (a full disk, a part that is missing) it is tried again."""
     recalibrate: bool = True
-    """A node that was calibrated calibrates anew by itself after a release was committed."""
+    """A node that was calibrated calibrates anew by itself as it goes over to another release."""
 
     def __post_init__(self) -> None:
         if self.disk_mb < self.max_release_mb:

@@ -212,7 +212,7 @@ READERS: dict[str, Callable[[SiteStore], object]] = {
 def write_all(folder: Path) -> SiteStore:
     """Every file that a node may leave."""
     store = SiteStore(folder)
-    store.keep_site(site(version=0))
+    store.keep_site(site(version=99))
     store.keep_site(site())
     store.keep_pending(REQUEST)
     store.leave_request(REQUEST)

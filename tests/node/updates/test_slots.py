@@ -721,11 +721,11 @@ def test_file_cannot_take_the_place_of_another(root: Path, name: str) -> None:
     """A manifest that lists a file twice, or itself, is not installed."""
     store = booted(root)
     twice = describe_file(name, b"another")
-    manifest = msgspec.structs.replace(SEVEN.manifest, files=(*SEVEN.manifest.files, twice))
     files = SEVEN.write_files(root)
     (root / "another").write_bytes(b"another")
 
     with pytest.raises(ReleaseError, match=f"expected each file once, got {name} twice"):
+        manifest = msgspec.structs.replace(SEVEN.manifest, files=(*SEVEN.manifest.files, twice))
         store.install(
             encode_manifest(manifest),
             manifest,
