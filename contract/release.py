@@ -180,7 +180,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
                 f"{self.label}: expected one model for the statistic `error` and several for"
                 f" `exp_sum_log_z`, got {len(self.models)} for `{self.statistic}`"
             )
-        names = [file.name for file in self.files]
+        names = [MANIFEST_NAME, ENVELOPE_NAME, *(file.name for file in self.files)]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ReleaseError(f"{self.label}: expected each file once, got {twice[0]} twice")

@@ -279,7 +279,6 @@ class SlotStore:
         """
         if decode_manifest(manifest_bytes) != manifest:
             raise ReleaseError(f"{manifest.label}: its bytes hold another manifest")
-        _check_names(manifest)
         slot = Slot(release=manifest.label, manifest_sha256=_digest(manifest_bytes))
         with suppress(ReleaseError):
             self.read(slot)
@@ -646,13 +645,6 @@ def _peek(folder: Path, *, factory: bool) -> Slot | ReleaseError:
     except ReleaseError as error:
         return ReleaseError(f"{folder}: {error}")
     return Slot(release=label, manifest_sha256=_digest(content), factory=factory)
-
-
-def _check_names(manifest: Manifest) -> None:
-    names = [MANIFEST_NAME, *(file.name for file in manifest.files)]
-    twice = {name for name in names if names.count(name) > 1}
-    if twice:
-        raise ReleaseError(f"{manifest.label}: expected each file once, got {twice.pop()} twice")
 
 
 def _with_factory(state: UpdateState, factory: Slot) -> UpdateState:

@@ -243,6 +243,7 @@ REFUSED: list[tuple[str, object, str]] = [
         [golden_object()["files"][0]] * 2,
         "fan@17: expected each file once, got model.tflite twice",
     ),
+    ("files.0.name", "manifest.json", "fan@17: expected each file once, got manifest.json twice"),
     ("format", 2, r"Expected a manifest of format 1: Invalid enum value 2 - at `\$\.format`"),
     ("format", "1", r"at `\$\.format`"),
     ("name", "Fan", r"at `\$\.name`"),

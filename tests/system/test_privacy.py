@@ -565,7 +565,7 @@ def test_files_hold_known_fields_and_no_others(remains: Remains) -> None:
 
 
 def test_lists_are_short_and_few(remains: Remains) -> None:
-    """Three bands, what a node can do, whom it trusts, two means of a calibration: no other list."""
+    """Three bands, what a node can do, whom it trusts, two means of a calibration; no others."""
     most = {"bands_hz": 3, "capabilities": 32, "trusted_keys": 2, "windows": 50}
     for heard in remains.heard:
         for path, numbers in lists(json.loads(heard.payload)):

@@ -23,8 +23,6 @@ from contract.release import (
     Manifest,
     ReleaseFile,
     decode_manifest,
-    describe_file,
-    encode_manifest,
 )
 from node.release_store import Release
 from node.updates import slots
@@ -714,25 +712,6 @@ def test_names_that_lead_elsewhere_are_in_no_manifest(name: str) -> None:
 
 def _unchecked(manifest: Manifest, change: dict[str, object]) -> bytes:
     return msgspec.json.encode(msgspec.structs.asdict(manifest) | change)
-
-
-@pytest.mark.parametrize("name", [MANIFEST_NAME, "model-1.tflite"])
-def test_file_cannot_take_the_place_of_another(root: Path, name: str) -> None:
-    """A manifest that lists a file twice, or itself, is not installed."""
-    store = booted(root)
-    twice = describe_file(name, b"another")
-    files = SEVEN.write_files(root)
-    (root / "another").write_bytes(b"another")
-
-    with pytest.raises(ReleaseError, match=f"expected each file once, got {name} twice"):
-        manifest = msgspec.structs.replace(SEVEN.manifest, files=(*SEVEN.manifest.files, twice))
-        store.install(
-            encode_manifest(manifest),
-            manifest,
-            {name: root / "another"} | files,
-        )
-
-    assert not (state_folder(root) / "releases").exists()
 
 
 # A full disk
