@@ -11,6 +11,7 @@ from typing import NamedTuple
 import msgspec
 
 from contract.errors import ReleaseError, SignatureError
+from contract.printable import printable
 from contract.release import (
     ENVELOPE_NAME,
     MANIFEST_NAME,
@@ -78,7 +79,7 @@ def describe_release(
         ("trained", manifest.training.command),
     ]
     return Described(
-        [_printable(f"{what:<11}{text}") for what, text in rows], signature.refused or expired
+        [printable(f"{what:<11}{text}") for what, text in rows], signature.refused or expired
     )
 
 
@@ -121,11 +122,6 @@ def _signature(folder: Path, keys: Path | None) -> _Signature:
     if source is None:
         return _Signature(f"{by}, not checked: no public key at hand (--keys)", refused=False)
     return _Signature(f"{by}, not trusted by {source}: nodes with it refuse this", refused=True)
-
-
-def _printable(text: str) -> str:
-    # A stranger's description must not talk to the terminal.
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def _read(path: Path) -> bytes:
