@@ -12,9 +12,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from contract import topics
-from contract.messages import Count, ModelLabel, Positive, TimeUs
-
-Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
+from contract.messages import Count, ModelLabel, Positive, Sha256, TimeUs
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):

@@ -44,8 +44,8 @@ Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 Share = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
 ModelLabel = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,31}@[1-9][0-9]{0,8}\Z")]
 """A release as `name@version`."""
-KeyId = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
-"""Of a public key, see `contract.signature.key_id`."""
+Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
+"""In hex; of a public key it is the key's id, see `contract.signature.key_id`."""
 Positive = Annotated[float, msgspec.Meta(ge=1e-12)]
 """A divisor: not so small that a score would be infinite."""
 
@@ -286,13 +286,13 @@ class Birth(Message, frozen=True, kw_only=True):
     source_rate_hz: Count
     group_id: NodeId | None
     model: ModelLabel
-    model_sha256: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
+    model_sha256: Sha256
     threshold: Positive
     threshold_source: ThresholdSource
     window_us: Count
     hop_us: Count
     capabilities: Annotated[tuple[Text, ...], msgspec.Meta(max_length=32)]
-    trusted_keys: Annotated[tuple[KeyId, ...], msgspec.Meta(max_length=8)]
+    trusted_keys: Annotated[tuple[Sha256, ...], msgspec.Meta(max_length=8)]
     """Whose releases and orders the node obeys; none if it takes no updates."""
 
 

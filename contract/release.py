@@ -15,7 +15,7 @@ import msgspec
 
 from contract.errors import FeatureError, ReleaseError
 from contract.features import FeatureParams
-from contract.messages import Positive, Text, TimeUs
+from contract.messages import Positive, Sha256, Text, TimeUs
 from contract.topics import RELEASE_NAME_PATTERN
 
 FORMAT = 1
@@ -32,7 +32,6 @@ CHUNK_BYTES = 32 * 1024
 64 KiB), and small enough that a slow link gets through between two keep-alives."""
 
 FileName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")]
-Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Dimension = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
 Shape = Annotated[tuple[Dimension, ...], msgspec.Meta(min_length=1, max_length=6)]
 

@@ -410,6 +410,7 @@ class _Connection:
         finally:
             self._session._closed()
             self._close_socket()
+            self._let_go()
         self._ended("the broker closed the connection")
         assert self._end is not None
         lasted = 0.0 if self._opened_at is None else time.monotonic() - self._opened_at
@@ -581,6 +582,16 @@ class _Connection:
                 " or speak an older MQTT",
                 refused=False,
             )
+
+    def _let_go(self) -> None:
+        """Break the circle of client and callbacks.
+
+        paho closes the pair of sockets by which a publication wakes the loop only as the client
+        goes, and in a circle nobody knows when, or in which order, that is.
+        """
+        client = self._client
+        client.on_connect = client.on_disconnect = None
+        client.on_message = client.on_publish = client.on_subscribe = None
 
     def _close_socket(self) -> None:
         left = self._client.socket()

@@ -14,7 +14,7 @@ from typing import Protocol
 import msgspec
 
 from contract.messages import MachineState, MicrophoneState, Problem
-from node.framing import FramedWindow, Framer
+from node.framing import FramedWindow, Framer, framer_for
 from node.machine_watch import Judgement, MachineWatch
 from node.microphone_health import MicrophoneHealth
 from node.scorer import Evidence, Scorer
@@ -70,12 +70,7 @@ class Ear:
         self.microphone = MicrophoneHealth()
         self._scorer = scorer
         self._now_ns = now_ns
-        manifest = scorer.manifest
-        self._framer = Framer(
-            sample_rate_hz=manifest.features.sample_rate_hz,
-            window_samples=manifest.features.window_samples,
-            hop_samples=manifest.window_hop_samples,
-        )
+        self._framer = framer_for(scorer.manifest)
         self.beside: Beside | None = None
         """Hears the same sound."""
         self._last_start_ns: int | None = None

@@ -15,6 +15,7 @@ import numpy as np
 import soxr
 
 from contract.features import Float32Array
+from contract.release import Manifest
 from node.sources.sound import Block
 
 _NS = 1_000_000_000
@@ -149,3 +150,12 @@ class Framer:
         assert self._anchor_ns is not None, "a stretch has begun"
         since_anchor = sample - self._anchor_sample
         return self._anchor_ns + since_anchor * _NS // self._rate_hz
+
+
+def framer_for(manifest: Manifest) -> Framer:
+    """Cuts sound as a release wants it."""
+    return Framer(
+        sample_rate_hz=manifest.features.sample_rate_hz,
+        window_samples=manifest.features.window_samples,
+        hop_samples=manifest.window_hop_samples,
+    )

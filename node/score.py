@@ -11,7 +11,7 @@ from typing import Literal, TextIO
 import msgspec
 
 from contract.release import Manifest
-from node.framing import FramedWindow, Framer
+from node.framing import FramedWindow, Framer, framer_for
 from node.release_store import Release
 from node.runtime import Runtime
 from node.scorer import Scorer
@@ -90,11 +90,7 @@ def _score_recording(
 ) -> Iterator[ScoredFileWindow]:
     manifest = scorer.manifest
     features = manifest.features
-    framer = Framer(
-        sample_rate_hz=features.sample_rate_hz,
-        window_samples=features.window_samples,
-        hop_samples=manifest.window_hop_samples,
-    )
+    framer = framer_for(manifest)
     number = 0
     for framed in _windows(recording, framer, channel):
         assert framed.samples is not None, "no sound of a file is ever missed"

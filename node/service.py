@@ -55,6 +55,7 @@ from node.site_store import (
 )
 from node.sources.errors import SourceError
 from node.sources.sound import AudioSource, EndOfSound
+from node.updates.slots import STATE_NAME
 from node.updates.tasks import GoBy, RunNow
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def run(
             updates = LiveUpdates(settings, runtime, now_us=clock.now_us)
             scorer = _first_that_runs(updates, runtime, threads=settings.model.threads)
         else:
-            if (settings.state_folder / "updates.json").exists():
+            if (settings.state_folder / STATE_NAME).exists():
                 logger.warning(
                     "no [update] keys_file: what updates have brought is not run, %s is",
                     release.manifest.label,

@@ -19,12 +19,12 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import IO, Annotated, Any, Literal, TypeVar
+from typing import IO, Any, Literal, TypeVar
 
 import msgspec
 
 from contract.errors import EarshotError
-from contract.messages import CalibrationPhase, ModelLabel, Text, TimeUs
+from contract.messages import CalibrationPhase, ModelLabel, Sha256, Text, TimeUs
 from contract.release import Manifest
 from node.episodes import Episode
 from node.limits import Limits
@@ -60,7 +60,7 @@ class Site(msgspec.Struct, frozen=True, kw_only=True):
 
     format: Literal[1] = 1
     release: ModelLabel
-    models_sha256: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
+    models_sha256: Sha256
     made_us: TimeUs
     note: Text
     limits: Limits

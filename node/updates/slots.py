@@ -28,13 +28,20 @@ import msgspec
 
 from contract.desired import Desired
 from contract.errors import EarshotError, ReleaseError
-from contract.messages import Count, ModelLabel, Positive, Text, TimeUs, UpdatePhase
+from contract.messages import (
+    Count,
+    ModelLabel,
+    Positive,
+    Sha256,
+    Text,
+    TimeUs,
+    UpdatePhase,
+)
 from contract.release import (
     MANIFEST_NAME,
     MAX_MANIFEST_BYTES,
     Manifest,
     ReleaseFile,
-    Sha256,
     decode_manifest,
 )
 from node.release_store import Release, read_release

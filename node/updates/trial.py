@@ -7,7 +7,7 @@ import numpy as np
 
 from contract.features import Float32Array
 from contract.messages import Problem
-from node.framing import Framer
+from node.framing import framer_for
 from node.release_store import Release
 from node.runtime import Runtime
 from node.scorer import Scorer
@@ -52,7 +52,7 @@ class Trial:
         self, release: Release, runtime: Runtime, *, windows: int, max_score: float, threads: int
     ) -> None:
         self.scorer = Scorer(release, runtime, threads=threads)
-        self.framer = framer_of(self.scorer)
+        self.framer = framer_for(self.scorer.manifest)
         self.failure: str | None = None
         """Why it must not be used."""
         self._windows = windows
@@ -131,13 +131,3 @@ class Trial:
                 f"too slow beside the running model: p95 {report.latency_p95_ms:.0f} ms a window,"
                 f" expected at most {bound_ms:.0f} ms"
             )
-
-
-def framer_of(scorer: Scorer) -> Framer:
-    """Cuts sound as a release wants it."""
-    manifest = scorer.manifest
-    return Framer(
-        sample_rate_hz=manifest.features.sample_rate_hz,
-        window_samples=manifest.features.window_samples,
-        hop_samples=manifest.window_hop_samples,
-    )

@@ -1,5 +1,6 @@
 """The MQTT session against a real broker, and against things that are none."""
 
+import gc
 import os
 import queue
 import signal
@@ -494,6 +495,22 @@ def test_what_is_followed_later_brings_what_the_broker_keeps(mosquitto: Mosquitt
         speaker.publish(_hello(payload=b"later"))
 
         assert heard.none_of(Received, seconds=0.5)
+
+
+def test_ended_connection_leaves_no_socket(mosquitto: Mosquitto) -> None:
+    """Also those by which paho wakes its loop: none waits for the garbage collector."""
+    gc.collect()
+    gc.disable()
+    try:
+        before = len(list(Path("/proc/self/fd").iterdir()))
+        for _ in range(3):
+            with session(_settings(mosquitto), "reader", "t/#") as (_, heard):
+                heard.wait_for(Subscribed)
+        after = len(list(Path("/proc/self/fd").iterdir()))
+    finally:
+        gc.enable()
+
+    assert after <= before
 
 
 def test_nothing_is_followed_without_a_connection() -> None:
