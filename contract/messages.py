@@ -161,6 +161,29 @@ class UpdatePhase(StrEnum):
     ROLLED_BACK = "rolled_back"
 
 
+class BootEnd(StrEnum):
+    """How a start of a node ended; `lost`: the next one began without a goodbye of this one."""
+
+    RUNNING = "running"
+    GOODBYE = "goodbye"
+    LOST = "lost"
+
+
+class DiscardReason(StrEnum):
+    """Why a node gave up a window; each has a counter `discarded_...` in what a node says."""
+
+    FULL = "full"
+    """No room: the outbox had reached its size."""
+    EXPIRED = "expired"
+    """It had waited for longer than anybody wants to hear of it."""
+    REFUSED = "refused"
+    """The broker refused it for good."""
+    DAMAGED = "damaged"
+    """It was on the disk and cannot be read any more."""
+    UNSAVED = "unsaved"
+    """The node was stopped and could neither deliver nor save it."""
+
+
 CODES: dict[type[StrEnum], tuple[StrEnum, ...]] = {
     MachineState: tuple(MachineState),
     MicrophoneState: tuple(MicrophoneState),
@@ -173,6 +196,7 @@ CODES: dict[type[StrEnum], tuple[StrEnum, ...]] = {
     AlarmRule: tuple(AlarmRule),
     EpisodePhase: tuple(EpisodePhase),
     UpdatePhase: tuple(UpdatePhase),
+    BootEnd: tuple(BootEnd),
 }
 """The stored integer of each state is its place in this tuple: append only, never reorder."""
 
@@ -197,6 +221,21 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
             value = getattr(self, name)
             if isinstance(value, float) and not math.isfinite(value):
                 raise MessageError("malformed", f"Expected {name} to be finite, got {value}")
+
+
+class _Discards(Message, frozen=True, kw_only=True):
+    """Windows that a node has given up, by reason."""
+
+    discarded_full: Count
+    discarded_expired: Count
+    discarded_refused: Count
+    discarded_damaged: Count
+    discarded_unsaved: Count
+
+    @property
+    def discarded(self) -> int:
+        """All of them."""
+        return sum(getattr(self, f"discarded_{reason}") for reason in DiscardReason)
 
 
 class Window(Message, frozen=True, kw_only=True):
@@ -344,8 +383,8 @@ class Event(Message, frozen=True, kw_only=True):
     model: ModelLabel
 
 
-class Health(Message, frozen=True, kw_only=True):
-    """How the node itself is, each minute."""
+class Health(_Discards, frozen=True, kw_only=True):
+    """How the node itself is, each minute. Windows discarded: since this boot, of any boot."""
 
     KIND: ClassVar[Kind] = Kind.HEALTH
 
@@ -356,12 +395,11 @@ class Health(Message, frozen=True, kw_only=True):
     windows: Count
     """Windows numbered since the boot."""
     outbox_windows: Count
-    """Windows that wait to be confirmed."""
+    """Windows that are not known to be stored, of this boot and those before it."""
     outbox_oldest_s: float
-    discarded_full: Count
-    """Windows given up because the outbox was full."""
-    discarded_refused: Count
-    """Windows given up because the broker refused them."""
+    """Age of the oldest of them."""
+    outbox_disk_bytes: Count
+    """Of the outbox's file; it grows only while windows are not confirmed in time."""
     reconnects: Count
     overruns: Count
     microphone: MicrophoneState
@@ -415,16 +453,96 @@ class Update(Message, frozen=True, kw_only=True):
     """Of the new model in the trial."""
 
 
+class Account(_Discards, frozen=True, kw_only=True):
+    """What became of the windows of one boot, as the node knows it; counts since that boot.
+
+    produced = stored + waiting + discarded: whoever stores knows the rest. Said at each connection
+    for every boot of which windows wait, then each minute, and at the end.
+    """
+
+    KIND: ClassVar[Kind] = Kind.ACCOUNT
+
+    node: NodeId
+    boot: BootId
+    at_us: TimeUs
+    produced: Count
+    """Windows numbered so far. Of a boot that ended without a goodbye, as far as is known."""
+    waiting: Count
+    """Windows that the node still holds: not known to be stored, and not given up."""
+    tail_windows: Count
+    """So many windows at most exist in memory alone, and are lost if the node is killed now."""
+    ended: bool
+    """Whether the boot has ended in good order: then `produced` is final."""
+
+
+class LedgerEntry(_Discards, frozen=True, kw_only=True):
+    """The account of one boot beside what is stored of it; made by the collector, never sent."""
+
+    KIND: ClassVar[Kind] = Kind.LEDGER
+
+    node: NodeId
+    boot: BootId
+    at_us: TimeUs
+    """Strictly increasing, so that two boots of one node are two points."""
+    produced: Count
+    stored: Count
+    waiting: Count
+    in_transit: Count
+    """Neither stored nor accounted for, and not for long: still on its way, as far as is known."""
+    missing: Count
+    """Neither stored nor accounted for, for longer than a node takes to send again."""
+    tail_windows: Count
+    """Of a boot that was lost: so many windows more, at most, went with its memory."""
+    end: BootEnd
+
+
+class Pipeline(Message, frozen=True, kw_only=True):
+    """How a collector itself is; made by the collector, never sent. Counts since its start."""
+
+    KIND: ClassVar[Kind] = Kind.PIPELINE
+    TAGS: ClassVar[tuple[str, ...]] = ("id",)
+
+    id: NodeId
+    at_us: TimeUs
+    uptime_s: float
+    received: Count
+    """Messages."""
+    stored_points: Count
+    stored_windows: Count
+    """Windows written, those included that came again."""
+    batches: Count
+    write_errors: Count
+    """Writes that failed and were tried again."""
+    dead_letters: Count
+    dropped: Count
+    """Messages given up that the broker, or the node, sends again."""
+    receipts: Count
+    waiting_messages: Count
+    """Received and not yet stored."""
+    reconnects: Count
+    connected: bool
+    storing: bool
+    """Whether the last write has worked."""
+    lag_p50_s: float | None
+    """From the end of a live window to its being stored, since the last figures."""
+    lag_p95_s: float | None
+    missing_windows: Count
+    """Over all ledgers, now."""
+    memory_rss_bytes: Count
+
+
 class Receipt(Message, frozen=True, kw_only=True):
-    """Collector to node: what of one boot is stored."""
+    """Collector to node: what of one boot is stored, from one number to another."""
 
     KIND: ClassVar[Kind] = Kind.RECEIPT
 
     node: NodeId
     boot: BootId
     at_us: TimeUs
+    stored_from: Count
+    """Nothing is said of windows with a lower `seq`."""
     stored_up_to: Count
-    """All windows with a lower or equal `seq` are stored, but for the holes."""
+    """All windows from there to this `seq`, both included, are stored, but for the holes."""
     holes: Annotated[tuple[tuple[Count, Count], ...], msgspec.Meta(max_length=100)]
     """Ranges of `seq`, both ends included, that are missing."""
 
@@ -495,12 +613,15 @@ STORED: tuple[type[Message], ...] = (
     Health,
     Update,
     CollectorStatus,
+    LedgerEntry,
+    Pipeline,
 )
 """Messages with a measurement of their own; a backlog is stored as its windows."""
 
 _ALL: tuple[type[Message], ...] = (
     *STORED,
     Backlog,
+    Account,
     Receipt,
     Command,
     Result,

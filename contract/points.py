@@ -14,7 +14,15 @@ from typing import Any, get_args, get_origin
 
 import msgspec
 
-from contract.messages import CODES, Backlog, Message, PresenceReason, Status, stored_fields
+from contract.messages import (
+    CODES,
+    Account,
+    Backlog,
+    Message,
+    PresenceReason,
+    Status,
+    stored_fields,
+)
 
 FieldValue = str | int | float
 
@@ -39,6 +47,9 @@ def points(message: Message, *, arrived_us: int) -> Iterator[Point]:
     if isinstance(message, Backlog):
         for window in message.windows:
             yield _point(window, window.start_us)
+    elif isinstance(message, Account):
+        # It is one side of a ledger, which a collector makes and stores.
+        return
     elif isinstance(message, Status) and message.reason is PresenceReason.LOST:
         yield _point(message, arrived_us)
     else:

@@ -28,7 +28,10 @@ _NUMBER = re.compile(r"^(0|[1-9][0-9]{0,5})\Z")
 
 
 class Kind(StrEnum):
-    """What a topic carries; the value is the topic's last fixed level."""
+    """What a topic carries; the value is the topic's last fixed level, and the measurement's name.
+
+    `LEDGER` and `PIPELINE` have no topic: a collector makes and stores them itself.
+    """
 
     STATUS = "status"
     BIRTH = "birth"
@@ -38,6 +41,7 @@ class Kind(StrEnum):
     EVENT = "event"
     HEALTH = "health"
     UPDATE = "update"
+    ACCOUNT = "account"
     RECEIPT = "receipt"
     DESIRED = "desired"
     COMMAND = "cmd"
@@ -46,6 +50,8 @@ class Kind(StrEnum):
     BLOB = "blob"
     COLLECTOR_STATUS = "collector"
     DEAD_LETTER = "deadletter"
+    LEDGER = "ledger"
+    PIPELINE = "pipeline"
 
 
 FROM_NODE = (
@@ -57,8 +63,9 @@ FROM_NODE = (
     Kind.EVENT,
     Kind.HEALTH,
     Kind.UPDATE,
+    Kind.ACCOUNT,
 )
-"""What a node publishes under its own id, and a collector stores."""
+"""What a node publishes under its own id, and a collector subscribes to."""
 
 _NODE_KINDS = frozenset((*FROM_NODE, Kind.RECEIPT, Kind.DESIRED, Kind.RESULT))
 

@@ -4,9 +4,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from contract.messages import (
+    Account,
     AlarmRule,
     Backlog,
     Birth,
+    BootEnd,
     CalibrationPhase,
     Clock,
     CollectorStatus,
@@ -15,9 +17,11 @@ from contract.messages import (
     EpisodePhase,
     Event,
     Health,
+    LedgerEntry,
     MachineState,
     Message,
     MicrophoneState,
+    Pipeline,
     Presence,
     PresenceReason,
     Problem,
@@ -155,8 +159,12 @@ HEALTH = Health(
     windows=86_398,
     outbox_windows=2,
     outbox_oldest_s=1.75,
+    outbox_disk_bytes=4096,
     discarded_full=0,
+    discarded_expired=2,
     discarded_refused=1,
+    discarded_damaged=0,
+    discarded_unsaved=3,
     reconnects=4,
     overruns=0,
     microphone=MicrophoneState.OK,
@@ -198,8 +206,27 @@ COLLECTOR_STATUS = CollectorStatus(
     reason=PresenceReason.CONNECTED,
 )
 BACKLOG = Backlog(node=NODE, boot=BOOT, windows=(WINDOW, UNSCORED))
+ACCOUNT = Account(
+    node=NODE,
+    boot=BOOT,
+    at_us=AT_US,
+    produced=184_469,
+    waiting=2,
+    discarded_full=5,
+    discarded_expired=4,
+    discarded_refused=3,
+    discarded_damaged=1,
+    discarded_unsaved=0,
+    tail_windows=5,
+    ended=False,
+)
 RECEIPT = Receipt(
-    node=NODE, boot=BOOT, at_us=AT_US, stored_up_to=184_467, holes=((17, 17), (40, 99))
+    node=NODE,
+    boot=BOOT,
+    at_us=AT_US,
+    stored_from=10,
+    stored_up_to=184_467,
+    holes=((17, 17), (40, 99)),
 )
 COMMAND = Command(node=NODE, at_us=AT_US, minutes=60.0)
 RESULT = Result(
@@ -220,6 +247,45 @@ DEAD_LETTER = DeadLetter(
     payload_start="{}",
 )
 
+LEDGER = LedgerEntry(
+    node=NODE,
+    boot=BOOT,
+    at_us=AT_US,
+    produced=184_469,
+    stored=184_440,
+    waiting=2,
+    in_transit=4,
+    missing=10,
+    discarded_full=5,
+    discarded_expired=4,
+    discarded_refused=3,
+    discarded_damaged=1,
+    discarded_unsaved=0,
+    tail_windows=5,
+    end=BootEnd.LOST,
+)
+PIPELINE = Pipeline(
+    id="main",
+    at_us=AT_US,
+    uptime_s=86_400.5,
+    received=184_500,
+    stored_points=184_490,
+    stored_windows=184_440,
+    batches=86_000,
+    write_errors=3,
+    dead_letters=1,
+    dropped=20,
+    receipts=86_000,
+    waiting_messages=7,
+    reconnects=2,
+    connected=True,
+    storing=False,
+    lag_p50_s=0.625,
+    lag_p95_s=1.125,
+    missing_windows=10,
+    memory_rss_bytes=62_914_560,
+)
+
 EXAMPLES = {
     "window": Example("earshot/1/n/press-07/window", WINDOW),
     "window-unscored": Example("earshot/1/n/press-07/window", UNSCORED),
@@ -230,6 +296,7 @@ EXAMPLES = {
     "event": Example("earshot/1/n/press-07/event", EVENT),
     "health": Example("earshot/1/n/press-07/health", HEALTH),
     "update": Example("earshot/1/n/press-07/update", UPDATE),
+    "account": Example("earshot/1/n/press-07/account", ACCOUNT),
     "receipt": Example("earshot/1/n/press-07/receipt", RECEIPT),
     "command": Example("earshot/1/n/press-07/cmd/calibrate", COMMAND),
     "result": Example("earshot/1/n/press-07/result", RESULT),
@@ -237,3 +304,6 @@ EXAMPLES = {
     "deadletter": Example("earshot/1/deadletter", DEAD_LETTER),
 }
 """By the name of the golden file."""
+
+MADE_BY_COLLECTORS = {"ledger": LEDGER, "pipeline": PIPELINE}
+"""Stored, and never on the wire."""

@@ -15,6 +15,7 @@ from contract.messages import (
 )
 from contract.points import Point, columns, points
 from tests.contract.examples import (
+    ACCOUNT,
     AT_US,
     BACKLOG,
     BIRTH,
@@ -23,7 +24,10 @@ from tests.contract.examples import (
     EVENT,
     EXAMPLES,
     HEALTH,
+    LEDGER,
+    MADE_BY_COLLECTORS,
     NODE,
+    PIPELINE,
     STATE,
     STATUS,
     UNSCORED,
@@ -160,13 +164,17 @@ EXPECTED: dict[str, Point] = {
         "health",
         {"node": NODE},
         {
+            "discarded_full": 0,
+            "discarded_expired": 2,
+            "discarded_refused": 1,
+            "discarded_damaged": 0,
+            "discarded_unsaved": 3,
             "boot": BOOT,
             "uptime_s": 86_400.5,
             "windows": 86_398,
             "outbox_windows": 2,
             "outbox_oldest_s": 1.75,
-            "discarded_full": 0,
-            "discarded_refused": 1,
+            "outbox_disk_bytes": 4096,
             "reconnects": 4,
             "overruns": 0,
             "microphone": "ok",
@@ -215,6 +223,56 @@ EXPECTED: dict[str, Point] = {
         {"state": "online", "state_code": 1, "reason": "connected", "reason_code": 2},
         AT_US,
     ),
+    "ledger": Point(
+        "ledger",
+        {"node": NODE},
+        {
+            "discarded_full": 5,
+            "discarded_expired": 4,
+            "discarded_refused": 3,
+            "discarded_damaged": 1,
+            "discarded_unsaved": 0,
+            "boot": BOOT,
+            "produced": 184_469,
+            "stored": 184_440,
+            "waiting": 2,
+            "in_transit": 4,
+            "missing": 10,
+            "tail_windows": 5,
+            "end": "lost",
+            "end_code": 2,
+        },
+        AT_US,
+    ),
+    "pipeline": Point(
+        "pipeline",
+        {"id": "main"},
+        {
+            "uptime_s": 86_400.5,
+            "received": 184_500,
+            "stored_points": 184_490,
+            "stored_windows": 184_440,
+            "batches": 86_000,
+            "write_errors": 3,
+            "dead_letters": 1,
+            "dropped": 20,
+            "receipts": 86_000,
+            "waiting_messages": 7,
+            "reconnects": 2,
+            "connected": 1,
+            "storing": 0,
+            "lag_p50_s": 0.625,
+            "lag_p95_s": 1.125,
+            "missing_windows": 10,
+            "memory_rss_bytes": 62_914_560,
+        },
+        AT_US,
+    ),
+}
+
+MESSAGES: dict[str, Message] = {
+    **{name: example.message for name, example in EXAMPLES.items()},
+    **MADE_BY_COLLECTORS,
 }
 
 
@@ -231,7 +289,7 @@ def typed(fields: dict[str, str | int | float]) -> dict[str, tuple[type, object]
 @pytest.mark.parametrize("name", EXPECTED)
 def test_message_is_stored_as_ever(name: str) -> None:
     """A message becomes the same point as ever, to the type of each field."""
-    point = stored(EXAMPLES[name].message)
+    point = stored(MESSAGES[name])
 
     assert point == EXPECTED[name]
     assert typed(point.fields) == typed(EXPECTED[name].fields)
@@ -239,7 +297,7 @@ def test_message_is_stored_as_ever(name: str) -> None:
 
 def test_every_stored_kind_is_expected_here() -> None:
     """No measurement is without its table above."""
-    assert {type(EXAMPLES[name].message) for name in EXPECTED} == set(STORED)
+    assert {type(MESSAGES[name]) for name in EXPECTED} == set(STORED)
 
 
 def test_backlog_is_stored_as_its_windows() -> None:
@@ -263,7 +321,7 @@ def test_spoken_status_is_not_stamped_on_arrival(reason: PresenceReason) -> None
 @pytest.mark.parametrize("name", [name for name in EXPECTED if name != "status"])
 def test_time_of_arrival_does_not_matter(name: str) -> None:
     """The same message stored again, later, is the same point."""
-    message = EXAMPLES[name].message
+    message = MESSAGES[name]
 
     again = list(points(message, arrived_us=ARRIVED_US + 600_000_000))
 
@@ -320,6 +378,8 @@ def test_state_is_stored_twice(phase: UpdatePhase) -> None:
         HEALTH,
         UPDATE,
         COLLECTOR_STATUS,
+        LEDGER,
+        PIPELINE,
     ],
     ids=lambda message: str(message.KIND),
 )
@@ -345,6 +405,11 @@ def test_shared_column_has_one_type() -> None:
             types.setdefault(name, set()).add(column)
 
     assert {name: found for name, found in types.items() if len(found) > 1} == {}
+
+
+def test_account_has_no_point_of_its_own() -> None:
+    """It is one side of a ledger, and stored as part of that."""
+    assert list(points(ACCOUNT, arrived_us=0)) == []
 
 
 def test_backlog_has_no_point_of_its_own() -> None:

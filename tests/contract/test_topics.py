@@ -70,6 +70,7 @@ def test_topics_are_as_released() -> None:
         "earshot/1/n/press-07/event",
         "earshot/1/n/press-07/health",
         "earshot/1/n/press-07/update",
+        "earshot/1/n/press-07/account",
         "earshot/1/n/press-07/receipt",
         "earshot/1/n/press-07/desired",
         "earshot/1/n/press-07/result",
