@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input install --qui
 SECONDS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench bench-update lock pi clean
+.PHONY: help setup demo test check format bench bench-update soak lock pi clean
 
 help: ## what each command does
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -36,6 +36,9 @@ bench: $(VENV)/.dev ## timings on this machine, into bench.json
 
 bench-update: $(VENV)/.dev ## a release to 50 nodes on this machine while they hear (3 minutes)
 	$(BIN)/python -m tests.update_fleet --nodes 50 --out bench-update.json
+
+soak: $(VENV)/.dev ## real programs under fault after fault; `make soak MINUTES=30 SEED=1` counts what is lost
+	$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),30) --seed $(or $(SEED),1) --out soak.json
 
 lock: ## resolve requirements/*.txt anew (needs uv)
 	requirements/lock.sh

@@ -35,12 +35,12 @@ from contract.settings import MqttSettings
 from tests.fleet import MODEL, ROOT, environment
 from tests.link import Link
 from tests.servers import InfluxDb, Mosquitto, wait_until
+from tests.stepped_clock import SteppedClock
 
 HOP_SECONDS: Final = 0.1
 TAIL_SECONDS: Final = 5.0
 RESEND_SECONDS: Final = 5.0
 GAP_SECONDS: Final = 20.0
-_FAKETIME: Final = "libfaketime.so.1"
 _BOOT: Final = re.compile(r"\bboot ([0-9A-HJKMNP-TV-Z]{26})\b")
 _STOP_SECONDS: Final = 60.0
 _DISK_BYTES: Final = 24 * 1024 * 1024
@@ -215,7 +215,7 @@ class Node:
         self.link = stack.enter_context(Link(broker))
         self.disk = stack.enter_context(Disk(directory / f"{name}-disk"))
         self.runs: list[Run] = []
-        self._clock_file = directory / f"{name}-clock"
+        self.clock = SteppedClock(directory / f"{name}-clock")
         sockets = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ear-")))
         self._counter = WindowCounter(sockets / "notify")
         stack.callback(self._counter.close)
@@ -238,16 +238,11 @@ class Node:
                 "EARSHOT_OUTBOX_RESEND_SECONDS": str(RESEND_SECONDS),
                 "NOTIFY_SOCKET": str(self._counter.path),
                 **_SEES_EVERY_WINDOW,
-                **self._clock_settings(),
+                **self.clock.environment,
                 **settings,
             },
         )
         stack.callback(self._program.kill)
-
-    @property
-    def has_a_clock(self) -> bool:
-        """Whether `step_clock` does anything."""
-        return bool(self._clock_settings())
 
     @property
     def running(self) -> bool:
@@ -275,29 +270,9 @@ class Node:
         self._end(killed=False)
         assert code == 0, f"{self.name} ended with {code}:\n{self._program.tail()}"
 
-    def step_clock(self, seconds: int) -> None:
-        """Set its clock to so many seconds from ours; the monotonic clock goes on."""
-        # Whole or not at all: it is read at each look at the clock.
-        new = self._clock_file.with_suffix(".new")
-        new.write_text(f"{seconds:+d}s\n")
-        new.replace(self._clock_file)
-
     def log(self) -> str:
         """Of all runs."""
         return self._program.log()
-
-    def _clock_settings(self) -> dict[str, str]:
-        library = _faketime()
-        if library is None:
-            return {}
-        if not self._clock_file.exists():
-            self.step_clock(0)
-        return {
-            "LD_PRELOAD": library,
-            "FAKETIME_TIMESTAMP_FILE": str(self._clock_file),
-            "FAKETIME_NO_CACHE": "1",
-            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-        }
 
     def _end(self, *, killed: bool) -> None:
         run = self.runs[-1]
@@ -515,11 +490,3 @@ def fast_model(folder: Path) -> None:
     rate_hz = manifest["features"]["sample_rate_hz"]
     manifest["window_hop_samples"] = round(HOP_SECONDS * rate_hz)
     manifest_file.write_text(json.dumps(manifest))
-
-
-def _faketime() -> str | None:
-    for folder in ("x86_64-linux-gnu", "aarch64-linux-gnu", "arm-linux-gnueabihf"):
-        library = Path("/usr/lib") / folder / "faketime" / _FAKETIME
-        if library.exists():
-            return str(library)
-    return None

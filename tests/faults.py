@@ -181,10 +181,10 @@ def stranger_with_the_collector_s_id(rig: Rig, chance: random.Random) -> Iterato
 def clock_steps(rig: Rig, chance: random.Random) -> Iterator[None]:
     """Forward or back, by seconds or hours, and maybe back again."""
     node: Node = chance.choice(rig.nodes)
-    node.step_clock(chance.choice((-7200, -30, -3, 3, 30, 7200)))
+    node.clock.step(chance.choice((-7200, -30, -3, 3, 30, 7200)))
     yield
     if chance.random() < 0.5:
-        node.step_clock(0)
+        node.clock.step(0)
 
 
 ALL: Final[dict[str, Fault]] = {

@@ -32,6 +32,7 @@ REQUIRE_SERVERS: Final = "EARSHOT_TESTS_REQUIRE_SERVERS"
 """Set to 1 where a missing server is a failure rather than a skip."""
 
 _DEBIAN_PACKAGES: Final = {
+    "cc": "gcc libc6-dev",
     "influxd": "influxdb",
     "mosquitto": "mosquitto",
     "mosquitto_passwd": "mosquitto",
