@@ -65,6 +65,12 @@ class Program:
         """False after `kill` and `stop`, and when it has ended by itself."""
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def pid(self) -> int:
+        """Of the process that runs."""
+        assert self._process is not None, f"{self.name} runs"
+        return self._process.pid
+
     def start(self) -> None:
         """Start it; it need not be well."""
         with self.log_file.open("ab") as log:
