@@ -491,8 +491,10 @@ class LedgerEntry(_Discards, frozen=True, kw_only=True):
     """Neither stored nor accounted for, and not for long: still on its way, as far as is known."""
     missing: Count
     """Neither stored nor accounted for, for longer than a node takes to send again."""
+    lost_tail: Count
+    """Of a boot that was lost: windows that went with its memory, as far as they are known."""
     tail_windows: Count
-    """Of a boot that was lost: so many windows more, at most, went with its memory."""
+    """Of a boot that was lost: so many, at most, went with its memory, known or not."""
     end: BootEnd
 
 
