@@ -2,11 +2,18 @@
 
 import ctypes
 import ctypes.util
+import functools
+import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Final, NamedTuple
+
+import msgspec
 
 from contract.messages import Clock
+
+logger = logging.getLogger(__name__)
 
 # ULID: Crockford's base 32, 48 bits of milliseconds and 80 random bits.
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
@@ -14,6 +21,11 @@ _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 # adjtimex(2): the return value that means "not synchronised", and room for any struct timex.
 _TIME_ERROR = 5
 _TIMEX_BYTES = 512
+
+# A stamp that is this far from the wall clock cannot be called synchronised.
+_OFF_US: Final = 1_000_000
+# No clock that was ever right is this far ahead of one that is right now.
+_NONSENSE_US: Final = 3_600_000_000
 
 
 def new_boot_id(at_ms: int, chance: bytes) -> str:
@@ -27,39 +39,163 @@ def new_boot_id(at_ms: int, chance: bytes) -> str:
     return "".join(_CROCKFORD[number >> shift & 31] for shift in range(125, -1, -5))
 
 
+def system_clock() -> Clock:
+    """Whether the kernel's clock is kept in step by somebody (NTP, PTP)."""
+    if os.name != "posix" or not hasattr(time, "CLOCK_BOOTTIME"):
+        return Clock.UNSYNCED
+    # A zeroed struct timex has modes = 0: read only.
+    state = _libc().adjtimex(ctypes.create_string_buffer(_TIMEX_BYTES))
+    return Clock.UNSYNCED if state in (-1, _TIME_ERROR) else Clock.SYNCED
+
+
+@functools.cache
+def _libc() -> ctypes.CDLL:
+    # To find it starts programs (ldconfig, gcc): once, and not for each window.
+    return ctypes.CDLL(ctypes.util.find_library("c"), use_errno=True)
+
+
+class Stamp(NamedTuple):
+    """When a window began, and what that is worth."""
+
+    start_us: int
+    clock: Clock
+
+
+class Settled(msgspec.Struct, frozen=True):
+    """The wait for a synchronised clock is over; what was held may go out."""
+
+    stamps: Mapping[int, Stamp]
+    """By the window's number: the right ones, where there are any."""
+    ends_us: Mapping[int, int]
+    """By what a window's end was taken for, what it is."""
+
+
+class _Held(NamedTuple):
+    seq: int
+    captured_ns: int
+    duration_us: int
+    start_us: int
+
+
 class WindowClock:
     """Turns capture times into microseconds since 1970, strictly increasing.
+
+    A clock that is set forward is followed at once. One that is set back is not followed back:
+    stamps go on at half the pace until it has caught up, and are `unsynced` while they are more
+    than a second off.
+
+    While it `waits` for the system's clock to be synchronised, stamps are provisional.
 
     Args:
         wall_ns: for example `time.time_ns`.
         monotonic_ns: for example `time.monotonic_ns`.
+        state: whether the wall clock is synchronised.
     """
 
     def __init__(
         self,
         wall_ns: Callable[[], int] = time.time_ns,
         monotonic_ns: Callable[[], int] = time.monotonic_ns,
+        state: Callable[[], Clock] = system_clock,
     ) -> None:
         self._wall_ns = wall_ns
         self._monotonic_ns = monotonic_ns
-        self._last_us = -1
+        self._state = state
+        self._floor_us = self._last_us = -1
+        self._last_captured_ns: int | None = None
+        self._wait_until_ns: int | None = None
+        self._held: list[_Held] = []
 
-    def start_us(self, captured_monotonic_ns: int) -> int:
-        """The time stamp of a window that began then; later than every one before."""
-        offset_ns = self._wall_ns() - self._monotonic_ns()
-        self._last_us = max(self._last_us + 1, (captured_monotonic_ns + offset_ns) // 1000)
-        return self._last_us
+    @property
+    def state(self) -> Clock:
+        """Whether the wall clock is synchronised now."""
+        return self._state()
+
+    @property
+    def waits(self) -> bool:
+        """Whether stamps are provisional."""
+        return self._wait_until_ns is not None
+
+    def begin(self, *, above_us: int | None, wait_seconds: float) -> None:
+        """Before the first stamp.
+
+        Args:
+            above_us: the last stamp of an earlier start, as far as it is known.
+            wait_seconds: how long to wait for a synchronised clock at most.
+        """
+        self._floor_us = -1 if above_us is None else above_us
+        synced = self._state() is Clock.SYNCED
+        if synced:
+            self._drop_nonsense()
+        elif wait_seconds:
+            self._wait_until_ns = self._monotonic_ns() + round(wait_seconds * 1e9)
+        self._last_us = self._floor_us
+
+    def stamp(self, seq: int, captured_ns: int, duration_us: int) -> Stamp:
+        """The time stamp of a window; later than every one before.
+
+        Args:
+            seq: its number.
+            captured_ns: when it began, on the monotonic clock.
+            duration_us: of it.
+        """
+        stamp = self._next(captured_ns)
+        if self._wait_until_ns is None:
+            return stamp
+        self._held.append(_Held(seq, captured_ns, duration_us, stamp.start_us))
+        return Stamp(stamp.start_us, Clock.UNSYNCED)
+
+    def settle(self, *, at_once: bool = False) -> Settled | None:
+        """Look whether the wait is over, by the clock or by time; None while it is not, or was.
+
+        Args:
+            at_once: end it now.
+        """
+        if self._wait_until_ns is None:
+            return None
+        synced = self._state() is Clock.SYNCED
+        if not (synced or at_once or self._monotonic_ns() >= self._wait_until_ns):
+            return None
+        held, self._held, self._wait_until_ns = self._held, [], None
+        if not synced:
+            if not at_once:
+                logger.warning(
+                    "the clock is not synchronised: windows go out with the time it has, unsynced"
+                )
+            return Settled({}, {})
+        self._drop_nonsense()
+        self._last_us, self._last_captured_ns = self._floor_us, None
+        stamps = {each.seq: self._next(each.captured_ns) for each in held}
+        ends_us = {
+            each.start_us + each.duration_us: stamps[each.seq].start_us + each.duration_us
+            for each in held
+        }
+        logger.info("the clock is synchronised: %d windows that waited for it go out", len(held))
+        return Settled(stamps, ends_us)
 
     def now_us(self) -> int:
         """Microseconds since 1970 now."""
         return self._wall_ns() // 1000
 
+    def synced_us(self) -> int | None:
+        """The same, if it can be trusted."""
+        return self.now_us() if self._state() is Clock.SYNCED else None
 
-def system_clock() -> Clock:
-    """Whether the kernel's clock is kept in step by somebody (NTP, PTP)."""
-    if os.name != "posix" or not hasattr(time, "CLOCK_BOOTTIME"):
-        return Clock.UNSYNCED
-    libc = ctypes.CDLL(ctypes.util.find_library("c"), use_errno=True)
-    # A zeroed struct timex has modes = 0: read only.
-    state = libc.adjtimex(ctypes.create_string_buffer(_TIMEX_BYTES))
-    return Clock.UNSYNCED if state in (-1, _TIME_ERROR) else Clock.SYNCED
+    def _next(self, captured_ns: int) -> Stamp:
+        wall_us = (captured_ns + self._wall_ns() - self._monotonic_ns()) // 1000
+        passed_us = 0
+        if self._last_captured_ns is not None:
+            passed_us = (captured_ns - self._last_captured_ns) // 1000
+        self._last_captured_ns = captured_ns
+        self._last_us = max(wall_us, self._last_us + max(1, passed_us // 2))
+        is_off = abs(self._last_us - wall_us) > _OFF_US
+        return Stamp(self._last_us, Clock.UNSYNCED if is_off else self._state())
+
+    def _drop_nonsense(self) -> None:
+        ahead_us = self._floor_us - self.now_us()
+        if ahead_us > _NONSENSE_US:
+            logger.warning(
+                "the last start has stamped windows %.1f h ahead of now: its clock was wrong",
+                ahead_us / 3.6e9,
+            )
+            self._floor_us = -1

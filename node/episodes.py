@@ -5,6 +5,8 @@ or is learnt anew. Its id is made of the boot and the window that opened it, so 
 is sent twice is one event, and it goes on across a restart of the node. Pure.
 """
 
+from collections.abc import Mapping
+
 import msgspec
 
 from contract.messages import AlarmRule, BootId, Count, EpisodePhase, MachineState, Text, TimeUs
@@ -83,6 +85,19 @@ class Episodes:
     def forget(self) -> None:
         """The episode that was closed has been told of."""
         self.open = None
+
+    def restamp(self, ends_us: Mapping[int, int]) -> None:
+        """The clock was wrong when it opened.
+
+        Args:
+            ends_us: by what a window's end was taken for, what it is.
+        """
+        if self.open is not None:
+            opened_us, told_us = self.open.opened_us, self.open.told_us
+            self._change(
+                opened_us=ends_us.get(opened_us, opened_us),
+                told_us=ends_us.get(told_us, told_us),
+            )
 
     def _continue(self, end_us: int, state: MachineState, rule: AlarmRule) -> EpisodePhase | None:
         assert self.open is not None

@@ -1,9 +1,11 @@
 """The one thread that talks to the broker: windows out of the outbox, and word of the node itself.
 
 At most `Connected.max_in_flight` publications are unconfirmed at any time, so that paho queues
-nothing of its own. A window that is still fresh goes out live, one message each; what has become
-late goes out as backlog, many to a message. The broker's reason codes decide what becomes of a
-window: stored by nobody (no matching subscribers) means that it waits.
+nothing of its own. A window that is still fresh goes out live, one message each, before all others;
+what has become late goes out as backlog, many to a message, oldest first. The broker's reason codes
+decide what becomes of a window: stored by nobody (no matching subscribers) means that it waits.
+
+What of it is kept, where, and until when, is the outbox's (`node.outbox`).
 """
 
 import logging
@@ -11,7 +13,8 @@ import queue
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from typing import Final
 
 import msgspec
 
@@ -25,14 +28,17 @@ from contract.errors import (
 )
 from contract.messages import (
     MAX_BACKLOG_WINDOWS,
+    Account,
     Backlog,
     Birth,
     Command,
+    DiscardReason,
     Event,
     Health,
     Message,
     Presence,
     PresenceReason,
+    Receipt,
     Result,
     State,
     Status,
@@ -61,7 +67,9 @@ from contract.session import (
 )
 from contract.settings import MqttSettings
 from contract.topics import Kind
+from node.clock import Settled
 from node.outbox import Outbox
+from node.poison import Suspicion
 
 logger = logging.getLogger(__name__)
 
@@ -71,17 +79,27 @@ SESSION_EXPIRY_SECONDS = 60
 HEALTH_EXPIRY_SECONDS = 3600
 # An answer to a command is for whoever asked, now.
 RESULT_EXPIRY_SECONDS = 60
+# How an update stands, while the broker is away: the last of it is what counts.
+_MAX_UPDATES = 400
 # Commands come from people, one by one.
 _MAX_ASKED = 20
-# Events are few; this is a year of false alarms at one a day, or a fault in the making.
-_MAX_EVENTS = 400
 # Windows younger than this many hops are live.
 _LIVE_HOPS = 2.0
+# Late messages on their way at once. On a slow link a live window waits for no more than these (64
+# KiB); on a quick one 100 windows in each round trip empty the largest outbox in minutes.
+_BACKLOG_IN_FLIGHT: Final = 2
 # Nobody is subscribed, or the broker said "not now": how long to wait before the next window.
 _HOLD_SECONDS = 5.0
+# "Not now" may last; asking longer and longer after each other does no harm then.
+_HOLD_MOST_SECONDS = 300.0
+# With `durable = "always"`: how long the thread that hears waits for the disk. Longer, and sound
+# would be lost, too, which the capture holds back for a few seconds only.
+_KEEP_SECONDS = 3.0
 # Payload format invalid, packet too large, topic name invalid: the same bytes will never do.
 _HOPELESS = frozenset({0x90, 0x95, 0x99})
 _GOODBYE_SECONDS = 2.0
+# For the last commit, on a card that is busy.
+_SAVE_SECONDS = 5.0
 
 
 class _Stop(msgspec.Struct, frozen=True):
@@ -103,9 +121,86 @@ class Answer(msgspec.Struct, frozen=True):
     correlation: bytes | None
 
 
-_NewsKey = Kind | int
-_Given = Window | State | Health | Birth | Event | Update | Answer
-_Mail = SessionEvent | _Given | _Stop
+class _Kept(msgspec.Struct, frozen=True):
+    """A window, and whom to tell that it is on the disk."""
+
+    window: Window
+    done: threading.Event
+
+
+_NewsKey = Kind | int | str
+_Given = Window | State | Health | Birth | Event | Update | Answer | Settled
+_Mail = SessionEvent | _Given | _Kept | _Stop
+
+
+class _Windows(msgspec.Struct, frozen=True):
+    """On their way in one message."""
+
+    boot: str
+    seqs: tuple[int, ...]
+    late: bool
+
+    @property
+    def name(self) -> Hashable:
+        return self.boot, self.seqs
+
+
+class _News(msgspec.Struct, frozen=True):
+    """Word of the node on its way."""
+
+    key: _NewsKey
+    publication: Publication
+    account: Account | None
+
+    @property
+    def name(self) -> Hashable:
+        return self.key, self.publication.payload
+
+
+class _Told(msgspec.Struct, frozen=True):
+    """An event on its way, or how an update stands."""
+
+    key: int
+    kind: Kind
+
+    @property
+    def name(self) -> Hashable:
+        return self.kind, self.key
+
+
+_Parcel = _Windows | _News | _Told
+
+
+class Left(msgspec.Struct, frozen=True):
+    """Windows that a node leaves behind as it ends."""
+
+    saved: int
+    """They wait on the disk for the next start."""
+    lost: int
+
+
+class _Hold:
+    """After a no: how long to wait before asking again."""
+
+    def __init__(self) -> None:
+        self._until = 0.0
+        self._seconds = _HOLD_SECONDS
+
+    def is_over(self, now: float) -> bool:
+        return now >= self._until
+
+    def begin(self, now: float, *, grows: bool) -> None:
+        self._until = now + self._seconds
+        if grows:
+            self._seconds = min(2 * self._seconds, _HOLD_MOST_SECONDS)
+
+    def forget(self) -> None:
+        """Ask at once: it is another connection."""
+        self._until = 0.0
+
+    def end(self) -> None:
+        """The answer was yes."""
+        self._until, self._seconds = 0.0, _HOLD_SECONDS
 
 
 _FOR_UPDATES = (Connected, Subscribed, Disconnected, Followed, Received)
@@ -120,12 +215,14 @@ class Publisher:
 
     Args:
         mqtt: where the broker is.
-        outbox: keeps windows until they are confirmed; the publisher's own from now on.
+        outbox: keeps windows until they are stored; the publisher's own from now on.
         birth: makes what the node says of itself, anew at each connection.
         node: the node's id; also its client id.
         boot: id of this start.
         hop_seconds: time between two windows.
         now_us: microseconds since 1970.
+        synced_us: the same, while the clock can be trusted.
+        holds: whether windows wait until `Settled` is given.
         orders: topics of an operator's orders, if the node takes any.
         updates: is given what concerns updates; must only enqueue it.
     """
@@ -140,6 +237,8 @@ class Publisher:
         boot: str,
         hop_seconds: float,
         now_us: Callable[[], int],
+        synced_us: Callable[[], int | None] = lambda: None,
+        holds: bool = False,
         orders: Sequence[str] = (),
         updates: Callable[[SessionEvent], None] | None = None,
     ) -> None:
@@ -150,6 +249,8 @@ class Publisher:
         self.hop_seconds = hop_seconds
         self._updates = updates
         self._now_us = now_us
+        self._synced_us = synced_us
+        self._holds = holds
         self._mail: queue.SimpleQueue[_Mail] = queue.SimpleQueue()
         self._session = Session(
             mqtt,
@@ -158,36 +259,42 @@ class Publisher:
                 expiry_seconds=SESSION_EXPIRY_SECONDS,
                 subscriptions=tuple(
                     Subscription(topic_filter=topic)
-                    for topic in (topics.every_command(node), *orders)
+                    for topic in (*self._receipt_topics(), topics.every_command(node), *orders)
                 ),
             ),
             self._mail.put,
             will=lambda: Will(publication=self._status(Presence.OFFLINE, PresenceReason.LOST)),
         )
         self._connected: Connected | None = None
-        self._in_flight: dict[int, tuple[int, ...]] = {}
-        """Packet id of this connection -> windows in it (none: a message about the node)."""
+        self._in_flight: dict[int, _Parcel] = {}
+        """By the packet id of this connection."""
+        self._sent_at = 0.0
+        self._confirmed_here = False
+        """Whether the broker has confirmed anything on this connection."""
         self._news: dict[_NewsKey, Publication] = {}
         """What is to be said of the node itself, the newest of each kind, and every answer."""
-        self._news_in_flight: dict[int, tuple[_NewsKey, Publication]] = {}
+        self._accounts: dict[_NewsKey, Account] = {}
+        """Those among the news."""
         self._answers = 0
-        self._events: OrderedDict[int, Publication] = OrderedDict()
-        """What is to be said of episodes and updates, each of it, until the broker has it."""
-        self._events_in_flight: dict[int, int] = {}
-        """Packet id of this connection -> key in `_events`."""
-        self._events_given = 0
+        self._updates_to_tell: OrderedDict[int, Publication] = OrderedDict()
+        """How the update stands, each of it, until the broker has it."""
+        self._updates_told = 0
         self.asked: queue.SimpleQueue[Asked] = queue.SimpleQueue()
         """Commands that have come in, for whoever obeys them."""
-        self._hold_until = 0.0
-        self._hold_events_until = 0.0
+        self._hold = _Hold()
+        self._hold_events = _Hold()
         self._probing = False
         """Whether the last answer to a window was no: then one message at a time asks again."""
+        self._suspicion = Suspicion()
+        self._kept: list[threading.Event] = []
+        """Whom to tell that their windows are on the disk."""
         self._said: str | None = None
         self._told: set[str] = set()
         self._state: State | None = None
         self._update: Update | None = None
         self._stop: _Stop | None = None
         self._leaving = False
+        self._left: Left | None = None
         self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
         self.connections = 0
         self.confirmed = 0
@@ -201,8 +308,18 @@ class Publisher:
         self._thread.start()
 
     def give(self, message: _Given) -> None:
-        """Hand over a message; never blocks."""
-        self._mail.put(message)
+        """Hand over a message; never blocks, but for a window that has to be on the disk first."""
+        if not isinstance(message, Window) or self._outbox.rules.durable == "late":
+            self._mail.put(message)
+            return
+        done = threading.Event()
+        self._mail.put(_Kept(message, done))
+        if self.failure is None and self._thread.is_alive() and not done.wait(_KEEP_SECONDS):
+            self._say_once(
+                "slow disk",
+                f"the disk takes longer than {_KEEP_SECONDS:g} s for a window: what is heard until"
+                " then would be lost if the power went",
+            )
 
     def follow(self, topic_filter: str) -> Delivery | None:
         """Subscribe until `leave`, or until the connection ends; None if there is none."""
@@ -215,43 +332,71 @@ class Publisher:
     @property
     def backlog(self) -> int:
         """What is not dealt with yet: windows that are not confirmed, and mail that is not read."""
-        return len(self._outbox) + self._mail.qsize()
+        return self._outbox.held + self._mail.qsize()
 
-    def stop(self, *, drain_seconds: float) -> int:
-        """Send what waits, say goodbye, disconnect; gives how many windows were left behind.
-
-        Events that are left are told in the log.
-        """
+    def stop(self, *, drain_seconds: float) -> Left:
+        """Send what waits, save the rest, say goodbye, disconnect; tells what was left behind."""
         self._mail.put(_Stop(drain_seconds))
-        self._thread.join(drain_seconds + 2 * _GOODBYE_SECONDS + 1.0)
+        self._thread.join(drain_seconds + 2 * _GOODBYE_SECONDS + _SAVE_SECONDS)
         self._session.stop()
-        if self._events:
-            logger.error("%d events were not delivered and are lost", len(self._events))
-        return len(self._outbox) + self._windows_in_mail()
+        if self._thread.is_alive():
+            # It hangs in the disk: what is there is there.
+            unsaved = self._outbox.unsaved + self._mail.qsize()
+            return Left(max(0, self._outbox.held - unsaved), unsaved)
+        if self._left is None:
+            self._left = self._save_after_failure()
+        return self._left
 
-    def _windows_in_mail(self) -> int:
-        """Windows that the thread has not come to any more."""
-        count = 0
-        while not self._thread.is_alive():
+    def _save_after_failure(self) -> Left:
+        """What the thread has left undone."""
+        while True:
             try:
-                count += isinstance(self._mail.get_nowait(), Window)
+                mail = self._mail.get_nowait()
             except queue.Empty:
                 break
-        return count
+            if isinstance(mail, Window):
+                self._outbox.add(mail, time.monotonic())
+            elif isinstance(mail, _Kept):
+                self._outbox.add(mail.window, time.monotonic())
+        left = self._save()
+        self._outbox.close(time.monotonic())
+        return left
+
+    def _save(self) -> Left:
+        now = time.monotonic()
+        lost = self._outbox.end(now)
+        if self._outbox.unsaved_events:
+            logger.error("%d events were not delivered and are lost", self._outbox.unsaved_events)
+        return Left(self._outbox.held, lost)
 
     def _run(self) -> None:
         try:
             while self._stop is None:
-                self._take_mail()
-                self._send_news()
-                self._send_events()
-                self._send_windows()
+                self._go_on()
             self._drain(self._stop.drain_seconds)
+            left = self._save()
             self._say_goodbye()
+            self._outbox.close(time.monotonic())
+            self._left = left
         except Exception as error:
             # The thread's outermost loop: the node must not go on, unheard, as if nothing were.
             logger.exception("the publisher failed")
             self.failure = PublisherError(f"the publisher failed, which is a bug: {error!r}")
+
+    def _go_on(self) -> None:
+        self._take_mail()
+        self._tend_outbox()
+        self._send_news()
+        self._send_events()
+        self._send_windows()
+
+    def _tend_outbox(self) -> None:
+        self._outbox.tend(time.monotonic(), synced_us=self._synced_us())
+        for done in self._kept:
+            done.set()
+        self._kept.clear()
+        for boot in self._outbox.take_ended():
+            self._tell_account(boot)
 
     def _take_mail(self) -> None:
         """Handle what has come in; waits a little when nothing has."""
@@ -268,24 +413,26 @@ class Publisher:
         match mail:
             case Window():
                 self._outbox.add(mail, time.monotonic())
+            case _Kept():
+                self._outbox.add(mail.window, time.monotonic())
+                self._kept.append(mail.done)
+            case Settled():
+                self._outbox.restamp(mail.stamps, mail.ends_us)
+                self._holds = False
             case Published():
                 self._answered(mail)
             case Connected():
                 self._begin(mail)
             case Disconnected():
-                self._connected = None
-                for seqs in self._in_flight.values():
-                    self._outbox.back(seqs)
-                self._in_flight.clear()
-                # What has not been confirmed is said again, where there is nothing newer.
-                for news_kind, publication in self._news_in_flight.values():
-                    self._news.setdefault(news_kind, publication)
-                self._news_in_flight.clear()
-                self._events_in_flight.clear()
+                self._disconnected(mail)
             case Received():
-                self._take_command(mail)
+                self._take_in(mail)
             case SubscribeRefused():
-                what = "commands" if Kind.COMMAND in mail.topic_filter else "orders"
+                what = "orders"
+                if mail.topic_filter.endswith(Kind.RECEIPT):
+                    what = "receipts"
+                elif Kind.COMMAND in mail.topic_filter:
+                    what = "commands"
                 self._say_once(
                     mail.topic_filter, f"no {what} are heard on {mail.topic_filter}: {mail.reason}"
                 )
@@ -298,12 +445,17 @@ class Publisher:
                 self._state = mail
                 self._publish_about_node(mail, retain=True)
             case Health():
-                self._publish_about_node(mail, expiry_seconds=HEALTH_EXPIRY_SECONDS)
+                health = self._with_outbox(mail)
+                self._publish_about_node(health, expiry_seconds=HEALTH_EXPIRY_SECONDS)
+                self._tell_account(self._boot)
             case Event():
-                self._add_event(mail)
+                if self._outbox.add_event(mail, time.monotonic()):
+                    self._say_once(
+                        "events", "too many events wait for the broker: the oldest are lost"
+                    )
             case Update():
                 self._update = mail
-                self._add_event(mail)
+                self._tell_update(mail)
             case Answer():
                 self._answers += 1
                 self._news[self._answers] = Publication(
@@ -315,41 +467,73 @@ class Publisher:
             case _Stop():
                 self._stop = mail
 
-    def _take_command(self, message: Received) -> None:
+    def _receipt_topics(self) -> tuple[str, ...]:
+        if self._outbox.rules.receipts == "broker":
+            return ()
+        return (topics.node(self._node, Kind.RECEIPT),)
+
+    def _with_outbox(self, health: Health) -> Health:
+        figures = self._outbox.figures(time.monotonic(), synced_us=self._synced_us())
+        discarded = {
+            f"discarded_{reason}": figures.discarded.get(reason, 0) for reason in DiscardReason
+        }
+        return msgspec.structs.replace(
+            health,
+            outbox_windows=figures.windows,
+            outbox_oldest_s=round(max(0.0, figures.oldest_seconds), 3),
+            outbox_disk_bytes=figures.disk_bytes,
+            **discarded,
+        )
+
+    def _take_in(self, message: Received) -> None:
+        """A receipt, or a command; what concerns updates alone is none of ours."""
         try:
             where = topics.parse(message.topic)
-            if where.kind is not Kind.COMMAND:
+            if where.kind not in (Kind.COMMAND, Kind.RECEIPT):
                 return
-            command = decode(message.topic, message.payload)
+            found = decode(message.topic, message.payload)
         except (TopicError, MessageError) as error:
-            self._say_once("command", f"a command is refused: {error}")
+            self._say_once("refused", f"a message to this node is refused: {error}")
             return
-        if not isinstance(command, Command) or where.verb is None:
-            return
+        if isinstance(found, Receipt):
+            self._outbox.receipted(found, time.monotonic(), retained=message.retained)
+        elif isinstance(found, Command) and where.verb is not None:
+            self._take_command(message, found, where.verb)
+
+    def _take_command(self, message: Received, command: Command, verb: str) -> None:
         if message.retained:
             # It would be obeyed again at every connection, years later.
-            self._say_once("retained", f"a retained {where.verb} command is refused: clear it")
+            self._say_once("retained", f"a retained {verb} command is refused: clear it")
             return
         if self.asked.qsize() >= _MAX_ASKED:
             self._say_once("asked", f"more than {_MAX_ASKED} commands at once: the rest is refused")
             return
-        self.asked.put(Asked(where.verb, command, message.correlation))
+        self.asked.put(Asked(verb, command, message.correlation))
 
-    def _add_event(self, event: Event | Update) -> None:
-        self._events_given += 1
-        self._events[self._events_given] = Publication(
-            topic=topics.node(self._node, event.KIND),
-            payload=encode(event),
-            retain=isinstance(event, Update),
+    def _tell_update(self, update: Update) -> None:
+        self._updates_told += 1
+        self._updates_to_tell[self._updates_told] = Publication(
+            topic=topics.node(self._node, update.KIND), payload=encode(update), retain=True
         )
-        if len(self._events) > _MAX_EVENTS:
-            self._events.popitem(last=False)
-            self._say_once("events", "too many events wait for the broker: the oldest are lost")
+        if len(self._updates_to_tell) > _MAX_UPDATES:
+            self._updates_to_tell.popitem(last=False)
+
+    def _tell_account(self, boot: str) -> None:
+        if boot not in self._outbox.boots:
+            return
+        account = self._outbox.account(boot, at_us=self._now_us(), hop_seconds=self.hop_seconds)
+        key = f"{Kind.ACCOUNT} {boot}"
+        self._accounts[key] = account
+        self._news[key] = Publication(
+            topic=topics.node(self._node, Kind.ACCOUNT), payload=encode(account)
+        )
 
     def _begin(self, connected: Connected) -> None:
         self._connected = connected
         self.connections += 1
-        self._hold_until = self._hold_events_until = 0.0
+        self._confirmed_here = False
+        self._hold.forget()
+        self._hold_events.forget()
         health = self._news.pop(Kind.HEALTH, None)
         self._news = {Kind.STATUS: self._presence()}
         if health is not None:
@@ -357,53 +541,119 @@ class Publisher:
         self._publish_about_node(self._birth(), retain=True)
         if self._state is not None:
             self._publish_about_node(self._state, retain=True)
+        # Whoever counts what is stored has to know what there is, also of earlier starts.
+        for boot in self._outbox.boots:
+            self._tell_account(boot)
         # A broker that keeps nothing over its restart has forgotten it.
-        if self._update is not None and not any(p.retain for p in self._events.values()):
-            self._add_event(self._update)
+        if self._update is not None and not self._updates_to_tell:
+            self._tell_update(self._update)
+
+    def _disconnected(self, disconnected: Disconnected) -> None:
+        self._connected = None
+        parcels = list(self._in_flight.values())
+        self._in_flight.clear()
+        for parcel in parcels:
+            match parcel:
+                case _Windows():
+                    self._outbox.back(parcel.boot, parcel.seqs)
+                case _News():
+                    # What has not been confirmed is said again, where there is nothing newer.
+                    self._news.setdefault(parcel.key, parcel.publication)
+                case _Told():
+                    pass
+        if disconnected.taken_over or self._leaving:
+            return
+        poison = self._suspicion.dropped(
+            [parcel.name for parcel in parcels],
+            seconds=time.monotonic() - self._sent_at,
+            has_worked=self._confirmed_here,
+        )
+        if poison is not None:
+            logger.error(
+                "the broker has ended the connection each time upon the same message, which is"
+                " given up: %s",
+                poison,
+            )
+            self._give_up(parcels[0])
+
+    def _give_up(self, parcel: _Parcel) -> None:
+        match parcel:
+            case _Windows():
+                self._outbox.refused(parcel.boot, parcel.seqs, time.monotonic())
+            case _News():
+                self._news.pop(parcel.key, None)
+            case _Told(key, Kind.EVENT):
+                self._outbox.event_done(key, time.monotonic())
+            case _Told():
+                self._updates_to_tell.pop(parcel.key, None)
+
+    def _may_send(self, *, one_by_one: bool = False) -> bool:
+        """Whether there is a connection, and room on it."""
+        if self._connected is None:
+            return False
+        return len(self._in_flight) < (1 if one_by_one else self._connected.max_in_flight)
 
     def _send_windows(self) -> None:
         now = time.monotonic()
-        while self._connected is not None and now >= self._hold_until:
+        while self._hold.is_over(now):
             # Where nobody listens, or windows are not allowed, thousands of them need not be sent
             # every few seconds to learn that it is still so.
-            if len(self._in_flight) >= (1 if self._probing else self._connected.max_in_flight):
+            one_by_one = self._probing or self._suspicion.careful
+            if not self._may_send(one_by_one=one_by_one):
                 return
-            entries = self._outbox.waiting(MAX_BACKLOG_WINDOWS)
-            if not entries:
+            live_seconds = _LIVE_HOPS * self.hop_seconds
+            live = None if self._holds else self._outbox.live(now, live_seconds)
+            if live is not None:
+                if not self._send([live.window], Kind.WINDOW):
+                    return
+                continue
+            if not self._may_send_late():
                 return
-            late = [e.window for e in entries if now - e.added_at > _LIVE_HOPS * self.hop_seconds]
-            if not self._send(late or [entries[0].window], Kind.BACKLOG if late else Kind.WINDOW):
+            late = self._outbox.late(
+                1 if self._suspicion.careful else MAX_BACKLOG_WINDOWS,
+                before=now - live_seconds,
+                except_boot=self._boot if self._holds else None,
+            )
+            if not late or not self._send([entry.window for entry in late], Kind.BACKLOG):
                 return
 
+    def _may_send_late(self) -> bool:
+        assert self._connected is not None
+        # A place is left for a live window, where there is more than one.
+        room = max(1, min(_BACKLOG_IN_FLIGHT, self._connected.max_in_flight - 1))
+        late = sum(isinstance(each, _Windows) and each.late for each in self._in_flight.values())
+        return late < room
+
     def _send(self, windows: Sequence[Window], kind: Kind) -> bool:
-        seqs = tuple(window.seq for window in windows)
+        boot, seqs = windows[0].boot, tuple(window.seq for window in windows)
         message: Message = windows[0]
         if kind is Kind.BACKLOG:
-            message = Backlog(node=self._node, boot=self._boot, windows=tuple(windows))
+            message = Backlog(node=self._node, boot=boot, windows=tuple(windows))
         try:
             topic = topics.node(self._node, kind)
             publication = Publication(topic=topic, payload=encode(message))
-            sent = self._publish(publication, seqs) is not None
+            sent = self._publish(publication, _Windows(boot, seqs, kind is Kind.BACKLOG))
         except (MessageError, PayloadTooLargeError) as error:
             if len(windows) > 1:
                 half = len(windows) // 2
                 return self._send(windows[:half], kind) and self._send(windows[half:], kind)
             self._say(f"{error}; the window is given up")
-            self._outbox.done(seqs, refused=True)
+            self._outbox.refused(boot, seqs, time.monotonic())
             return True
         if sent:
-            self._outbox.sent(seqs)
+            self._outbox.sent(boot, seqs)
         return sent
 
-    def _publish(self, publication: Publication, seqs: tuple[int, ...] = ()) -> int | None:
+    def _publish(self, publication: Publication, parcel: _Parcel) -> bool:
         delivery: Delivery | None = self._session.publish(publication)
         # A connection newer than the one we were told of: its `Connected` is still in the mail.
         if delivery is None or self._connected is None:
-            return None
+            return False
         if delivery.generation != self._connected.generation:
-            return None
-        self._in_flight[delivery.packet_id] = seqs
-        return delivery.packet_id
+            return False
+        self._in_flight[delivery.packet_id] = parcel
+        self._sent_at = time.monotonic()
+        return True
 
     def _publish_about_node(
         self,
@@ -420,96 +670,110 @@ class Publisher:
         )
 
     def _send_events(self) -> None:
-        now = time.monotonic()
-        on_their_way = set(self._events_in_flight.values())
-        for key, publication in list(self._events.items()):
-            if self._connected is None or now < self._hold_events_until:
+        on_their_way = {parcel.name for parcel in self._in_flight.values()}
+        for parcel, publication in self._to_tell():
+            if not self._hold_events.is_over(time.monotonic()):
                 return
-            if len(self._in_flight) >= self._connected.max_in_flight:
+            if not self._may_send(one_by_one=self._suspicion.careful):
                 return
-            if key in on_their_way:
+            if parcel.name in on_their_way:
                 continue
             try:
-                packet_id = self._publish(publication)
+                if not self._publish(publication, parcel):
+                    return
             except PayloadTooLargeError as error:
                 self._say_once("event", f"{error}; it is not said")
-                del self._events[key]
-                continue
-            if packet_id is None:
-                return
-            self._events_in_flight[packet_id] = key
+                self._give_up(parcel)
+
+    def _to_tell(self) -> list[tuple[_Told, Publication]]:
+        """Events, and how an update stands, each in its order."""
+        found = [
+            (_Told(key, Kind.UPDATE), publication)
+            for key, publication in self._updates_to_tell.items()
+        ]
+        if self._holds:
+            return found
+        topic = topics.node(self._node, Kind.EVENT)
+        return found + [
+            (_Told(key, Kind.EVENT), Publication(topic=topic, payload=encode(event)))
+            for key, event in self._outbox.events()
+        ]
 
     def _send_news(self) -> None:
-        while self._news and self._connected is not None:
-            if len(self._in_flight) >= self._connected.max_in_flight:
-                return
-            kind = next(iter(self._news))
-            publication = self._news[kind]
+        while self._news and self._may_send():
+            key = next(iter(self._news))
+            publication = self._news[key]
             try:
-                packet_id = self._publish(publication)
+                if not self._publish(publication, _News(key, publication, self._accounts.get(key))):
+                    return
             except PayloadTooLargeError as error:
-                self._say_once(str(kind), f"{error}; it is not said")
-                del self._news[kind]
-                continue
-            if packet_id is None:
-                return
-            del self._news[kind]
-            self._news_in_flight[packet_id] = (kind, publication)
+                self._say_once(str(key), f"{error}; it is not said")
+            del self._news[key]
 
     def _answered(self, answer: Published) -> None:
         if self._connected is None or answer.generation != self._connected.generation:
             return
-        seqs = self._in_flight.pop(answer.packet_id, ())
-        kind, _ = self._news_in_flight.pop(answer.packet_id, (None, None))
+        parcel = self._in_flight.pop(answer.packet_id, None)
         self.confirmed += answer.accepted
-        event = self._events_in_flight.pop(answer.packet_id, None)
-        if event is not None:
-            self._event_answered(event, answer)
-            return
-        if kind is not None and not answer.accepted:
-            what = kind if isinstance(kind, Kind) else Kind.RESULT
-            self._say_once(str(what), f"the broker refuses {what} of this node: {answer.reason}")
-        if answer.accepted and answer.reason_code != NO_MATCHING_SUBSCRIBERS:
-            self._outbox.done(seqs)
-            if seqs:
-                self._said = None
-                self._probing = False
-        elif seqs and answer.reason_code in _HOPELESS:
-            self._say(f"the broker refused a message for good: {answer.reason}")
-            self._outbox.done(seqs, refused=True)
-        elif seqs:
-            self._say(f"windows wait, {len(self._outbox)} so far: the broker says {answer.reason}")
-            self._outbox.back(seqs)
-            self._probing = True
-            self._hold_until = time.monotonic() + _HOLD_SECONDS
+        self._confirmed_here = True
+        match parcel:
+            case _Windows():
+                self._suspicion.confirmed()
+                self._windows_answered(parcel, answer)
+            case _Told():
+                self._suspicion.confirmed()
+                self._event_answered(parcel, answer)
+            case _News():
+                self._news_answered(parcel, answer)
 
-    def _event_answered(self, key: int, answer: Published) -> None:
-        publication = self._events.get(key)
-        retained = publication is not None and publication.retain
+    def _news_answered(self, news: _News, answer: Published) -> None:
+        if not answer.accepted:
+            what = Kind.RESULT if isinstance(news.key, int) else news.key.split()[0]
+            self._say_once(what, f"the broker refuses {what} of this node: {answer.reason}")
+        elif news.account is not None and answer.reason_code != NO_MATCHING_SUBSCRIBERS:
+            self._outbox.account_told(news.account, time.monotonic())
+
+    def _windows_answered(self, windows: _Windows, answer: Published) -> None:
+        boot, seqs, now = windows.boot, windows.seqs, time.monotonic()
+        if answer.accepted and answer.reason_code != NO_MATCHING_SUBSCRIBERS:
+            self._outbox.confirmed(boot, seqs, now)
+            self._hold.end()
+            self._said = None
+            self._probing = False
+        elif answer.reason_code in _HOPELESS:
+            self._say(f"the broker refused a message for good: {answer.reason}")
+            self._outbox.refused(boot, seqs, now)
+        else:
+            self._say(f"windows wait, {self._outbox.held} so far: the broker says {answer.reason}")
+            self._outbox.back(boot, seqs)
+            self._probing = True
+            self._hold.begin(now, grows=not answer.accepted)
+
+    def _event_answered(self, told: _Told, answer: Published) -> None:
+        retained = told.kind is Kind.UPDATE
         if answer.accepted and (retained or answer.reason_code != NO_MATCHING_SUBSCRIBERS):
-            self._events.pop(key, None)
+            self._give_up(told)
+            self._hold_events.end()
         elif answer.reason_code in _HOPELESS:
             self._say_once("event", f"the broker refused an event for good: {answer.reason}")
-            self._events.pop(key, None)
+            self._give_up(told)
         else:
             self._say_once("event", f"events wait: the broker says {answer.reason}")
             # Windows may be taken all the same: they do not wait for this.
-            self._hold_events_until = time.monotonic() + _HOLD_SECONDS
+            self._hold_events.begin(time.monotonic(), grows=not answer.accepted)
 
     def _drain(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline and self.failure is None:
-            events_may_go = self._events and time.monotonic() >= self._hold_events_until
-            if not (len(self._outbox) or events_may_go):
+            events_may_go = self._to_tell() and self._hold_events.is_over(time.monotonic())
+            if not (self._outbox.held or events_may_go):
                 break
-            self._take_mail()
-            self._send_news()
-            self._send_events()
-            self._send_windows()
+            self._go_on()
 
     def _say_goodbye(self) -> None:
         # A clean disconnect publishes no will: this is the only word that we are gone.
         self._leaving = True
+        self._tell_account(self._boot)
         self._news.pop(Kind.STATUS, None)
         self._news[Kind.STATUS] = self._presence()
         self._send_news()

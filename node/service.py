@@ -36,11 +36,12 @@ from contract.messages import (
 )
 from contract.topics import TAKES_UPDATES, VERBS
 from node.board import board_name, operating_system, read_board
-from node.clock import WindowClock, new_boot_id, system_clock
+from node.clock import Settled, WindowClock, new_boot_id
 from node.ear import Ear, HeardWindow
 from node.episodes import Episodes
 from node.notify import Notifier
-from node.outbox import MemoryOutbox
+from node.outbox import Outbox, OutboxRules
+from node.outbox_file import OutboxFile
 from node.publisher import Answer, Asked, Publisher
 from node.release_store import Release
 from node.runtime import Runtime
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_OUTBOX = "outbox.db"
 # How long a read may wait before the loop looks after health and signals.
 _READ_SECONDS = 0.5
 # The last minutes' latencies, for the percentiles in `health`.
@@ -72,7 +74,7 @@ _PROGRESS_STEPS = 20
 
 
 class UndeliveredError(EarshotError):
-    """The node ended with windows that no broker has taken."""
+    """The node ended with windows that nobody has taken, and that could not be saved."""
 
 
 class Totals(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,6 +92,8 @@ def run(
     release: Release,
     runtime: Runtime,
     stop: threading.Event,
+    *,
+    clock: WindowClock | None = None,
 ) -> Totals:
     """Hear, judge and publish until the source ends or `stop` is set.
 
@@ -99,16 +103,17 @@ def run(
         release: to score with, unless an update has brought another.
         runtime: inference library.
         stop: ends it.
+        clock: gives windows their time; None is the system's.
 
     Raises:
         StateFolderError: another node uses the state folder.
         SourceError: the sound cannot be had, and time will not help.
         ReleaseError: the release does not run here.
         ConnectionRefusedByBrokerError: the broker said no before it ever said yes.
-        UndeliveredError: windows are left that no broker has taken.
+        UndeliveredError: windows are left that nobody has taken, and the disk cannot be written.
     """
     store = SiteStore(settings.state_folder, required=False)
-    clock = WindowClock()
+    clock = clock or WindowClock()
     with store.locked(), source:
         updates = None
         if settings.update.keys_file is not None:
@@ -187,7 +192,6 @@ class _Node:
         self._ear = Ear(source, scorer, self._watch)
         self._notifier = Notifier.from_environment(os.environ)
         self._clock = clock
-        self._clock_state = Clock.SIMULATED if settings.source.fast else system_clock()
         self._calibration: CalibrationRequest | None = None
         """What has asked for the calibration that is under way."""
         self._told: _Told | None = None
@@ -196,7 +200,14 @@ class _Node:
         self._episodes = Episodes(self._boot, episode)
         self._started = time.monotonic()
         self._health_due = self._started + settings.health.interval_seconds
-        self._outbox = MemoryOutbox(max_windows=settings.outbox.max_windows)
+        self._outbox = Outbox(
+            self._boot,
+            node=settings.node.id,
+            file=OutboxFile(settings.state_folder / _OUTBOX),
+            rules=_rules(settings),
+            now=self._started,
+        )
+        clock.begin(above_us=self._floor_us(), wait_seconds=settings.clock_wait_seconds)
         self._publisher = Publisher(
             settings.mqtt,
             self._outbox,
@@ -205,6 +216,8 @@ class _Node:
             boot=self._boot,
             hop_seconds=manifest.hop_us / 1e6,
             now_us=self._clock.now_us,
+            synced_us=self._clock.synced_us,
+            holds=clock.waits,
             orders=() if updates is None else updates.orders,
             updates=None if updates is None else updates.happened,
         )
@@ -216,12 +229,11 @@ class _Node:
 
     @property
     def totals(self) -> Totals:
-        outbox = self._outbox
         return Totals(
             windows=self._windows,
             flagged=self._flagged,
             unscored=self._unscored,
-            discarded=outbox.discarded_full + outbox.discarded_refused,
+            discarded=self._outbox.discarded,
         )
 
     def hear_until(self, stop: threading.Event) -> None:
@@ -248,6 +260,7 @@ class _Node:
                 self._obey()
                 self._follow_updates()
                 self._hear_once()
+                self._go_by(self._clock.settle())
                 self._look_after_health()
             well = True
         except EndOfSound:
@@ -270,25 +283,44 @@ class _Node:
             self._notifier.stopping()
             if self._updates is not None:
                 self._updates.stop(well=well)
+            self._go_by(self._clock.settle(at_once=True))
             # The last word on how many windows there were, for whoever counts what is stored.
             self._tell_health(time.monotonic())
-            if len(self._outbox):
+            if self._outbox.held:
                 logger.info(
-                    "%d windows are not delivered yet; trying for %g s (Ctrl-C gives them up)",
-                    len(self._outbox),
+                    "%d windows are not known to be stored yet; waiting for %g s (Ctrl-C ends"
+                    " that)",
+                    self._outbox.held,
                     self._settings.outbox.drain_seconds,
                 )
             left = self._publisher.stop(drain_seconds=self._settings.outbox.drain_seconds)
-            if left:
+            if left.saved:
+                logger.info("%d windows wait on the disk for the next start", left.saved)
+            if left.lost:
                 # Said here, too: whatever else ends the node would be raised in its place.
-                logger.error("%d of %d windows were not delivered", left, self._windows)
+                logger.error("%d of %d windows were not delivered", left.lost, self._windows)
         self._check_publisher()
-        if left:
+        if left.lost:
             raise UndeliveredError(
-                f"{left} of {self._windows} windows were not delivered to"
-                f" {self._settings.mqtt.address} within {self._settings.outbox.drain_seconds:g} s"
-                " and are lost; is the broker up, and does a collector subscribe?"
+                f"{left.lost} of {self._windows} windows were not delivered to"
+                f" {self._settings.mqtt.address} within {self._settings.outbox.drain_seconds:g} s,"
+                f" could not be saved in {self._settings.state_folder}, and are lost; is the broker"
+                " up, and does a collector subscribe?"
             )
+
+    def _floor_us(self) -> int | None:
+        """Simulated time has no before."""
+        return None if self._settings.source.fast else self._outbox.last_start_us
+
+    def _go_by(self, settled: Settled | None) -> None:
+        """The clock is right now, or has had its time: what waited for it goes out."""
+        if settled is None:
+            return
+        self._publisher.give(settled)
+        episode = self._episodes.open
+        if episode is not None and episode.opened_us in settled.ends_us:
+            self._episodes.restamp(settled.ends_us)
+            self._store.keep_episode(self._episodes.open)
 
     def _hear_once(self) -> None:
         if self._settings.source.fast and self._is_ahead_of_broker():
@@ -316,12 +348,14 @@ class _Node:
         self._flagged += judgement.anomaly is True
         self._unscored += judgement.anomaly is None
         manifest = self._scorer.manifest
+        duration_us = manifest.features.window_us
+        stamp = self._clock.stamp(seq, heard.start_monotonic_ns, duration_us)
         window = Window(
             node=self._settings.node.id,
             boot=self._boot,
             seq=seq,
-            start_us=self._clock.start_us(heard.start_monotonic_ns),
-            duration_us=manifest.features.window_us,
+            start_us=stamp.start_us,
+            duration_us=duration_us,
             mse=heard.mse,
             statistic=judgement.statistic,
             threshold=heard.threshold,
@@ -333,7 +367,7 @@ class _Node:
             level_dbfs=None if heard.level_dbfs is None else round(heard.level_dbfs, 2),
             clipped=round(heard.clipped, 6),
             overruns=self._source.overruns,
-            clock=self._clock_state,
+            clock=Clock.SIMULATED if self._settings.source.fast else stamp.clock,
             latency_ms=None if heard.latency_ms is None else round(heard.latency_ms, 3),
         )
         self._publisher.give(window)
@@ -562,8 +596,6 @@ class _Node:
             self._tell_health(now)
 
     def _tell_health(self, now: float) -> None:
-        if self._clock_state is not Clock.SIMULATED:
-            self._clock_state = system_clock()
         p50, p95 = self._latency_percentiles_ms()
         board = read_board()
         level_dbfs = None if self._last is None else self._last.level_dbfs
@@ -576,14 +608,15 @@ class _Node:
                 at_us=self._clock.now_us(),
                 uptime_s=round(now - self._started, 3),
                 windows=self._windows,
-                outbox_windows=len(self._outbox),
-                outbox_oldest_s=round(self._outbox.oldest_seconds(now), 3),
+                # The publisher, whose the outbox is, says how full it is.
+                outbox_windows=0,
+                outbox_oldest_s=0.0,
                 outbox_disk_bytes=0,
-                discarded_full=self._outbox.discarded_full,
+                discarded_full=0,
                 discarded_expired=0,
+                discarded_refused=0,
                 discarded_damaged=0,
                 discarded_unsaved=0,
-                discarded_refused=self._outbox.discarded_refused,
                 reconnects=max(0, self._publisher.connections - 1),
                 overruns=self._source.overruns,
                 microphone=self._ear.microphone.state,
@@ -592,7 +625,7 @@ class _Node:
                 clipped=0.0 if self._last is None else round(self._last.clipped, 6),
                 latency_p50_ms=p50,
                 latency_p95_ms=p95,
-                clock=self._clock_state,
+                clock=Clock.SIMULATED if self._settings.source.fast else self._clock.state,
                 **msgspec.structs.asdict(board),
             )
         )
@@ -631,6 +664,19 @@ class _Node:
     def _check_publisher(self) -> None:
         if self._publisher.failure is not None:
             raise self._publisher.failure
+
+
+def _rules(settings: NodeSettings) -> OutboxRules:
+    outbox = settings.outbox
+    return OutboxRules(
+        receipts=outbox.receipts,
+        durable=outbox.durable,
+        tail_seconds=outbox.tail_seconds,
+        max_windows=outbox.max_windows,
+        max_bytes=outbox.max_bytes,
+        max_age_seconds=outbox.max_age_hours * 3600.0,
+        resend_seconds=outbox.resend_seconds,
+    )
 
 
 def _bounded(text: str | None) -> str | None:

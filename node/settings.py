@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -45,12 +45,39 @@ class ModelSection(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OutboxSection(msgspec.Struct, frozen=True, kw_only=True):
-    """What happens to windows while the broker is away."""
+    """What happens to windows until they are known to be stored."""
 
+    receipts: Literal["collector", "broker"] = "collector"
+    """Whose word lets go of a window: a collector's receipt, or the broker's confirmation, where
+    what stores the windows sends no receipts."""
+    durable: Literal["late", "always"] = "late"
+    """When a window is written to the disk: once it is late, or each before it goes out."""
+    tail_seconds: Annotated[float, msgspec.Meta(ge=2.0, le=60.0)] = 5.0
+    """So much sound at most is in memory alone, and lost when the power goes. A receipt takes
+    about two seconds: below that every window is written."""
+    max_mb: Annotated[int, msgspec.Meta(ge=1, le=65_536)] = 128
+    """Of windows on the disk, in 1024 x 1024 bytes: some 200 000, two days at a hop of 1 s."""
+    max_age_hours: Annotated[float, msgspec.Meta(gt=0.0, le=87_600.0)] = 168.0
+    """Windows that have waited for longer are given up."""
+    resend_seconds: Seconds = 600.0
+    """A window that the broker has taken and nobody has receipted for so long is sent again."""
     max_windows: Annotated[int, msgspec.Meta(ge=100, le=1_000_000)] = 10_000
-    """Kept in memory, some 0.5 kB each: 10 000 are 2.8 hours at a hop of one second."""
+    """Kept in memory where the disk cannot be written, some 0.5 kB each: 2.8 hours at a hop of one
+    second."""
     drain_seconds: Seconds = 10.0
     """How long a node that is stopped tries to send what it still has."""
+
+    @property
+    def max_bytes(self) -> int:
+        """Of windows on the disk."""
+        return self.max_mb * _BYTES_PER_MB
+
+
+class ClockSection(msgspec.Struct, frozen=True, kw_only=True):
+    """How much the time of a window matters."""
+
+    wait_seconds: Annotated[float, msgspec.Meta(ge=0.0, le=3600.0)] = 120.0
+    """Windows of a microphone wait for a synchronised clock after the start, at most so long."""
 
 
 class CalibrationSection(msgspec.Struct, frozen=True, kw_only=True):
@@ -123,9 +150,16 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     mqtt: MqttSettings = MqttSettings()
     source: SourceSection = SourceSection()
     outbox: OutboxSection = OutboxSection()
+    clock: ClockSection = ClockSection()
     calibration: CalibrationSection = CalibrationSection()
     health: HealthSection = HealthSection()
     update: UpdateSection = UpdateSection()
+
+    @property
+    def clock_wait_seconds(self) -> float:
+        """How long windows wait for a synchronised clock: only a microphone's need one."""
+        live = self.source.spec.startswith("microphone:") and not self.source.fast
+        return self.clock.wait_seconds if live else 0.0
 
     @property
     def state_folder(self) -> Path:

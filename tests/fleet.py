@@ -110,6 +110,8 @@ def node_settings(broker: Mosquitto | None, source: str, **more: str) -> dict[st
         "EARSHOT_NODE_STATE_FOLDER": tempfile.mkdtemp(dir=_STATE_FOLDERS),
         "EARSHOT_MODEL_FOLDER": str(MODEL),
         "EARSHOT_SOURCE_SPEC": source,
+        # A listener sends no receipts.
+        "EARSHOT_OUTBOX_RECEIPTS": "broker",
     }
     if broker is not None:
         found |= {"EARSHOT_MQTT_HOST": broker.host, "EARSHOT_MQTT_PORT": str(broker.port)}

@@ -13,7 +13,7 @@ import pytest
 from contract.messages import Birth, encode
 from contract.session import NO_MATCHING_SUBSCRIBERS, Session, SessionEvent, SessionOptions
 from contract.settings import MqttSettings
-from node.outbox import MemoryOutbox
+from node.outbox import Outbox, OutboxRules
 from node.publisher import Answer, Publisher
 from tests.contract import examples
 from tests.servers import wait_until
@@ -49,7 +49,11 @@ def _publications(connection: socket.socket) -> bytes:
 def _publisher(server: socket.socket, birth: Callable[[], Birth]) -> Publisher:
     return Publisher(
         _settings(server),
-        MemoryOutbox(max_windows=100),
+        Outbox(
+            examples.WINDOW.boot,
+            node=examples.WINDOW.node,
+            rules=OutboxRules(receipts="broker", max_windows=100),
+        ),
         birth,
         node=examples.WINDOW.node,
         boot=examples.WINDOW.boot,
@@ -171,7 +175,7 @@ def test_no_more_is_unconfirmed_than_the_broker_takes(listening: socket.socket) 
     assert first[0] >> 4 == 3  # PUBLISH
     assert b"/status" in first
     assert b"/birth" not in first
-    assert left == 1
+    assert left.lost == 1
 
 
 def test_word_too_large_for_the_broker_is_left_out(
@@ -212,7 +216,7 @@ def test_failed_publisher_is_noticed_and_its_windows_are_counted(
         left = publisher.stop(drain_seconds=0.1)
 
     assert "a defect" in str(publisher.failure)
-    assert left == 1
+    assert left.lost == 1
 
 
 def test_session_stops_soon_while_a_broker_does_not_answer(listening: socket.socket) -> None:
@@ -250,7 +254,7 @@ def test_events_that_nobody_takes_are_told_at_the_end(
         wait_until(lambda: len(broker.on("event")) == 3, "three events")
         left = publisher.stop(drain_seconds=0.2)
 
-    assert left == 0
+    assert left.lost == 0
     assert "3 events were not delivered and are lost" in caplog.text
     assert len(broker.on("event")) == 3
 
@@ -274,7 +278,7 @@ def test_event_that_the_broker_cannot_take_now_is_sent_again(listening: socket.s
         first, again = broker.on("event")
 
     assert only == 1
-    assert left == 0
+    assert left.lost == 0
     assert first.rest == again.rest
     assert encode(examples.EVENT) in first.rest
     assert again.at - first.at > 1.0
