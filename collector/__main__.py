@@ -6,9 +6,13 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 
-from collector import command, service, settings, sinks
+from collector import command, health, service, settings, sinks, state_folder
+from collector.dead_letters import DeadLetterFile
+from collector.ledger_file import LedgerFile
+from collector.vitals import Vitals
 from contract.broker_options import add_broker_options, broker_variables
 from contract.errors import EXIT_BAD_INPUT, EarshotError
 from contract.printable import printable
@@ -54,14 +58,24 @@ def _run(options: argparse.Namespace) -> None:
         inbox.put,
         will=lambda: service.last_will(section),
     )
-    sink = sinks.open_sink(chosen)
-    collector = service.Collector(section, session, sink, inbox)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: collector.stop())
-    try:
+    vitals = Vitals()
+    folder = Path(section.state_folder)
+    with ExitStack() as stack:
+        stack.enter_context(state_folder.locked(folder))
+        ledger = stack.enter_context(closing(LedgerFile(folder)))
+        letters = stack.enter_context(
+            closing(DeadLetterFile(folder, megabytes=section.dead_letter_mb))
+        )
+        sink = stack.enter_context(closing(sinks.open_sink(chosen)))
+        collector = service.Collector(
+            section, session, sink, inbox, ledger=ledger, letters=letters, vitals=vitals
+        )
+        stack.enter_context(
+            health.served(section.health_listen, vitals, stall_seconds=section.stall_seconds)
+        )
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: collector.stop())
         collector.run()
-    finally:
-        sink.close()
 
 
 def _watch(options: argparse.Namespace) -> int:
