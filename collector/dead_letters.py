@@ -99,13 +99,15 @@ class DeadLetterFile:
     def _opened(self) -> FileIO:
         # Unbuffered: a write that failed must not come again at the next one, or at the close.
         file = FileIO(self._path, "ab+")
-        size = file.seek(0, os.SEEK_END)
-        if size:
-            file.seek(size - 1)
-            # A crash or a full disk has left half a line: the next one begins after it.
-            if file.read(1) != b"\n":
-                _write(file, b"\n")
-            file.seek(0, os.SEEK_END)
+        try:
+            if file.seek(0, os.SEEK_END):
+                file.seek(-1, os.SEEK_END)
+                # A crash or a full disk has left half a line: the next one begins after it.
+                if file.read(1) != b"\n":
+                    _write(file, b"\n")
+        except OSError:
+            file.close()
+            raise
         return file
 
     def _say(self, error: OSError) -> None:

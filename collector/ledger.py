@@ -148,7 +148,7 @@ class Boot:
             said = getattr(account, f"discarded_{reason}")
             self.discarded[reason] = max(self.discarded.get(reason, 0), said)
 
-    def figures(self, node: Node | None, *, now_us: int, gap_us: int) -> "Figures":
+    def figures(self, node: Node | None, *, gap_us: int) -> "Figures":
         """Both sides now, and what neither explains."""
         highest = self.stored.highest
         produced = max(self.produced, 0 if highest is None else highest + 1)
@@ -286,7 +286,7 @@ class Ledger:
             self.nodes[key[0]] = Node(key[1], now_us, now_us)
 
     def _note_unexplained(self, boot: Boot, now_us: int) -> Figures:
-        figures = boot.figures(self.nodes.get(boot.node), now_us=now_us, gap_us=self._gap_us)
+        figures = boot.figures(self.nodes.get(boot.node), gap_us=self._gap_us)
         boot.patience.note(figures.unexplained, now_us=now_us, gap_us=self._gap_us)
         return figures
 

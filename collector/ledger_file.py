@@ -29,8 +29,6 @@ VERSION = 1
 APPLICATION_ID = 0x6561726C
 """`earl` in ASCII."""
 
-_BUSY_SECONDS = 5.0
-
 _COLUMNS = (
     "first_us",
     "heard_us",
@@ -72,13 +70,15 @@ class LedgerFile:
     Args:
         folder: the state folder, which exists.
         read_only: for a look while a collector writes; the file must exist.
+        busy_seconds: how long to wait for another program that has the file locked.
 
     Raises:
         StateFolderError: the file cannot be used; it is as it was.
     """
 
-    def __init__(self, folder: Path, *, read_only: bool = False) -> None:
+    def __init__(self, folder: Path, *, read_only: bool = False, busy_seconds: float = 5.0) -> None:
         self._path = folder / LEDGER
+        self._busy_seconds = busy_seconds
         try:
             self._connection = self._open(read_only=read_only)
         except sqlite3.Error as error:
@@ -216,7 +216,7 @@ class LedgerFile:
                 f"{self._path}: there is no ledger yet; has a collector with this"
                 " [collector] state_folder run?"
             )
-        connection = sqlite3.connect(self._path, timeout=_BUSY_SECONDS, isolation_level=None)
+        connection = sqlite3.connect(self._path, timeout=self._busy_seconds, isolation_level=None)
         try:
             _check(connection, self._path)
             if read_only:
