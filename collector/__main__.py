@@ -1,14 +1,24 @@
-"""`python -m collector`: `run` stores what the nodes say, `watch` shows it, `command` tells one."""
+"""`python -m collector`: `run` stores what the nodes say, `watch` shows it, `command` tells one.
+
+`ledger` proves that nothing is lost, and `health` asks a running collector how it is.
+"""
 
 import argparse
 import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Sequence
+from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 
-from collector import command, service, settings, sinks
+from collector import command, health, service, settings, sinks, state_folder
+from collector.dead_letters import DeadLetterFile
+from collector.ledger import Boot, Key
+from collector.ledger_file import LedgerFile
+from collector.vitals import Vitals
 from contract.broker_options import add_broker_options, broker_variables
 from contract.errors import EXIT_BAD_INPUT, EarshotError
 from contract.printable import printable
@@ -19,20 +29,22 @@ _ONCE_SECONDS = 3.0
 _EVERY_SECONDS = 5.0
 _ANSWER_SECONDS = 15.0
 
+_DESCRIPTION = "Store what the nodes say, show it, and account for every window."
+
+# How long the ledger may be behind the store while a collector writes.
+_WRITTEN_DOWN_SECONDS = 1.0
+
 EXIT_NOT_DONE = 1
-"""The node has answered, and said no."""
+"""The node has answered and said no; windows are missing; the collector is not healthy."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit code."""
     options = _parser().parse_args(arguments)
     try:
-        if options.command == "run":
-            _configure_logging(logging.DEBUG if options.verbose else logging.INFO)
-            _run(options)
-        else:
-            _configure_logging(logging.DEBUG if options.verbose else logging.WARNING)
-            return _command(options) if options.command == "command" else _watch(options)
+        quiet = logging.INFO if options.command == "run" else logging.WARNING
+        _configure_logging(logging.DEBUG if options.verbose else quiet)
+        return _COMMANDS[options.command](options)
     except EarshotError as error:
         # A file's name may hold a line break; what went wrong stays one line.
         text = printable(" ".join(str(error).split()))
@@ -44,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _run(options: argparse.Namespace) -> None:
+def _run(options: argparse.Namespace) -> int:
     chosen = settings.load(options.config, os.environ)
     section = chosen.collector
     inbox: service.Inbox = service.Inbox()
@@ -54,14 +66,25 @@ def _run(options: argparse.Namespace) -> None:
         inbox.put,
         will=lambda: service.last_will(section),
     )
-    sink = sinks.open_sink(chosen)
-    collector = service.Collector(section, session, sink, inbox)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: collector.stop())
-    try:
+    vitals = Vitals()
+    folder = Path(section.state_folder)
+    with ExitStack() as stack:
+        stack.enter_context(state_folder.locked(folder))
+        ledger = stack.enter_context(closing(LedgerFile(folder)))
+        letters = stack.enter_context(
+            closing(DeadLetterFile(folder, megabytes=section.dead_letter_mb))
+        )
+        sink = stack.enter_context(closing(sinks.open_sink(chosen)))
+        collector = service.Collector(
+            section, session, sink, inbox, ledger=ledger, letters=letters, vitals=vitals
+        )
+        stack.enter_context(
+            health.served(section.health_listen, vitals, stall_seconds=section.stall_seconds)
+        )
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: collector.stop())
         collector.run()
-    finally:
-        sink.close()
+    return 0
 
 
 def _watch(options: argparse.Namespace) -> int:
@@ -88,6 +111,48 @@ def _command(options: argparse.Namespace) -> int:
     return 0 if result.done else EXIT_NOT_DONE
 
 
+def _ledger(options: argparse.Namespace) -> int:
+    # Only here: `run` works without rich.
+    from collector import ledger_report
+
+    chosen = settings.load(options.config, os.environ)
+    section = chosen.collector
+    since_us = 0
+    if options.since is not None:
+        since_us = max(0, int((time.time() - ledger_report.seconds_of(options.since)) * 1e6))
+    with closing(LedgerFile(Path(section.state_folder), read_only=True)) as file:
+        boots = file.all_boots(node=options.node, heard_since_us=since_us)
+        nodes = file.nodes()
+        lines = [
+            ledger_report.line_of(boot, nodes.get(boot.node), gap_seconds=section.gap_seconds)
+            for boot in boots
+        ]
+        if options.verify:
+            with closing(sinks.open_sink(chosen)) as sink:
+                lines = ledger_report.verified(
+                    lines, boots, sink.stored_seqs, partial(_read_again, file)
+                )
+    ledger_report.show(lines, as_json=options.json)
+    return EXIT_NOT_DONE if any(line.unexplained for line in lines) else 0
+
+
+def _read_again(file: LedgerFile, key: Key) -> Boot | None:
+    time.sleep(_WRITTEN_DOWN_SECONDS)
+    return file.boot(key)
+
+
+def _health(options: argparse.Namespace) -> int:
+    listen = settings.load(options.config, os.environ).collector.health_listen
+    if listen is None:
+        raise health.HealthAddressError(
+            "[collector] health_listen: not set, so nobody can be asked; for example"
+            ' health_listen = "127.0.0.1:8088"'
+        )
+    found = health.ask(listen)
+    print("healthy" if found.healthy else f"not healthy: {found.reason}")
+    return 0 if found.healthy else EXIT_NOT_DONE
+
+
 def _positive(text: str) -> float:
     try:
         value = float(text)
@@ -99,7 +164,9 @@ def _positive(text: str) -> float:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m collector", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m collector", description=__doc__.partition("\n")[0]
+    )
     parser.add_argument("--verbose", action="store_true", help="log every step to stderr")
     commands = parser.add_subparsers(dest="command", required=True)
 
@@ -108,7 +175,13 @@ def _parser() -> argparse.ArgumentParser:
     tell = commands.add_parser(
         "command", help="tell one node to do something, and wait for its word"
     )
-    for parsed in (run, show, tell):
+    book = commands.add_parser(
+        "ledger", help="what became of every window; exit code 1 if some are missing"
+    )
+    well = commands.add_parser(
+        "health", help="ask the collector that runs here; exit code 1 if it is not healthy"
+    )
+    for parsed in (run, show, tell, book, well):
         parsed.add_argument(
             "--config", type=Path, help="TOML file; see collector/collector.example.toml"
         )
@@ -144,7 +217,26 @@ def _parser() -> argparse.ArgumentParser:
         default=_ANSWER_SECONDS,
         help="how long to wait for the answer (default %(default)g)",
     )
+    book.add_argument("--node", metavar="NODE", help="of this node alone")
+    book.add_argument(
+        "--since", metavar="TIME", help="heard of within 30m, 24h or 7d (default: all)"
+    )
+    book.add_argument("--json", action="store_true", help="print JSON")
+    book.add_argument(
+        "--verify",
+        action="store_true",
+        help="ask the store as well whether it has what is written down; may take long",
+    )
     return parser
+
+
+_COMMANDS = {
+    "run": _run,
+    "watch": _watch,
+    "command": _command,
+    "ledger": _ledger,
+    "health": _health,
+}
 
 
 def _configure_logging(level: int) -> None:

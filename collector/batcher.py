@@ -1,8 +1,11 @@
 """What waits to be stored, in order of arrival, and when a batch of it is due. Knows no clock.
 
-What waits is bounded: by the receive maximum, as far as the broker waits for acknowledgements, and
-by a limit of our own for what it does not wait for. That is messages of QoS 0, and those of an
-earlier connection, which the broker sends again.
+What waits is bounded in memory, however long the store is away. A message waits as it was decoded,
+without its payload, which takes about as much memory as its bytes did, and a few times less than
+its points: those are made when they are written. So the receive maximum bounds what the broker
+waits for: `batch_points` messages of at most 32 KiB, for the default of 500 at most some 25 MB of
+backlogs. What the broker does not wait for (messages of QoS 0, and those of an earlier connection,
+which it sends again) is given up, oldest first, beyond four times as many messages.
 """
 
 from collections import deque
@@ -43,7 +46,7 @@ class Batcher:
         if len(self._waiting) >= self._limit and _may_drop(item, generation):
             return [*dropped, item]
         self._waiting.append((now_seconds, item))
-        self._points += len(item.points)
+        self._points += item.size
         return dropped
 
     def seconds_left(self, *, now_seconds: float) -> float | None:
@@ -54,18 +57,23 @@ class Batcher:
             return 0.0
         return max(0.0, self._waiting[0][0] + self._batch_seconds - now_seconds)
 
+    @property
+    def oldest_seconds(self) -> float | None:
+        """When the oldest of what waits was added; None when nothing waits."""
+        return self._waiting[0][0] if self._waiting else None
+
     def take(self) -> list[Item]:
         """The next batch: the oldest items, until they have enough points or are enough."""
         batch: list[Item] = []
         points = 0
         while self._waiting and points < self._batch_points and len(batch) < self._batch_points:
             batch.append(self._pop())
-            points += len(batch[-1].points)
+            points += batch[-1].size
         return batch
 
     def _pop(self) -> Item:
         _, item = self._waiting.popleft()
-        self._points -= len(item.points)
+        self._points -= item.size
         return item
 
 

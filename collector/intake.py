@@ -5,16 +5,17 @@ points are stored already, and a last will would get a second, wrong time of arr
 """
 
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 import msgspec
 
 from contract.errors import MessageError, MessageFault
-from contract.messages import DeadLetter, Message, decode
+from contract.messages import Backlog, DeadLetter, Message, decode
 from contract.points import Point, points
 from contract.session import Received
-from contract.topics import Kind
+from contract.topics import FROM_NODE, Kind
 
 RETAINED_KINDS = frozenset((Kind.STATUS, Kind.BIRTH, Kind.STATE, Kind.UPDATE))
 
@@ -33,8 +34,24 @@ class Item:
     """What to acknowledge, its payload cut to the start; None for a message of our own."""
     payload_bytes: int
     """Size of the whole payload."""
-    points: tuple[Point, ...]
+    arrived_us: int
+    message: Message | None
+    """None for what cannot be stored."""
     letter: DeadLetter | None = None
+    is_known: bool = False
+    """Whether its points are stored already."""
+
+    @property
+    def size(self) -> int:
+        """How many points it becomes, at most."""
+        if self.message is None or self.is_known:
+            return 0
+        return len(self.message.windows) if isinstance(self.message, Backlog) else 1
+
+    def points(self) -> Iterator[Point]:
+        """Made only now that they are stored: they take several times the message's memory."""
+        if self.message is not None and not self.is_known:
+            yield from points(self.message, arrived_us=self.arrived_us)
 
 
 class Intake:
@@ -45,19 +62,20 @@ class Intake:
         self._last: OrderedDict[str, Message] = OrderedDict()
 
     def take(self, received: Received, *, arrived_us: int) -> Item:
-        """The points of a message, none if it is known, or why it cannot be stored."""
+        """What a message says, or why it cannot be stored."""
         size = len(received.payload)
+        known = False
         try:
             message = decode(received.topic, received.payload)
-            if message.KIND in RETAINED_KINDS and self._is_known(received.topic, message):
-                found: tuple[Point, ...] = ()
-            else:
-                found = tuple(points(message, arrived_us=arrived_us))
+            if message.KIND not in FROM_NODE:
+                raise MessageError("wrong_topic", f"Expected a node's message, got {message.KIND}")
+            if message.KIND in RETAINED_KINDS:
+                known = self._is_known(received.topic, message)
         except MessageError as error:
-            item = Item(_shortened(received), size, ())
+            item = Item(_shortened(received), size, arrived_us, None)
             letter = self.dead_letter(item, error.reason, str(error), at_us=arrived_us)
-            return Item(item.received, size, (), letter)
-        return Item(_shortened(received), size, found)
+            return Item(item.received, size, arrived_us, None, letter)
+        return Item(_shortened(received), size, arrived_us, message, is_known=known)
 
     def dead_letter(
         self, item: Item, reason: MessageFault | Literal["rejected"], detail: str, *, at_us: int

@@ -19,6 +19,13 @@ from contract.settings import MqttSettings, decode_settings
 _ENVIRONMENT = "environment"
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+Listen = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^(\[[0-9a-fA-F:.]+\]|[^\s:\[\]/]+):[0-9]{1,5}\Z",
+        description="host:port, for example 127.0.0.1:8088",
+    ),
+]
 
 
 class SinkKind(StrEnum):
@@ -37,6 +44,20 @@ class CollectorSection(msgspec.Struct, frozen=True, kw_only=True):
     """A batch is written when it holds this many; so many messages may be unacknowledged."""
     batch_seconds: Annotated[float, msgspec.Meta(ge=0.0, le=60.0)] = 1.0
     """... or when its first message has waited this long."""
+    state_folder: Name = "collector-state"
+    """Of this collector alone: its ledger and its dead letters. Made if absent."""
+    receipt_seconds: Annotated[float, msgspec.Meta(ge=0.0, le=60.0)] = 1.0
+    """A node is told what is stored of its windows at most this often."""
+    figures_seconds: Annotated[float, msgspec.Meta(ge=0.1, le=3600.0)] = 60.0
+    """How often ledgers and figures of our own are stored."""
+    gap_seconds: Annotated[float, msgspec.Meta(ge=0.1, le=86_400.0)] = 600.0
+    """Windows that nobody accounts for are missing after this; nodes send again after 600 s."""
+    dead_letter_mb: Annotated[float, msgspec.Meta(ge=0.01, le=10_000.0)] = 16.0
+    """Size of the file of dead letters before it is put aside; two are kept."""
+    health_listen: Listen | None = None
+    """Where `GET /health` is answered; None is nowhere, port 0 any free port."""
+    stall_seconds: Annotated[float, msgspec.Meta(ge=0.1, le=86_400.0)] = 60.0
+    """Without a broker, or with messages that cannot be stored, for longer is not healthy."""
 
 
 class SinkSection(msgspec.Struct, frozen=True, kw_only=True):

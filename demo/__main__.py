@@ -106,7 +106,14 @@ def _run_fleet(
         program = Program(package, name, directory=directory, settings={**common, **own})
         return stack.enter_context(program)
 
-    collector = start("collector", "collector", {"EARSHOT_SQLITE_PATH": str(database)})
+    collector = start(
+        "collector",
+        "collector",
+        {
+            "EARSHOT_SQLITE_PATH": str(database),
+            "EARSHOT_COLLECTOR_STATE_FOLDER": str(directory / "collector-state"),
+        },
+    )
     wait_for_collector(collector, settings, "collector")
     nodes = [
         start("node", name, _node(name, options) | update.node_settings(name, planned, keys))

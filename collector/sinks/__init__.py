@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
+from collector.ranges import Ranges
 from collector.settings import CollectorSettings, SinkKind
 from contract.errors import EarshotError
 from contract.points import Point
@@ -37,6 +38,13 @@ class Sink(Protocol):
         Raises:
             SinkUnavailableError: not now.
             PointsRejectedError: not these.
+        """
+
+    def stored_seqs(self, node: str, boot: str) -> Ranges:
+        """Numbers of the windows of one boot that are stored; asked rarely, and may take long.
+
+        Raises:
+            SinkUnavailableError: not now.
         """
 
     def close(self) -> None:

@@ -10,6 +10,7 @@ Not here: making the bucket, and waiting for a database that is not there yet. I
 import json
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import urllib3
 from influxdb_client.client.influxdb_client import InfluxDBClient
@@ -17,10 +18,12 @@ from influxdb_client.client.write_api import SYNCHRONOUS
 from influxdb_client.domain.write_precision import WritePrecision
 from influxdb_client.rest import ApiException
 
+from collector.ranges import Ranges
 from collector.settings import InfluxDbSection
 from collector.sinks import PointsRejectedError, SinkUnavailableError
 from contract.points import Point
 
+_OK = 200
 _NO_CONTENT = 204
 _MEANINGS = {
     401: "the token is not valid",
@@ -29,6 +32,15 @@ _MEANINGS = {
     429: "it is overloaded",
 }
 """For people; every status but those of `_REJECTIONS` is waited out."""
+
+_READ_MEANINGS = {
+    401: "the token is not valid",
+    403: "the token may not read this bucket",
+    404: "no such bucket, or none with this name for InfluxQL (see `influx v1 dbrp create`)",
+}
+
+# As many rows as an InfluxDB 1.x gives at once, whatever its settings.
+_PAGE_ROWS = 10_000
 
 _INVALID, _TOO_LARGE, _UNPROCESSABLE = 400, 413, 422
 _REJECTIONS = frozenset((_INVALID, _TOO_LARGE, _UNPROCESSABLE))
@@ -50,6 +62,7 @@ class InfluxDbSink:
         self._url = settings.url
         self._org = settings.org
         self._bucket = settings.bucket
+        self._timeout_seconds = settings.timeout_seconds
         self._client = InfluxDBClient(
             settings.url,
             settings.read_token(),
@@ -88,9 +101,68 @@ class InfluxDbSink:
                 " is this the address of an InfluxDB?"
             )
 
+    def stored_seqs(self, node: str, boot: str) -> Ranges:
+        """Numbers of the windows of one boot, by InfluxQL; the token must be allowed to read.
+
+        Raises:
+            SinkUnavailableError: no answer, or none to the question.
+        """
+        where = f"""FROM "window" WHERE "node" = '{node}' AND "boot" = '{boot}'"""
+        rows = self._query(f'SELECT count("seq"), min("seq"), max("seq") {where}')
+        if not rows:
+            return Ranges()
+        _, count, lowest, highest = map(int, rows[0])
+        if count == highest - lowest + 1:
+            return Ranges([(lowest, highest)])
+        found = Ranges()
+        for offset in range(0, count, _PAGE_ROWS):
+            rows = self._query(f'SELECT "seq" {where} LIMIT {_PAGE_ROWS} OFFSET {offset}')
+            for _, seq in rows:
+                found.add(int(seq), int(seq))
+        return found
+
     def close(self) -> None:
         """Close the connections."""
         self._client.close()  # type: ignore[no-untyped-call]
+
+    def _query(self, influxql: str) -> list[list[Any]]:
+        """Rows of one statement about one series, each with its time first.
+
+        Not through the client's query API, which speaks Flux alone.
+        """
+        # A 1.x database with a retention policy is a bucket `database/policy`, as for a write.
+        database, _, policy = self._bucket.partition("/")
+        options = {"db": database, "q": influxql, "epoch": "us"}
+        if policy:
+            options["rp"] = policy
+        api = self._client.api_client
+        try:
+            answer = api.rest_client.pool_manager.request(
+                "GET",
+                f"{self._url.rstrip('/')}/query",
+                fields=options,
+                headers={"Authorization": api.default_headers["Authorization"]},
+                timeout=self._timeout_seconds,
+                retries=False,
+            )
+            if answer.status != _OK:
+                raise SinkUnavailableError(
+                    f"InfluxDB {self._url}: asked what is stored: {answer.status}"
+                    f" {_READ_MEANINGS.get(answer.status, '') or _shown(answer.data.decode())}"
+                )
+            result = json.loads(answer.data)["results"][0]
+            if "error" in result:
+                raise SinkUnavailableError(
+                    f"InfluxDB {self._url}: asked what is stored: {_shown(str(result['error']))}"
+                )
+            return [row for series in result.get("series", []) for row in series["values"]]
+        except (urllib3.exceptions.HTTPError, OSError, UnicodeDecodeError) as error:
+            raise SinkUnavailableError(f"InfluxDB {self._url}: {_shown(str(error))}") from error
+        except (ValueError, LookupError, TypeError) as error:
+            raise SinkUnavailableError(
+                f"InfluxDB {self._url}: Expected an answer in JSON to a query, got another;"
+                " is this the address of an InfluxDB?"
+            ) from error
 
     def _translated(self, error: ApiException) -> SinkUnavailableError | PointsRejectedError:
         status, text = error.status, _database_says(error.body)

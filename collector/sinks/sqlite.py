@@ -31,6 +31,7 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
+from collector.ranges import Ranges
 from collector.sinks import PointsRejectedError, SinkSetupError, SinkUnavailableError
 from contract.messages import STORED, Message
 from contract.points import FieldValue, Point, columns
@@ -53,6 +54,14 @@ _REJECTIONS = (
     UnicodeEncodeError,
 )
 """What SQLite or its module says of values rather than of the file."""
+
+# Numbers without a gap between them have one distance to their rank.
+_STORED_SEQS = """
+SELECT min(seq), max(seq) FROM (
+  SELECT seq, seq - dense_rank() OVER (ORDER BY seq) AS island FROM "window"
+  WHERE node = ? AND boot = ? AND seq IS NOT NULL
+) GROUP BY island ORDER BY 1
+"""
 
 
 def schema_sql() -> str:
@@ -98,6 +107,18 @@ class SqliteSink:
             raise PointsRejectedError(f"SQLite: {error}") from error
         except sqlite3.Error as error:
             self._roll_back()
+            raise SinkUnavailableError(f"{self._path}: {error}") from error
+
+    def stored_seqs(self, node: str, boot: str) -> Ranges:
+        """Numbers of the windows of one boot; reads all that is stored of the node.
+
+        Raises:
+            SinkUnavailableError: the file is locked or fails.
+        """
+        self._reopen_if_replaced()
+        try:
+            return Ranges(self._connection.execute(_STORED_SEQS, (node, boot)))
+        except sqlite3.Error as error:
             raise SinkUnavailableError(f"{self._path}: {error}") from error
 
     def close(self) -> None:

@@ -4,6 +4,7 @@ from typing import Any
 
 from contract import topics
 from contract.messages import (
+    Account,
     Backlog,
     CalibrationPhase,
     Clock,
@@ -22,6 +23,7 @@ from contract.points import Point, points
 from contract.session import Received
 
 BOOT = "01JD0000000000000000000000"
+NEXT_BOOT = "01JD0000000000000000000001"
 START_US = 1_795_358_112_000_000
 SECOND_US = 1_000_000
 
@@ -51,16 +53,38 @@ def window(seq: int = 0, *, node: str = "press-07", **changed: Any) -> Window:
     return Window(**values | changed)
 
 
-def backlog(*seqs: int, node: str = "press-07") -> Backlog:
+def backlog(*seqs: int, node: str = "press-07", boot: str = BOOT) -> Backlog:
     """Late windows."""
-    return Backlog(node=node, boot=BOOT, windows=tuple(window(seq, node=node) for seq in seqs))
+    windows = tuple(window(seq, node=node, boot=boot) for seq in seqs)
+    return Backlog(node=node, boot=boot, windows=windows)
 
 
-def status(reason: PresenceReason, *, node: str = "press-07", at_us: int = START_US) -> Status:
+def account(produced: int, *, boot: str = BOOT, **changed: Any) -> Account:
+    """A node's side of a ledger: nothing waits, nothing was given up."""
+    values: dict[str, Any] = {
+        "node": "press-07",
+        "boot": boot,
+        "at_us": START_US,
+        "produced": produced,
+        "waiting": 0,
+        "tail_windows": 0,
+        "ended": False,
+        "discarded_full": 0,
+        "discarded_expired": 0,
+        "discarded_refused": 0,
+        "discarded_damaged": 0,
+        "discarded_unsaved": 0,
+    }
+    return Account(**values | changed)
+
+
+def status(
+    reason: PresenceReason, *, node: str = "press-07", at_us: int = START_US, boot: str = BOOT
+) -> Status:
     """A node comes or goes."""
     online = reason is PresenceReason.CONNECTED
     state = Presence.ONLINE if online else Presence.OFFLINE
-    return Status(node=node, boot=BOOT, at_us=at_us, state=state, reason=reason)
+    return Status(node=node, boot=boot, at_us=at_us, state=state, reason=reason)
 
 
 def state(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
+from collector.ranges import Ranges
 from collector.service import Inbox
 from collector.sinks import PointsRejectedError
 from contract.errors import EarshotError
@@ -101,6 +102,8 @@ class MemorySink:
         self.batches: list[int] = []
         """Sizes of what was stored."""
         self.tries = 0
+        self.asked: list[tuple[str, str]] = []
+        """Boots of which was asked what is stored."""
 
     def write(self, points: Sequence[Point]) -> None:
         """Store or raise."""
@@ -112,6 +115,17 @@ class MemorySink:
         self.batches.append(len(points))
         for point in points:
             self.points[point.measurement, tuple(point.tags.values()), point.time_us] = point
+
+    def stored_seqs(self, node: str, boot: str) -> Ranges:
+        """Numbers of the windows of one boot, or raise."""
+        self.asked.append((node, boot))
+        if self.failure is not None:
+            raise self.failure
+        return Ranges(
+            (int(p.fields["seq"]), int(p.fields["seq"]))
+            for p in self.points.values()
+            if p.measurement == "window" and (p.tags["node"], p.fields["boot"]) == (node, boot)
+        )
 
     def close(self) -> None:
         """Nothing to close."""

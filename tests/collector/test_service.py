@@ -3,11 +3,14 @@
 import logging
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from pathlib import Path
 
 import msgspec
 import pytest
 
+from collector.dead_letters import DeadLetterFile
+from collector.ledger_file import LedgerFile
 from collector.service import Collector, Inbox, RetryPolicy, last_will, session_options
 from collector.settings import CollectorSection
 from collector.sinks import SinkUnavailableError
@@ -31,16 +34,41 @@ class Hasty(RetryPolicy):
 class Bench:
     """A collector between a broker and a store that can be made to fail."""
 
-    def __init__(self, section: CollectorSection = SECTION) -> None:
+    collector: Collector
+    """Of the newest run."""
+
+    def __init__(self, folder: Path, section: CollectorSection = SECTION) -> None:
+        self.folder = folder
+        self.section = section
         self.inbox = Inbox()
         self.broker = FakeBroker(self.inbox)
         self.sink = MemorySink()
-        self.collector = Collector(section, self.broker, self.sink, self.inbox, retry=Hasty())
+        self._ready = threading.Event()
+
+    def run(self) -> None:
+        """As `__main__` does: all files belong to this thread."""
+        with (
+            closing(LedgerFile(self.folder)) as ledger,
+            closing(DeadLetterFile(self.folder, megabytes=1.0)) as letters,
+        ):
+            self.collector = Collector(
+                self.section,
+                self.broker,
+                self.sink,
+                self.inbox,
+                ledger=ledger,
+                letters=letters,
+                retry=Hasty(),
+            )
+            self._ready.set()
+            self.collector.run()
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        thread = threading.Thread(target=self.collector.run)
+        self._ready.clear()
+        thread = threading.Thread(target=self.run)
         thread.start()
+        assert self._ready.wait(10.0)
         try:
             yield
         finally:
@@ -59,9 +87,9 @@ class Bench:
         wait_until(condition, "the collector to be there", seconds=5.0)
 
 
-def test_stored_messages_are_acknowledged_in_order_of_arrival() -> None:
+def test_stored_messages_are_acknowledged_in_order_of_arrival(tmp_path: Path) -> None:
     """Every window is stored, and the broker forgets it."""
-    bench = Bench()
+    bench = Bench(tmp_path)
     with bench.running():
         ids = bench.send(*range(10))
         bench.wait(lambda: not bench.broker.unacknowledged)
@@ -71,9 +99,9 @@ def test_stored_messages_are_acknowledged_in_order_of_arrival() -> None:
     assert max(bench.sink.batches) <= 4
 
 
-def test_nothing_is_acknowledged_while_the_store_is_away() -> None:
+def test_nothing_is_acknowledged_while_the_store_is_away(tmp_path: Path) -> None:
     """It is tried again until it works, and then all is there."""
-    bench = Bench()
+    bench = Bench(tmp_path)
     bench.sink.failure = SinkUnavailableError("away")
     with bench.running():
         bench.send(*range(10))
@@ -87,11 +115,11 @@ def test_nothing_is_acknowledged_while_the_store_is_away() -> None:
 
 
 def test_store_that_breaks_is_one_line_and_so_is_its_return(
-    caplog: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     """However many tries it takes."""
     caplog.set_level(logging.WARNING)
-    bench = Bench()
+    bench = Bench(tmp_path)
     bench.sink.failure = SinkUnavailableError("away")
     with bench.running():
         bench.send(1)
@@ -105,9 +133,9 @@ def test_store_that_breaks_is_one_line_and_so_is_its_return(
     assert texts[1].startswith("storing again after")
 
 
-def test_stop_while_the_store_is_away_leaves_all_to_the_broker() -> None:
+def test_stop_while_the_store_is_away_leaves_all_to_the_broker(tmp_path: Path) -> None:
     """The collector ends soon and acknowledges nothing."""
-    bench = Bench()
+    bench = Bench(tmp_path)
     bench.sink.failure = SinkUnavailableError("away", retry_after_seconds=60.0)
     with bench.running():
         ids = bench.send(*range(10))
@@ -118,9 +146,9 @@ def test_stop_while_the_store_is_away_leaves_all_to_the_broker() -> None:
     assert bench.broker.acknowledged == []
 
 
-def test_stop_finishes_the_batch_at_hand() -> None:
+def test_stop_finishes_the_batch_at_hand(tmp_path: Path) -> None:
     """What waits for company is stored and acknowledged before the end."""
-    bench = Bench(CollectorSection(batch_points=100, batch_seconds=60.0))
+    bench = Bench(tmp_path, CollectorSection(batch_points=100, batch_seconds=60.0))
     with bench.running():
         bench.send(1, 2, 3)
         bench.wait(lambda: bench.collector.counts["received"] == 3)
@@ -129,9 +157,9 @@ def test_stop_finishes_the_batch_at_hand() -> None:
     assert bench.broker.unacknowledged == []
 
 
-def test_presence_is_published_retained_and_stored() -> None:
+def test_presence_is_published_retained_and_stored(tmp_path: Path) -> None:
     """Online when connected, stopped at the end, lost as last will."""
-    bench = Bench()
+    bench = Bench(tmp_path)
     with bench.running():
         bench.wait(lambda: len(bench.broker.published) == 1)
 
@@ -139,7 +167,9 @@ def test_presence_is_published_retained_and_stored() -> None:
     reasons = [m.reason for m in said if isinstance(m, CollectorStatus)]
     assert reasons == [PresenceReason.CONNECTED, PresenceReason.STOPPED]
     assert all(p.retain and p.qos == 1 for p in bench.broker.published)
-    stored = [p.fields["reason"] for p in bench.sink.points.values()]
+    stored = [
+        p.fields["reason"] for p in bench.sink.points.values() if p.measurement == "collector"
+    ]
     assert stored == ["connected", "stopped"]
 
     will = last_will(SECTION).publication
@@ -148,9 +178,9 @@ def test_presence_is_published_retained_and_stored() -> None:
     assert (lost.state, lost.reason, will.retain) == (Presence.OFFLINE, PresenceReason.LOST, True)
 
 
-def test_poison_is_told_and_acknowledged_and_the_rest_is_stored() -> None:
+def test_poison_is_told_and_acknowledged_and_the_rest_is_stored(tmp_path: Path) -> None:
     """A message that cannot be stored does not hold up those around it."""
-    bench = Bench()
+    bench = Bench(tmp_path)
     with bench.running():
         bench.send(1)
         bench.broker.send("earshot/1/n/press-07/window", b"{")
@@ -162,9 +192,9 @@ def test_poison_is_told_and_acknowledged_and_the_rest_is_stored() -> None:
     assert bench.collector.counts["dead malformed"] == 1
 
 
-def test_much_poison_keeps_to_the_broker_s_window() -> None:
+def test_much_poison_keeps_to_the_broker_s_window(tmp_path: Path) -> None:
     """More letters than may be unconfirmed at once all arrive."""
-    bench = Bench(CollectorSection(batch_points=100, batch_seconds=0.01))
+    bench = Bench(tmp_path, CollectorSection(batch_points=100, batch_seconds=0.01))
     with bench.running():
         for _ in range(90):
             bench.broker.send("earshot/1/n/press-07/window", b"{")
@@ -173,9 +203,9 @@ def test_much_poison_keeps_to_the_broker_s_window() -> None:
     assert len(bench.letters()) == 90
 
 
-def test_poison_is_not_acknowledged_before_its_letter_is_confirmed() -> None:
+def test_poison_is_not_acknowledged_before_its_letter_is_confirmed(tmp_path: Path) -> None:
     """When the connection ends first, it comes again and is told again."""
-    bench = Bench()
+    bench = Bench(tmp_path)
     bench.broker.confirms = False
     with bench.running():
         bench.broker.send("earshot/1/n/press-07/window", b"{")
@@ -190,10 +220,13 @@ def test_poison_is_not_acknowledged_before_its_letter_is_confirmed() -> None:
     assert len(bench.letters()) == 2
 
 
-def test_poison_is_one_warning_per_reason(caplog: pytest.LogCaptureFixture) -> None:
+def test_poison_is_one_warning_per_reason(
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+) -> None:
     """The second of a kind is not worth a line."""
     caplog.set_level(logging.WARNING)
-    bench = Bench()
+    bench = Bench(tmp_path)
     with bench.running():
         for payload in (b"{", b"[", b'{"schema":2}', b'{"schema":3}'):
             bench.broker.send("earshot/1/n/press-07/window", payload)
@@ -203,9 +236,9 @@ def test_poison_is_one_warning_per_reason(caplog: pytest.LogCaptureFixture) -> N
     assert reasons == ["(malformed)", "(schema)"]
 
 
-def test_rejected_points_are_found_among_good_ones() -> None:
+def test_rejected_points_are_found_among_good_ones(tmp_path: Path) -> None:
     """A batch is halved until the bad point stands alone; all others are stored."""
-    bench = Bench(CollectorSection(batch_points=60, batch_seconds=0.2))
+    bench = Bench(tmp_path, CollectorSection(batch_points=60, batch_seconds=0.2))
     bench.sink.refuses = lambda point: point.fields.get("seq") in (7, 31)
     with bench.running():
         late = backlog(*range(20, 50))
@@ -222,9 +255,9 @@ def test_rejected_points_are_found_among_good_ones() -> None:
     assert "a bad point" in bench.letters()[0].detail
 
 
-def test_lost_connection_costs_a_repetition_only() -> None:
+def test_lost_connection_costs_a_repetition_only(tmp_path: Path) -> None:
     """What was stored and not acknowledged comes again and is stored once."""
-    bench = Bench()
+    bench = Bench(tmp_path)
     bench.sink.failure = SinkUnavailableError("away")
     with bench.running():
         ids = bench.send(*range(6))
@@ -238,9 +271,9 @@ def test_lost_connection_costs_a_repetition_only() -> None:
     assert bench.broker.acknowledged == ids
 
 
-def test_what_waits_stays_bounded_while_the_store_is_away() -> None:
+def test_what_waits_stays_bounded_while_the_store_is_away(tmp_path: Path) -> None:
     """A connection that flaps brings the same messages again and again; few are kept."""
-    bench = Bench()
+    bench = Bench(tmp_path)
     bench.sink.failure = SinkUnavailableError("away")
     with bench.running():
         bench.send(*range(4))
@@ -255,21 +288,23 @@ def test_what_waits_stays_bounded_while_the_store_is_away() -> None:
     assert bench.sink.seqs() == list(range(4))
 
 
-def test_broker_that_says_no_at_first_ends_the_program() -> None:
+def test_broker_that_says_no_at_first_ends_the_program(tmp_path: Path) -> None:
     """Wrong settings are told at once."""
-    bench = Bench()
+    bench = Bench(tmp_path)
     bench.broker.connects_at_start = False
     bench.inbox.put(ConnectFailed("Not authorized", refused=True))
 
     with pytest.raises(ConnectionRefusedByBrokerError, match="Not authorized"):
-        bench.collector.run()
+        bench.run()
     assert bench.broker.stopped
 
 
-def test_broker_that_says_no_later_is_waited_for(caplog: pytest.LogCaptureFixture) -> None:
+def test_broker_that_says_no_later_is_waited_for(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
     """A running collector survives a broker whose passwords are being changed."""
     caplog.set_level(logging.WARNING)
-    bench = Bench()
+    bench = Bench(tmp_path)
     with bench.running():
         bench.wait(lambda: len(bench.broker.published) == 1)
         bench.broker.disconnect()
@@ -307,9 +342,9 @@ def test_retry_waits_longer_each_time_and_as_long_as_asked() -> None:
     assert policy.delay_seconds(1, at_least=45.0) == 45.0
 
 
-def test_letters_are_json_of_the_contract() -> None:
+def test_letters_are_json_of_the_contract(tmp_path: Path) -> None:
     """A letter says who could not store what."""
-    bench = Bench()
+    bench = Bench(tmp_path)
     with bench.running():
         bench.broker.send("earshot/1/n/press-07/window", b"\xffoops")
         bench.wait(lambda: not bench.broker.unacknowledged)

@@ -124,6 +124,7 @@ class Program:
         directory.mkdir(exist_ok=True)
         self.config_file = directory / "collector.toml"
         self.config_file.write_text(settings)
+        self.state_folder = directory / "state"
         self._error_file = directory / "stderr"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -136,6 +137,7 @@ class Program:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "collector", "run", "--config", str(self.config_file)],
                 cwd=ROOT,
+                env={**os.environ, "EARSHOT_COLLECTOR_STATE_FOLDER": str(self.state_folder)},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

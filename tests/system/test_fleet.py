@@ -35,9 +35,14 @@ def test_both_databases_hold_what_offline_scoring_gives(
     """The windows that a node plays are stored once in each, with the errors of `node score`."""
     database = tmp_path / "earshot.db"
     broker = {"EARSHOT_MQTT_HOST": mosquitto.host, "EARSHOT_MQTT_PORT": str(mosquitto.port)}
-    to_sqlite = {"EARSHOT_COLLECTOR_ID": "a", "EARSHOT_SQLITE_PATH": str(database)}
+    to_sqlite = {
+        "EARSHOT_COLLECTOR_ID": "a",
+        "EARSHOT_COLLECTOR_STATE_FOLDER": str(tmp_path / "a"),
+        "EARSHOT_SQLITE_PATH": str(database),
+    }
     to_influxdb = {
         "EARSHOT_COLLECTOR_ID": "b",
+        "EARSHOT_COLLECTOR_STATE_FOLDER": str(tmp_path / "b"),
         "EARSHOT_SINK_KIND": "influxdb",
         "EARSHOT_INFLUXDB_URL": influxdb.url,
         "EARSHOT_INFLUXDB_ORG": influxdb.org,

@@ -1,0 +1,150 @@
+"""The ledger in memory and on disk, kept together; the store is asked where both know nothing.
+
+The story's two entries are `enter`, after each write, and `evaluate`, each minute.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+from collector.ledger import Boot, Change, Key, Ledger, key_of
+from collector.ledger_file import LedgerFile
+from collector.ranges import Ranges
+from collector.sinks import Sink
+from contract.messages import Message
+
+# Boots in memory beside those that run: a fleet of thousands that all send old windows.
+_KEPT_BOOTS = 10_000
+
+_DAY_US = 24 * 3600 * 1_000_000
+_FORGOTTEN_AFTER_US = 30 * _DAY_US
+_PRUNED_EVERY_US = _DAY_US // 24
+
+
+class Books:
+    """Accounts of all boots.
+
+    Args:
+        file: where they are kept.
+        sink: asked for what is stored of a boot that neither memory nor file knows.
+        gap_seconds: what has been unexplained for so long is missing.
+        now_us: since then we listen; what was on its way before gets its time anew.
+
+    Raises:
+        SinkUnavailableError: the file cannot be read.
+    """
+
+    def __init__(self, file: LedgerFile, sink: Sink, *, gap_seconds: float, now_us: int) -> None:
+        self._file = file
+        self._sink = sink
+        self._ledger = Ledger(gap_seconds=gap_seconds)
+        self._changed: set[Key] = set()
+        """Since they were last evaluated."""
+        self._unsaved: defaultdict[Key, Ranges] = defaultdict(Ranges)
+        self._pruned_us = 0
+        self._ledger.nodes = file.nodes()
+        for boot in file.open_boots():
+            self._ledger.put(boot)
+        self._ledger.begin_anew(now_us=now_us, blind_since_us=None)
+
+    def enter(
+        self, heard: Sequence[tuple[Message, Sequence[int]]], *, now_us: int
+    ) -> dict[Key, Ranges]:
+        """Write down what nodes have said, each with the windows of it that are stored.
+
+        The same once more, after an error, changes nothing.
+
+        Returns:
+            For each boot of which windows were stored, what they have become part of.
+
+        Raises:
+            SinkUnavailableError: not now; nothing may be acknowledged.
+        """
+        keys: set[Key] = set()
+        stored: defaultdict[Key, list[int]] = defaultdict(list)
+        for message, seqs in heard:
+            key = key_of(message)
+            if key is not None:
+                self._load(key, now_us)
+                self._ledger.hear(message, now_us=now_us)
+                keys.add(key)
+                if seqs:
+                    stored[key] += seqs
+        for key, seqs in stored.items():
+            self._ask_what_is_stored(key, first=min(seqs))
+            for first, last in self._ledger.store(key, seqs, now_us=now_us):
+                self._unsaved[key].add(first, last)
+        self._save(keys)
+        self._changed |= keys
+        touched = {key: self._unsaved.pop(key) for key in stored}
+        self._make_room()
+        return touched
+
+    def evaluate(self, *, now_us: int) -> list[Change]:
+        """What has changed since the last time, by what was heard or by time alone.
+
+        Raises:
+            SinkUnavailableError: the file cannot be written; it is next time.
+        """
+        open_boots = {key for key, boot in self._ledger.boots.items() if boot.open}
+        keys = {key for key in self._changed if key in self._ledger.boots} | open_boots
+        changes = self._ledger.evaluate(sorted(keys), now_us=now_us)
+        self._changed.clear()
+        return changes
+
+    def save_evaluated(self, changes: Iterable[Change], *, now_us: int) -> int:
+        """Keep what was evaluated, and forget what is long over; windows missing, over all boots.
+
+        Raises:
+            SinkUnavailableError: not now.
+        """
+        self._save({(c.entry.node, c.entry.boot) for c in changes})
+        if now_us - self._pruned_us >= _PRUNED_EVERY_US:
+            self._pruned_us = now_us
+            for key in self._file.prune(heard_before_us=now_us - _FORGOTTEN_AFTER_US):
+                if key in self._ledger.boots:
+                    self._ledger.forget(key)
+        return self._file.missing()
+
+    def begin_anew(self, *, now_us: int, blind_since_us: int) -> None:
+        """After a time in which nothing could be heard or stored."""
+        self._ledger.begin_anew(now_us=now_us, blind_since_us=blind_since_us)
+
+    def stored(self, key: Key) -> Ranges | None:
+        """What is stored of a boot; None for one that was forgotten."""
+        boot = self._ledger.boots.get(key) or self._file.boot(key)
+        return None if boot is None else boot.stored
+
+    def _load(self, key: Key, now_us: int) -> None:
+        if key not in self._ledger.boots:
+            self._ledger.put(self._file.boot(key) or Boot(*key, now_us, now_us))
+
+    def _ask_what_is_stored(self, key: Key, *, first: int) -> None:
+        boot = self._ledger.boots[key]
+        if boot.asked:
+            return
+        # A boot that begins with its first window was never heard before.
+        if first > 0:
+            for begin, end in self._sink.stored_seqs(*key):
+                self._unsaved[key].add(*boot.stored.add(begin, end))
+        boot.asked = True
+
+    def _save(self, keys: set[Key]) -> None:
+        boots = [self._ledger.boots[key] for key in keys]
+        names = {node for node, _ in keys}
+        self._file.save(
+            boots,
+            [(name, node) for name in names if (node := self._ledger.nodes.get(name))],
+            [(key, self._unsaved[key]) for key in keys if key in self._unsaved],
+        )
+
+    def _make_room(self) -> None:
+        too_many = len(self._ledger.boots) - _KEPT_BOOTS
+        if too_many <= 0:
+            return
+        over = [
+            key
+            for key, boot in self._ledger.boots.items()
+            if not boot.open and key not in self._changed
+        ]
+        for key in over[:too_many]:
+            self._ledger.forget(key)

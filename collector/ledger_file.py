@@ -1,0 +1,274 @@
+"""The ledger on disk: `ledger.db` in the state folder, a SQLite file that anybody may read.
+
+Tables: `node` (which boot of a node runs), `boot` (one account each) and `stored` (the numbers of
+its stored windows, as ranges). Times are microseconds since 1970, UTC.
+
+    SELECT node, boot, sum(last - first + 1) AS stored FROM stored GROUP BY node, boot;
+
+It is written after the store and before the broker is told that it may forget a message: the ledger
+is never ahead of the store, and a crash in between means that the messages come again. WAL and
+`synchronous = FULL`, for the reasons given in `collector.sinks.sqlite`.
+
+`PRAGMA user_version` is the file's version. It is no cache: a ledger that was lost asks the store
+what it has, but what nodes have said of boots before is gone.
+"""
+
+import contextlib
+import json
+import sqlite3
+from collections.abc import Iterable
+from pathlib import Path
+
+from collector.ledger import Boot, Key, Node, Patience
+from collector.ranges import Ranges
+from collector.sinks import SinkUnavailableError
+from collector.state_folder import LEDGER, StateFolderError
+from contract.messages import DiscardReason
+
+VERSION = 1
+APPLICATION_ID = 0x6561726C
+"""`earl` in ASCII."""
+
+_COLUMNS = (
+    "first_us",
+    "heard_us",
+    "asked",
+    "produced",
+    "waiting",
+    "tail_windows",
+    "account_us",
+    "goodbye",
+    "evaluated_us",
+    "missing",
+    "open",
+)
+_DISCARDED = tuple(f"discarded_{reason}" for reason in DiscardReason)
+_ALL_COLUMNS = ("node", "boot", *_COLUMNS, *_DISCARDED, "patience")
+
+_SCHEMA = (
+    "CREATE TABLE IF NOT EXISTS node (node TEXT PRIMARY KEY, boot TEXT NOT NULL,"
+    " since_us INTEGER NOT NULL, heard_us INTEGER NOT NULL) STRICT, WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS boot (node TEXT NOT NULL, boot TEXT NOT NULL, "
+    + ", ".join(f"{name} INTEGER" for name in (*_COLUMNS, *_DISCARDED))
+    + ", patience TEXT NOT NULL, PRIMARY KEY (node, boot)) STRICT, WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS stored (node TEXT NOT NULL, boot TEXT NOT NULL,"
+    " first INTEGER NOT NULL, last INTEGER NOT NULL, PRIMARY KEY (node, boot, first))"
+    " STRICT, WITHOUT ROWID",
+    "CREATE INDEX IF NOT EXISTS boot_by_heard ON boot (heard_us)",
+)
+_SAVE_NODE = "INSERT OR REPLACE INTO node VALUES (?, ?, ?, ?)"
+_SAVE_BOOT = (
+    f"INSERT OR REPLACE INTO boot ({', '.join(_ALL_COLUMNS)})"  # noqa: S608 - names of ours
+    f" VALUES ({', '.join('?' * len(_ALL_COLUMNS))})"
+)
+_BOOTS = f"SELECT {', '.join(_ALL_COLUMNS)} FROM boot"  # noqa: S608 - names of ours
+
+
+class LedgerFile:
+    """The file; `Boot`s and `Node`s in and out.
+
+    Args:
+        folder: the state folder, which exists.
+        read_only: for a look while a collector writes; the file must exist.
+        busy_seconds: how long to wait for another program that has the file locked.
+
+    Raises:
+        StateFolderError: the file cannot be used; it is as it was.
+    """
+
+    def __init__(self, folder: Path, *, read_only: bool = False, busy_seconds: float = 5.0) -> None:
+        self._path = folder / LEDGER
+        self._busy_seconds = busy_seconds
+        try:
+            self._connection = self._open(read_only=read_only)
+        except sqlite3.Error as error:
+            raise StateFolderError(f"{self._path}: {error}") from error
+
+    def save(
+        self,
+        boots: Iterable[Boot],
+        nodes: Iterable[tuple[str, Node]] = (),
+        stored: Iterable[tuple[Key, Ranges]] = (),
+    ) -> None:
+        """Write accounts, and the ranges that have grown, in one transaction.
+
+        Raises:
+            SinkUnavailableError: not now; nothing is written.
+        """
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+            self._connection.executemany(
+                _SAVE_NODE, [(n, node.boot, node.since_us, node.heard_us) for n, node in nodes]
+            )
+            self._connection.executemany(_SAVE_BOOT, [_row(boot) for boot in boots])
+            grown = [(*key, *found) for key, ranges in stored for found in ranges]
+            # What a range has swallowed goes, and it is put in its place.
+            self._connection.executemany(
+                "DELETE FROM stored WHERE node = ? AND boot = ? AND first BETWEEN ? AND ?", grown
+            )
+            self._connection.executemany("INSERT INTO stored VALUES (?, ?, ?, ?)", grown)
+            self._connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            self._roll_back()
+            raise SinkUnavailableError(f"{self._path}: {error}") from error
+
+    def boot(self, key: Key) -> Boot | None:
+        """One account; None when there is none.
+
+        Raises:
+            SinkUnavailableError: not now.
+        """
+        found = self._boots("WHERE node = ? AND boot = ?", key)
+        return found[0] if found else None
+
+    def open_boots(self) -> list[Boot]:
+        """Those whose figures may change with the time alone.
+
+        Raises:
+            SinkUnavailableError: not now.
+        """
+        return self._boots("WHERE open")
+
+    def all_boots(self, *, node: str | None = None, heard_since_us: int = 0) -> list[Boot]:
+        """Accounts, by node and in the order in which they began.
+
+        Raises:
+            SinkUnavailableError: not now.
+        """
+        where, values = "WHERE heard_us >= ?", (heard_since_us,)
+        if node is None:
+            return self._boots(f"{where} ORDER BY node, first_us, boot", values)
+        return self._boots(f"{where} AND node = ? ORDER BY first_us, boot", (*values, node))
+
+    def nodes(self) -> dict[str, Node]:
+        """Which boot of each node runs.
+
+        Raises:
+            SinkUnavailableError: not now.
+        """
+        try:
+            rows = self._connection.execute("SELECT node, boot, since_us, heard_us FROM node")
+            return {node: Node(*values) for node, *values in rows}
+        except sqlite3.Error as error:
+            raise SinkUnavailableError(f"{self._path}: {error}") from error
+
+    def missing(self) -> int:
+        """Windows that are missing, over all accounts.
+
+        Raises:
+            SinkUnavailableError: not now.
+        """
+        try:
+            (count,) = self._connection.execute("SELECT total(missing) FROM boot").fetchone()
+        except sqlite3.Error as error:
+            raise SinkUnavailableError(f"{self._path}: {error}") from error
+        return int(count)
+
+    def prune(self, *, heard_before_us: int) -> list[Key]:
+        """Forget boots that have ended and have not been heard of for long.
+
+        Raises:
+            SinkUnavailableError: not now; nothing is forgotten.
+        """
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+            gone: list[Key] = self._connection.execute(
+                "DELETE FROM boot WHERE heard_us < ? AND NOT open RETURNING node, boot",
+                (heard_before_us,),
+            ).fetchall()
+            self._connection.executemany("DELETE FROM stored WHERE node = ? AND boot = ?", gone)
+            self._connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            self._roll_back()
+            raise SinkUnavailableError(f"{self._path}: {error}") from error
+        return gone
+
+    def close(self) -> None:
+        """Close the file; nothing is left to write."""
+        self._connection.close()
+
+    def _boots(self, where: str, values: tuple[object, ...] = ()) -> list[Boot]:
+        try:
+            # One transaction: accounts and ranges of one moment.
+            self._connection.execute("BEGIN")
+            found = [_boot(row) for row in self._connection.execute(f"{_BOOTS} {where}", values)]
+            for boot in found:
+                boot.stored = Ranges(
+                    self._connection.execute(
+                        "SELECT first, last FROM stored WHERE node = ? AND boot = ? ORDER BY first",
+                        boot.key,
+                    )
+                )
+            self._connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            self._roll_back()
+            raise SinkUnavailableError(f"{self._path}: {error}") from error
+        return found
+
+    def _roll_back(self) -> None:
+        if self._connection.in_transaction:
+            with contextlib.suppress(sqlite3.Error):
+                self._connection.execute("ROLLBACK")
+
+    def _open(self, *, read_only: bool) -> sqlite3.Connection:
+        if read_only and not self._path.exists():
+            raise StateFolderError(
+                f"{self._path}: there is no ledger yet; has a collector with this"
+                " [collector] state_folder run?"
+            )
+        connection = sqlite3.connect(self._path, timeout=self._busy_seconds, isolation_level=None)
+        try:
+            _check(connection, self._path)
+            if read_only:
+                # By a pragma and not by the open mode: the last reader of a WAL may have to tidy.
+                connection.execute("PRAGMA query_only = ON")
+            else:
+                _prepare(connection)
+        except (sqlite3.Error, StateFolderError):
+            connection.close()
+            raise
+        return connection
+
+
+def _check(connection: sqlite3.Connection, path: Path) -> None:
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if tables and application != APPLICATION_ID:
+        raise StateFolderError(f"{path}: is the database of another program; move it away")
+    if version > VERSION:
+        raise StateFolderError(
+            f"{path}: Expected ledger version {VERSION}, got {version};"
+            " a newer earshot wrote it, upgrade this one"
+        )
+
+
+def _prepare(connection: sqlite3.Connection) -> None:
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("BEGIN IMMEDIATE")
+    for statement in _SCHEMA:
+        connection.execute(statement)
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    connection.execute(f"PRAGMA user_version = {VERSION}")
+    connection.execute("COMMIT")
+
+
+def _row(boot: Boot) -> tuple[object, ...]:
+    return (
+        boot.node,
+        boot.boot,
+        *(getattr(boot, name) for name in _COLUMNS),
+        *(boot.discarded.get(reason, 0) for reason in DiscardReason),
+        json.dumps(boot.patience.steps),
+    )
+
+
+def _boot(row: tuple[object, ...]) -> Boot:
+    values = dict(zip(_ALL_COLUMNS, row, strict=True))
+    patience = values.pop("patience")
+    discarded = {reason: values.pop(f"discarded_{reason}") for reason in DiscardReason}
+    for name in ("asked", "goodbye", "open"):
+        values[name] = bool(values[name])
+    steps = [(since, count) for since, count in json.loads(str(patience))]
+    return Boot(**values, discarded=discarded, patience=Patience(steps))  # type: ignore[arg-type] # rows of ours

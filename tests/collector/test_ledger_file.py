@@ -1,0 +1,268 @@
+"""The ledger's file gives back what was put in, and only whole."""
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from collector.books import Books
+from collector.ledger import Boot, Node, Patience
+from collector.ledger_file import LedgerFile
+from collector.ranges import Ranges
+from collector.sinks import SinkUnavailableError
+from collector.state_folder import LEDGER, StateFolderError, locked
+from contract.messages import DiscardReason, PresenceReason
+from contract.points import points
+from tests.collector.examples import BOOT, NEXT_BOOT, account, backlog, status, window
+from tests.collector.fakes import MemorySink
+
+KEY = ("press-07", BOOT)
+NOW_US = 1_800_000_000_000_000
+DAY_US = 24 * 3600 * 1_000_000
+
+
+def books(file: LedgerFile, sink: MemorySink | None = None) -> Books:
+    return Books(file, sink or MemorySink(), gap_seconds=600.0, now_us=NOW_US)
+
+
+def test_account_comes_back_as_it_was(tmp_path: Path) -> None:
+    """Every field of it, also after the file was closed."""
+    boot = Boot(
+        *KEY,
+        first_us=1,
+        heard_us=2,
+        stored=Ranges([(0, 5), (9, 9)]),
+        asked=True,
+        produced=20,
+        waiting=3,
+        tail_windows=4,
+        account_us=5,
+        goodbye=True,
+        discarded={reason: n for n, reason in enumerate(DiscardReason)},
+        patience=Patience([(7, 1), (8, 2)]),
+        evaluated_us=6,
+        missing=1,
+        open=False,
+    )
+    node = Node(BOOT, 3, 4)
+
+    with closing(LedgerFile(tmp_path)) as file:
+        file.save([boot], [("press-07", node)], [(KEY, boot.stored)])
+
+    with closing(LedgerFile(tmp_path)) as file:
+        assert file.boot(KEY) == boot
+        assert file.nodes() == {"press-07": node}
+        assert file.missing() == 1
+        assert file.open_boots() == []
+        assert file.boot(("press-07", NEXT_BOOT)) is None
+
+
+SEQS = st.lists(st.integers(0, 60), min_size=1, max_size=12)
+
+
+@given(st.lists(SEQS, max_size=8))
+def test_ranges_on_disk_are_those_in_memory(batches: list[list[int]]) -> None:
+    """Whatever grows together: each batch writes what it has touched alone."""
+    with TemporaryDirectory() as folder, closing(LedgerFile(Path(folder))) as file:
+        ledger = books(file)
+        for seqs in batches:
+            ledger.enter([(backlog(*seqs), tuple(seqs))], now_us=NOW_US)
+
+        kept = file.boot(KEY)
+    assert (Ranges() if kept is None else kept.stored) == Ranges(
+        (seq, seq) for seqs in batches for seq in seqs
+    )
+
+
+def test_books_that_were_not_closed_are_there_after_a_crash(tmp_path: Path) -> None:
+    """A copy of the files, as a power cut would leave them, has all that was entered."""
+    with closing(LedgerFile(tmp_path)) as file:
+        ledger = books(file)
+        ledger.enter([(window(seq), (seq,)) for seq in range(5)], now_us=NOW_US)
+        ledger.enter([(account(9, waiting=2), ())], now_us=NOW_US + 1)
+        after = tmp_path / "after"
+        after.mkdir()
+        for path in tmp_path.glob(f"{LEDGER}*"):
+            (after / path.name).write_bytes(path.read_bytes())
+
+    with closing(LedgerFile(after)) as file:
+        boot = file.boot(KEY)
+    assert boot is not None
+    assert (list(boot.stored), boot.produced, boot.waiting) == ([(0, 4)], 9, 2)
+    assert (boot.first_us, boot.heard_us) == (NOW_US, NOW_US + 1)
+
+
+def test_file_that_is_locked_is_waited_for_and_nothing_is_entered_twice(tmp_path: Path) -> None:
+    """The same once more, after the error, gives the same."""
+    heard = [(window(seq), (seq,)) for seq in (0, 1, 2)]
+    with (
+        closing(LedgerFile(tmp_path, busy_seconds=0.05)) as file,
+        closing(sqlite3.connect(tmp_path / LEDGER, isolation_level=None)) as other,
+    ):
+        ledger = books(file)
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(SinkUnavailableError, match="locked"):
+            ledger.enter(heard, now_us=NOW_US)
+        other.execute("ROLLBACK")
+
+        assert ledger.enter(heard, now_us=NOW_US) == {KEY: Ranges([(0, 2)])}
+        boot = file.boot(KEY)
+        assert boot is not None
+        assert list(boot.stored) == [(0, 2)]
+
+
+def test_store_is_asked_once_about_a_boot_that_began_before(tmp_path: Path) -> None:
+    """A ledger that was lost, or never was, takes up what the store has."""
+    sink = MemorySink()
+    for seq in range(8):
+        sink.write(list(points(window(seq), arrived_us=0)))
+    with closing(LedgerFile(tmp_path)) as file:
+        ledger = books(file, sink)
+
+        touched = ledger.enter([(window(7), (7,))], now_us=NOW_US)
+        ledger.enter([(window(8), (8,))], now_us=NOW_US)
+
+        assert touched == {KEY: Ranges([(0, 7)])}
+        assert sink.asked == [KEY]
+        boot = file.boot(KEY)
+        assert boot is not None
+        assert list(boot.stored) == [(0, 8)]
+
+
+def test_store_is_not_asked_about_a_boot_that_begins(tmp_path: Path) -> None:
+    """Nor after a restart about one that the file knows."""
+    sink = MemorySink()
+    with closing(LedgerFile(tmp_path)) as file:
+        books(file, sink).enter([(window(0), (0,))], now_us=NOW_US)
+        books(file, sink).enter([(window(5), (5,))], now_us=NOW_US)
+
+    assert sink.asked == []
+
+
+def test_store_that_cannot_be_asked_is_waited_for(tmp_path: Path) -> None:
+    """Nothing is entered until it answers."""
+    sink = MemorySink()
+    sink.failure = SinkUnavailableError("away")
+    with closing(LedgerFile(tmp_path)) as file:
+        ledger = books(file, sink)
+        with pytest.raises(SinkUnavailableError):
+            ledger.enter([(window(7), (7,))], now_us=NOW_US)
+        assert file.boot(KEY) is None
+
+        sink.failure = None
+        ledger.enter([(window(7), (7,))], now_us=NOW_US)
+        assert file.boot(KEY) is not None
+
+
+def test_boot_that_is_over_is_forgotten_after_a_month(tmp_path: Path) -> None:
+    """One that may still run is not, nor one that was heard of lately."""
+    gone = status(PresenceReason.STOPPED)
+    with closing(LedgerFile(tmp_path)) as file:
+        ledger = books(file)
+        heard = [(window(0), (0,)), (gone, ()), (window(0, node="fan-1"), (0,))]
+        ledger.enter(heard, now_us=NOW_US)
+        ledger.save_evaluated(ledger.evaluate(now_us=NOW_US), now_us=NOW_US)
+
+        for days, left in ((29, 2), (31, 1)):
+            now_us = NOW_US + days * DAY_US
+            ledger.save_evaluated(ledger.evaluate(now_us=now_us), now_us=now_us)
+            assert len(file.all_boots()) == left
+
+        assert [boot.node for boot in file.all_boots()] == ["fan-1"]
+        # What comes of it all the same is asked for, and not taken for the beginning.
+        ledger.enter([(backlog(3), (3,))], now_us=now_us)
+        boot = file.boot(KEY)
+        assert boot is not None
+        assert list(boot.stored) == [(3, 3)]
+
+
+def test_what_was_on_its_way_at_a_stop_gets_its_time_anew(tmp_path: Path) -> None:
+    """A collector that was away for hours raises no alarm before it has heard anybody."""
+    with closing(LedgerFile(tmp_path)) as file:
+        ledger = books(file)
+        ledger.enter([(window(0), (0,)), (window(5), (5,))], now_us=NOW_US)
+        ledger.save_evaluated(ledger.evaluate(now_us=NOW_US), now_us=NOW_US)
+        later_us = NOW_US + DAY_US
+
+        after = Books(file, MemorySink(), gap_seconds=600.0, now_us=later_us)
+
+        (change,) = after.evaluate(now_us=later_us + 1)
+        assert (change.entry.in_transit, change.entry.missing) == (4, 0)
+
+
+def test_reader_sees_the_ledger_while_it_is_written(tmp_path: Path) -> None:
+    """And cannot change it."""
+    with (
+        closing(LedgerFile(tmp_path)) as file,
+        closing(LedgerFile(tmp_path, read_only=True)) as reader,
+    ):
+        books(file).enter([(window(0), (0,))], now_us=NOW_US)
+
+        assert [boot.key for boot in reader.all_boots()] == [KEY]
+        assert reader.all_boots(node="fan-1") == []
+        assert reader.all_boots(heard_since_us=NOW_US + 1) == []
+        with pytest.raises(SinkUnavailableError):
+            reader.save([Boot(*KEY, 0, 0)])
+
+
+def test_reader_of_a_ledger_that_is_not_there_is_told_so(tmp_path: Path) -> None:
+    """And makes none."""
+    with pytest.raises(StateFolderError, match="no ledger yet"):
+        LedgerFile(tmp_path, read_only=True)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("statement", "text"),
+    [
+        ("CREATE TABLE other (a)", "another program"),
+        ("PRAGMA user_version = 99", "newer earshot"),
+    ],
+)
+def test_file_of_another_kind_is_left_alone(tmp_path: Path, statement: str, text: str) -> None:
+    """One line says what to do."""
+    with closing(sqlite3.connect(tmp_path / LEDGER)) as other:
+        other.execute(statement)
+        other.commit()
+    before = (tmp_path / LEDGER).read_bytes()
+
+    with pytest.raises(StateFolderError, match=text):
+        LedgerFile(tmp_path)
+
+    assert (tmp_path / LEDGER).read_bytes() == before
+
+
+def test_file_that_is_no_database_is_one_line(tmp_path: Path) -> None:
+    """It may be somebody's."""
+    (tmp_path / LEDGER).write_text("not a database, and long enough to be looked at" * 50)
+
+    with pytest.raises(StateFolderError, match="not a database"):
+        LedgerFile(tmp_path)
+
+
+def test_folder_belongs_to_one_program(tmp_path: Path) -> None:
+    """And to the next one afterwards."""
+    with (
+        locked(tmp_path / "new"),
+        pytest.raises(StateFolderError, match="already runs on this folder"),
+        locked(tmp_path / "new"),
+    ):
+        pass
+    with locked(tmp_path / "new"):
+        pass
+
+
+def test_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    """With the name of the setting."""
+    (tmp_path / "file").touch()
+
+    with (
+        pytest.raises(StateFolderError, match=r"set \[collector\] state_folder"),
+        locked(tmp_path / "file"),
+    ):
+        pass
