@@ -24,7 +24,7 @@ _ANSWER_SECONDS = 15.0
 
 # Of `check`: twice what brokers keep by default; and more than are sent at once, or it cannot tell.
 _DEFAULT_MESSAGES = 2000
-_FEWEST_MESSAGES, _MOST_MESSAGES = 200, 1_000_000
+_FEWEST_MESSAGES, _MOST_MESSAGES = 200, 100_000
 
 EXIT_NOT_DONE = 1
 """The node has answered, and said no."""
