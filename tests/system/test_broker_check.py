@@ -13,7 +13,7 @@ import pytest
 from collector.broker_check import Row, Verdict, exit_code, measure
 from contract.settings import MqttSettings
 from demo.broker import Broker
-from tests.fleet import run, start
+from tests.fleet import broker_of_a_few_lines, run, start
 from tests.servers import Mosquitto, free_port, wait_until
 
 PASSWORD = "open sesame"
@@ -120,6 +120,20 @@ def test_rumqttd_does_not_tell_that_nobody_listens(tmp_path: Path) -> None:
     assert rows[SIZE].verdict is Verdict.GOOD
     assert rows[NOBODY].verdict is Verdict.MISLEADS
     assert 'receipts = "collector"' in (rows[NOBODY].advice or "")
+
+
+def test_session_that_is_kept_for_less_is_told() -> None:
+    """A broker that grants an hour of the seven days will lose what comes after it."""
+    # CONNACK of MQTT 5: session present, success, Session Expiry Interval 3600.
+    granted = b"\x20\x08\x01\x00\x05\x11\x00\x00\x0e\x10"
+    with broker_of_a_few_lines(lambda packet: granted if packet[0] == 0x10 else b"") as broker:
+        rows = measure(broker, messages=MESSAGES)
+        _, session = next(rows), next(rows)
+        rows.close()
+
+    assert session.what == SESSION
+    assert session.verdict is Verdict.LOSES
+    assert session.measured == "kept, but for 1 h at most; asked for 7 days"
 
 
 @pytest.mark.parametrize(
