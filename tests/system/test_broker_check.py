@@ -104,7 +104,7 @@ def test_limit_that_the_broker_does_not_tell_is_found(tmp_path: Path) -> None:
         left = what_is_left(broker)
 
     assert rows[SIZE].verdict is Verdict.LOSES
-    assert rows[SIZE].measured.startswith("33 KiB do not arrive, 128 KiB do not arrive; no limit")
+    assert rows[SIZE].measured.startswith("33 KiB do not arrive, 128 KiB do not arrive")
     assert rows[RETAINED] == Row(RETAINED, "1 KiB come back, and can be cleared", Verdict.GOOD)
     assert not left
 
