@@ -1,6 +1,7 @@
 """`python -m collector`: `run` stores what the nodes say, `watch` shows it, `command` tells one.
 
-`ledger` proves that nothing is lost, and `health` asks a running collector how it is.
+`ledger` proves that nothing is lost, `health` asks a running collector how it is, and `check` puts a
+broker to the test.
 """
 
 import argparse
@@ -33,6 +34,10 @@ _DESCRIPTION = "Store what the nodes say, show it, and account for every window.
 
 # How long the ledger may be behind the store while a collector writes.
 _WRITTEN_DOWN_SECONDS = 1.0
+
+# Of `check`: twice what brokers keep by default; and more than are sent at once, or it cannot tell.
+_DEFAULT_MESSAGES = 2000
+_FEWEST_MESSAGES, _MOST_MESSAGES = 200, 100_000
 
 EXIT_NOT_DONE = 1
 """The node has answered and said no; windows are missing; the collector is not healthy."""
@@ -153,6 +158,13 @@ def _health(options: argparse.Namespace) -> int:
     return 0 if found.healthy else EXIT_NOT_DONE
 
 
+def _check(options: argparse.Namespace) -> int:
+    from collector import broker_check
+
+    broker = settings.load_broker(options.config, {**os.environ, **broker_variables(options)})
+    return broker_check.run(broker, messages=options.messages)
+
+
 def _positive(text: str) -> float:
     try:
         value = float(text)
@@ -161,6 +173,14 @@ def _positive(text: str) -> float:
     if not 0.0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
     return value
+
+
+def _messages(text: str) -> int:
+    if not text.isdecimal() or not _FEWEST_MESSAGES <= int(text) <= _MOST_MESSAGES:
+        raise argparse.ArgumentTypeError(
+            f"expected a number from {_FEWEST_MESSAGES} to {_MOST_MESSAGES}, got {text!r}"
+        )
+    return int(text)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -181,7 +201,10 @@ def _parser() -> argparse.ArgumentParser:
     well = commands.add_parser(
         "health", help="ask the collector that runs here; exit code 1 if it is not healthy"
     )
-    for parsed in (run, show, tell, book, well):
+        check = commands.add_parser(
+        "check", help="measure what a broker really does, and whether it will lose data"
+    )
+    for parsed in (run, show, tell, book, well, check):
         parsed.add_argument(
             "--config", type=Path, help="TOML file; see collector/collector.example.toml"
         )
@@ -190,7 +213,13 @@ def _parser() -> argparse.ArgumentParser:
             "--verbose", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS
         )
 
-    for parsed in (show, tell):
+    check.add_argument(
+        "--messages",
+        type=_messages,
+        default=_DEFAULT_MESSAGES,
+        help="how many to publish for a client that is away (default %(default)s)",
+    )
+    for parsed in (show, tell, check):
         add_broker_options(parsed)
     show.add_argument("--seconds", type=_positive, help="end by itself after so long")
     show.add_argument("--once", action="store_true", help="print one table after a few seconds")
@@ -236,6 +265,7 @@ _COMMANDS = {
     "command": _command,
     "ledger": _ledger,
     "health": _health,
+    "check": _check,
 }
 
 
