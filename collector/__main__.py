@@ -1,7 +1,7 @@
 """`python -m collector`: `run` stores what the nodes say, `watch` shows it, `command` tells one.
 
-`ledger` proves that nothing is lost, `health` asks a running collector how it is, and `check` puts a
-broker to the test.
+`ledger` proves that nothing is lost, `health` asks a running collector how it is, and `check` puts
+a broker to the test.
 """
 
 import argparse
@@ -201,7 +201,7 @@ def _parser() -> argparse.ArgumentParser:
     well = commands.add_parser(
         "health", help="ask the collector that runs here; exit code 1 if it is not healthy"
     )
-        check = commands.add_parser(
+    check = commands.add_parser(
         "check", help="measure what a broker really does, and whether it will lose data"
     )
     for parsed in (run, show, tell, book, well, check):

@@ -1,7 +1,6 @@
 """When a window was heard, and how far the system's clock can be trusted."""
 
 import ctypes
-import ctypes.util
 import functools
 import logging
 import os
@@ -51,7 +50,7 @@ def system_clock() -> Clock:
 @functools.cache
 def _libc() -> ctypes.CDLL:
     # To find it starts programs (ldconfig, gcc): once, and not for each window.
-    return ctypes.CDLL(ctypes.util.find_library("c"), use_errno=True)
+    return ctypes.CDLL(None, use_errno=True)
 
 
 class Stamp(NamedTuple):

@@ -238,12 +238,13 @@ class _Node:
 
     def hear_until(self, stop: threading.Event) -> None:
         logger.info(
-            "%s hears %s with %s in %s %s",
+            "%s hears %s with %s in %s %s; boot %s",
             self._settings.node.id,
             self._source.identity,
             self._scorer.manifest.label,
             self._runtime.name,
             self._runtime.version,
+            self._boot,
         )
         logger.info("limits: %s; %s", self._watch.threshold_source, self._watch.note or "as given")
         if self._updates is not None:
