@@ -6,7 +6,10 @@ holds and how many it has given up; the collector knows which are stored. What n
 to send again. Stored windows only grow after a node has said its side, so what is called missing
 is never an account that is merely old.
 
-    produced = stored + waiting + discarded + in transit + missing
+    produced = stored + waiting + discarded + in transit + missing + lost tail
+
+A node that is killed takes with it what its memory alone held, at most what it has said before
+(`tail_windows`): of a boot that was lost, so much is explained by that, and no more.
 
 No clock, no socket and no file here: see `collector.ledger_file`.
 """
@@ -156,8 +159,10 @@ class Boot:
         discarded = sum(self.discarded.values())
         said = self.waiting if self._still_waits(node, gap_us) else 0
         waiting = min(said, max(0, holes - discarded))
-        unexplained = max(0, holes - waiting - discarded)
-        return Figures(produced, len(self.stored), waiting, unexplained, self.end(node))
+        left = max(0, holes - waiting - discarded)
+        end = self.end(node)
+        lost_tail = min(left, self.tail_windows) if end is BootEnd.LOST else 0
+        return Figures(produced, len(self.stored), waiting, left - lost_tail, lost_tail, end)
 
     def end(self, node: Node | None) -> BootEnd:
         """How it ended, if it has."""
@@ -180,6 +185,8 @@ class Figures:
     stored: int
     waiting: int
     unexplained: int
+    lost_tail: int
+    """Of a boot that was lost: what is explained by the memory that went with it."""
     end: BootEnd
 
 
@@ -300,6 +307,7 @@ class Ledger:
             waiting=figures.waiting,
             in_transit=figures.unexplained - boot.missing,
             missing=boot.missing,
+            lost_tail=figures.lost_tail,
             tail_windows=boot.tail_windows if figures.end is BootEnd.LOST else 0,
             end=figures.end,
             discarded_full=boot.discarded.get(DiscardReason.FULL, 0),

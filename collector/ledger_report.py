@@ -45,8 +45,10 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     in_transit: int
     missing: int
     end: BootEnd
+    lost_tail: int
+    """Of a boot that ended without goodbye: windows that went with its memory, as is known."""
     tail_windows: int
-    """Of a boot that ended without goodbye: so many windows more, at most, went with it."""
+    """Of such a boot: so many, at most, went with it, known or not."""
     lost_by_store: int | None = None
     """Written down as stored, and not there any more; None when the store was not asked."""
     not_written_down: int | None = None
@@ -61,7 +63,8 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     def end_in_words(self) -> str:
         """How the boot ended."""
         if self.end is BootEnd.LOST:
-            return f"boot ended without goodbye, tail of at most {self.tail_windows}"
+            known = f", {self.lost_tail} known" if self.lost_tail else ""
+            return f"boot ended without goodbye, tail of at most {self.tail_windows}{known}"
         return str(self.end)
 
 
@@ -94,6 +97,7 @@ def line_of(boot: Boot, node: Node | None, *, gap_seconds: float) -> Line:
         in_transit=figures.unexplained - missing,
         missing=missing,
         end=figures.end,
+        lost_tail=figures.lost_tail,
         tail_windows=boot.tail_windows if figures.end is BootEnd.LOST else 0,
     )
 

@@ -5,7 +5,6 @@ from typing import Any, Final
 
 import msgspec
 
-from contract.messages import DiscardReason
 from tests.fault_rig import HOP_SECONDS, TAIL_SECONDS, Rig, Run
 
 TAIL_WINDOWS: Final = round(TAIL_SECONDS / HOP_SECONDS) + 3
@@ -63,7 +62,7 @@ def _compared(rig: Rig, tail_windows: int) -> tuple[Totals, list[str]]:
         stored = set(seqs.get(run.boot or "", []))
         entry = ledger.get(run.boot or "", {})
         run_waiting = entry.get("waiting", 0)
-        run_discarded = sum(entry.get(f"discarded_{reason}", 0) for reason in DiscardReason)
+        run_discarded = sum(entry.get("discarded", {}).values())
         # A node that is killed between handing a window on and saying so has made one more.
         run_produced = max(run.produced, max(stored, default=-1) + 1)
         left = run_produced - len(stored) - run_waiting - run_discarded

@@ -394,7 +394,7 @@ class Rig:
             timeout=60.0,
         )
         assert done.returncode in (0, 1), done.stderr
-        boots: list[dict[str, Any]] = json.loads(done.stdout)["boots"]
+        boots: list[dict[str, Any]] = json.loads(done.stdout)
         return done.returncode, boots
 
     def heal(self) -> None:
