@@ -179,9 +179,12 @@ def stranger_with_the_collector_s_id(rig: Rig, chance: random.Random) -> Iterato
 
 @contextmanager
 def clock_steps(rig: Rig, chance: random.Random) -> Iterator[None]:
-    """Forward or back, by seconds or hours, and maybe back again."""
+    """Forward or back, by less than an hour in all, and maybe back again.
+
+    Beyond that a node that starts anew believes the clock and no more what it had stamped before.
+    """
     node: Node = chance.choice(rig.nodes)
-    node.clock.step(chance.choice((-7200, -30, -3, 3, 30, 7200)))
+    node.clock.step(chance.choice((-1500, -30, -3, 3, 30, 1500)))
     yield
     if chance.random() < 0.5:
         node.clock.step(0)
