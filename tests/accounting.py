@@ -108,16 +108,28 @@ def _compared(rig: Rig, tail_windows: int) -> tuple[Totals, list[str]]:
 
 
 def _disorder(rig: Rig, rows: list[dict[str, Any]]) -> list[str]:
-    """In order of time a node's windows are in order of its starts and their numbers."""
-    starts = {run.boot: run.number for run in rig.runs if run.boot is not None}
-    last: dict[str, tuple[int, int]] = {}
+    """In order of time, the windows of a boot are in order of their numbers, and boots in theirs.
+
+    Only what a node has kept of its last time stamp survives it: boots between which it was killed
+    count as one here, for then that may be nothing.
+    """
+    stretch: dict[str | None, int] = {}
+    for node in rig.nodes:
+        number = 0
+        for run in node.runs:
+            stretch[run.boot] = number
+            number += not run.killed
+    last_seq: dict[str, int] = {}
+    last_stretch: dict[str, int] = {}
     problems = []
     for row in rows:
-        here = (starts.get(row["boot"], -1), row["seq"])
-        before = last.get(row["node"], (-1, -1))
-        if here <= before:
-            problems.append(f"{row['node']}: window {here} has a later time than {before}")
-        last[row["node"]] = here
+        node, boot, seq = row["node"], row["boot"], row["seq"]
+        if seq <= last_seq.get(boot, -1):
+            problems.append(f"{node}: window {seq} has a later time than {last_seq[boot]}")
+        if stretch.get(boot, 0) < last_stretch.get(node, 0):
+            problems.append(f"{node}: a window of {boot} has a later time than one of the next")
+        last_seq[boot] = seq
+        last_stretch[node] = stretch.get(boot, 0)
     return problems[:5]
 
 
