@@ -11,6 +11,7 @@ from collector.ledger_file import LedgerFile
 from collector.ranges import Ranges
 from collector.sinks import Sink
 from contract.messages import Message
+from contract.topics import Kind
 
 # Boots in memory beside those that run: a fleet of thousands that all send old windows.
 _KEPT_BOOTS = 10_000
@@ -60,15 +61,22 @@ class Books:
             SinkUnavailableError: not now; nothing may be acknowledged.
         """
         keys: set[Key] = set()
+        windows_of: set[Key] = set()
         stored: defaultdict[Key, list[int]] = defaultdict(list)
         for message, seqs in heard:
             key = key_of(message)
-            if key is not None:
-                self._load(key, now_us)
-                self._ledger.hear(message, now_us=now_us)
-                keys.add(key)
-                if seqs:
-                    stored[key] += seqs
+            if key is None:
+                continue
+            if seqs:
+                stored[key] += seqs
+            # A hundred windows of one boot say once that it runs.
+            if message.KIND is Kind.WINDOW:
+                if key in windows_of:
+                    continue
+                windows_of.add(key)
+            self._load(key, now_us)
+            self._ledger.hear(message, now_us=now_us)
+            keys.add(key)
         for key, seqs in stored.items():
             self._ask_what_is_stored(key, first=min(seqs))
             for first, last in self._ledger.store(key, seqs, now_us=now_us):

@@ -410,8 +410,8 @@ def test_memory_is_bounded_while_the_store_is_away(
             other.execute("ROLLBACK")
         wait_until(lambda: stored_count(database) == 30_050, "all windows", seconds=30.0)
 
-    # As points, these 22 500 windows would take 100 MB.
-    assert grown < 50_000_000
+    # 20 MB of messages, and what the network thread has read and not handed over yet.
+    assert grown < 60_000_000
 
 
 def test_dead_letters_are_in_the_file_when_the_broker_forgets_them(
