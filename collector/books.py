@@ -13,7 +13,7 @@ from collector.sinks import Sink
 from contract.messages import Message
 from contract.topics import Kind
 
-# Boots in memory beside those that run: a fleet of thousands that all send old windows.
+# For a fleet of thousands of nodes that all send old windows.
 _KEPT_BOOTS = 10_000
 
 _DAY_US = 24 * 3600 * 1_000_000
@@ -29,12 +29,22 @@ class Books:
         sink: asked for what is stored of a boot that neither memory nor file knows.
         gap_seconds: what has been unexplained for so long is missing.
         now_us: since then we listen; what was on its way before gets its time anew.
+        kept_boots: beyond so many in memory, those that are over are read when they are heard of.
 
     Raises:
         SinkUnavailableError: the file cannot be read.
     """
 
-    def __init__(self, file: LedgerFile, sink: Sink, *, gap_seconds: float, now_us: int) -> None:
+    def __init__(
+        self,
+        file: LedgerFile,
+        sink: Sink,
+        *,
+        gap_seconds: float,
+        now_us: int,
+        kept_boots: int = _KEPT_BOOTS,
+    ) -> None:
+        self._kept_boots = kept_boots
         self._file = file
         self._sink = sink
         self._ledger = Ledger(gap_seconds=gap_seconds)
@@ -117,6 +127,11 @@ class Books:
         """After a time in which nothing could be heard or stored."""
         self._ledger.begin_anew(now_us=now_us, blind_since_us=blind_since_us)
 
+    @property
+    def boots_in_memory(self) -> int:
+        """How many accounts are held."""
+        return len(self._ledger.boots)
+
     def stored(self, key: Key) -> Ranges | None:
         """What is stored of a boot; None for one that was forgotten."""
         boot = self._ledger.boots.get(key) or self._file.boot(key)
@@ -146,7 +161,7 @@ class Books:
         )
 
     def _make_room(self) -> None:
-        too_many = len(self._ledger.boots) - _KEPT_BOOTS
+        too_many = len(self._ledger.boots) - self._kept_boots
         if too_many <= 0:
             return
         over = [

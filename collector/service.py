@@ -231,6 +231,7 @@ class Collector:
         settled = self._settle(self._batcher.take())
         if settled:
             self._vitals.waiting_since = self._batcher.oldest_seconds
+            self._vitals.waiting_messages = len(self._batcher)
         return settled
 
     def _settle(self, batch: list[Item]) -> bool:

@@ -194,6 +194,23 @@ def test_what_was_on_its_way_at_a_stop_gets_its_time_anew(tmp_path: Path) -> Non
         assert (change.entry.in_transit, change.entry.missing) == (4, 0)
 
 
+def test_boots_that_are_over_are_read_again_when_they_are_heard_of(tmp_path: Path) -> None:
+    """Memory holds a bounded number of them, and nothing of them is lost."""
+    nodes = [f"press-{number}" for number in range(10)]
+    with closing(LedgerFile(tmp_path)) as file:
+        ledger = Books(file, MemorySink(), gap_seconds=600.0, now_us=NOW_US, kept_boots=3)
+        for seq in range(3):
+            for name in nodes:
+                gone = status(PresenceReason.STOPPED, node=name)
+                ledger.enter([(window(seq, node=name), (seq,)), (gone, ())], now_us=NOW_US)
+                ledger.save_evaluated(ledger.evaluate(now_us=NOW_US), now_us=NOW_US)
+            assert ledger.boots_in_memory <= 4
+
+        assert [list(boot.stored) for boot in file.all_boots()] == [[(0, 2)]] * 10
+        assert ledger.stored(("press-0", BOOT)) == Ranges([(0, 2)])
+        assert ledger.stored(("press-99", BOOT)) is None
+
+
 def test_reader_sees_the_ledger_while_it_is_written(tmp_path: Path) -> None:
     """And cannot change it."""
     with (
