@@ -4,7 +4,7 @@ The story's two entries are `enter`, after each write, and `evaluate`, each minu
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from collector.ledger import Boot, Change, Key, Ledger, key_of
 from collector.ledger_file import LedgerFile
@@ -50,6 +50,8 @@ class Books:
         self._ledger = Ledger(gap_seconds=gap_seconds)
         self._changed: set[Key] = set()
         """Since they were last evaluated."""
+        self._evaluated: set[Key] = set()
+        """And not saved yet."""
         self._unsaved: defaultdict[Key, Ranges] = defaultdict(Ranges)
         self._pruned_us = 0
         self._ledger.nodes = file.nodes()
@@ -98,24 +100,22 @@ class Books:
         return touched
 
     def evaluate(self, *, now_us: int) -> list[Change]:
-        """What has changed since the last time, by what was heard or by time alone.
-
-        Raises:
-            SinkUnavailableError: the file cannot be written; it is next time.
-        """
+        """What has changed since the last time, by what was heard or by time alone."""
         open_boots = {key for key, boot in self._ledger.boots.items() if boot.open}
         keys = {key for key in self._changed if key in self._ledger.boots} | open_boots
         changes = self._ledger.evaluate(sorted(keys), now_us=now_us)
         self._changed.clear()
+        self._evaluated |= {(change.entry.node, change.entry.boot) for change in changes}
         return changes
 
-    def save_evaluated(self, changes: Iterable[Change], *, now_us: int) -> int:
+    def save_evaluated(self, *, now_us: int) -> int:
         """Keep what was evaluated, and forget what is long over; windows missing, over all boots.
 
         Raises:
-            SinkUnavailableError: not now.
+            SinkUnavailableError: not now; the next time keeps it all.
         """
-        self._save({(c.entry.node, c.entry.boot) for c in changes})
+        self._save(self._evaluated)
+        self._evaluated.clear()
         if now_us - self._pruned_us >= _PRUNED_EVERY_US:
             self._pruned_us = now_us
             for key in self._file.prune(heard_before_us=now_us - _FORGOTTEN_AFTER_US):
@@ -164,10 +164,9 @@ class Books:
         too_many = len(self._ledger.boots) - self._kept_boots
         if too_many <= 0:
             return
+        busy = self._changed | self._evaluated
         over = [
-            key
-            for key, boot in self._ledger.boots.items()
-            if not boot.open and key not in self._changed
+            key for key, boot in self._ledger.boots.items() if not boot.open and key not in busy
         ]
         for key in over[:too_many]:
             self._ledger.forget(key)
