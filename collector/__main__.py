@@ -120,8 +120,7 @@ def _ledger(options: argparse.Namespace) -> int:
     # Only here: `run` works without rich.
     from collector import ledger_report
 
-    chosen = settings.load(options.config, os.environ)
-    section = chosen.collector
+    section = settings.load_section(options.config, os.environ)
     since_us = 0
     if options.since is not None:
         since_us = max(0, int((time.time() - ledger_report.seconds_of(options.since)) * 1e6))
@@ -133,6 +132,7 @@ def _ledger(options: argparse.Namespace) -> int:
             for boot in boots
         ]
         if options.verify:
+            chosen = settings.load(options.config, os.environ)
             with closing(sinks.open_sink(chosen)) as sink:
                 lines = ledger_report.verified(
                     lines, boots, sink.stored_seqs, partial(_read_again, file)
@@ -147,7 +147,7 @@ def _read_again(file: LedgerFile, key: Key) -> Boot | None:
 
 
 def _health(options: argparse.Namespace) -> int:
-    listen = settings.load(options.config, os.environ).collector.health_listen
+    listen = settings.load_section(options.config, os.environ).health_listen
     if listen is None:
         raise health.HealthAddressError(
             "[collector] health_listen: not set, so nobody can be asked; for example"

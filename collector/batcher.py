@@ -1,11 +1,11 @@
 """What waits to be stored, in order of arrival, and when a batch of it is due. Knows no clock.
 
 What waits is bounded in memory, however long the store is away. A message waits as it was decoded,
-without its payload, which takes about as much memory as its bytes did, and a few times less than
-its points: those are made when they are written. So the receive maximum bounds what the broker
-waits for: `batch_points` messages of at most 32 KiB, for the default of 500 at most some 25 MB of
-backlogs. What the broker does not wait for (messages of QoS 0, and those of an earlier connection,
-which it sends again) is given up, oldest first, beyond four times as many messages.
+without its payload; its points are made when they are written, of one batch at a time. A backlog of
+50 windows takes 40 KB so. The receive maximum bounds what the broker waits for, `batch_points`
+messages: for the default of 500 that is 20 MB of backlogs at most. What the broker does not wait
+for (messages of QoS 0, and those of an earlier connection, which it sends again) is given up,
+oldest first, beyond four times as many messages: 80 MB in all.
 """
 
 from collections import deque

@@ -4,15 +4,16 @@ The story's two entries are `enter`, after each write, and `evaluate`, each minu
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from collector.ledger import Boot, Change, Key, Ledger, key_of
 from collector.ledger_file import LedgerFile
 from collector.ranges import Ranges
 from collector.sinks import Sink
 from contract.messages import Message
+from contract.topics import Kind
 
-# Boots in memory beside those that run: a fleet of thousands that all send old windows.
+# For a fleet of thousands of nodes that all send old windows.
 _KEPT_BOOTS = 10_000
 
 _DAY_US = 24 * 3600 * 1_000_000
@@ -28,17 +29,29 @@ class Books:
         sink: asked for what is stored of a boot that neither memory nor file knows.
         gap_seconds: what has been unexplained for so long is missing.
         now_us: since then we listen; what was on its way before gets its time anew.
+        kept_boots: beyond so many in memory, those that are over are read when they are heard of.
 
     Raises:
         SinkUnavailableError: the file cannot be read.
     """
 
-    def __init__(self, file: LedgerFile, sink: Sink, *, gap_seconds: float, now_us: int) -> None:
+    def __init__(
+        self,
+        file: LedgerFile,
+        sink: Sink,
+        *,
+        gap_seconds: float,
+        now_us: int,
+        kept_boots: int = _KEPT_BOOTS,
+    ) -> None:
+        self._kept_boots = kept_boots
         self._file = file
         self._sink = sink
         self._ledger = Ledger(gap_seconds=gap_seconds)
         self._changed: set[Key] = set()
         """Since they were last evaluated."""
+        self._evaluated: set[Key] = set()
+        """And not saved yet."""
         self._unsaved: defaultdict[Key, Ranges] = defaultdict(Ranges)
         self._pruned_us = 0
         self._ledger.nodes = file.nodes()
@@ -60,15 +73,22 @@ class Books:
             SinkUnavailableError: not now; nothing may be acknowledged.
         """
         keys: set[Key] = set()
+        windows_of: set[Key] = set()
         stored: defaultdict[Key, list[int]] = defaultdict(list)
         for message, seqs in heard:
             key = key_of(message)
-            if key is not None:
-                self._load(key, now_us)
-                self._ledger.hear(message, now_us=now_us)
-                keys.add(key)
-                if seqs:
-                    stored[key] += seqs
+            if key is None:
+                continue
+            if seqs:
+                stored[key] += seqs
+            # A hundred windows of one boot say once that it runs.
+            if message.KIND is Kind.WINDOW:
+                if key in windows_of:
+                    continue
+                windows_of.add(key)
+            self._load(key, now_us)
+            self._ledger.hear(message, now_us=now_us)
+            keys.add(key)
         for key, seqs in stored.items():
             self._ask_what_is_stored(key, first=min(seqs))
             for first, last in self._ledger.store(key, seqs, now_us=now_us):
@@ -80,24 +100,22 @@ class Books:
         return touched
 
     def evaluate(self, *, now_us: int) -> list[Change]:
-        """What has changed since the last time, by what was heard or by time alone.
-
-        Raises:
-            SinkUnavailableError: the file cannot be written; it is next time.
-        """
+        """What has changed since the last time, by what was heard or by time alone."""
         open_boots = {key for key, boot in self._ledger.boots.items() if boot.open}
         keys = {key for key in self._changed if key in self._ledger.boots} | open_boots
         changes = self._ledger.evaluate(sorted(keys), now_us=now_us)
         self._changed.clear()
+        self._evaluated |= {(change.entry.node, change.entry.boot) for change in changes}
         return changes
 
-    def save_evaluated(self, changes: Iterable[Change], *, now_us: int) -> int:
+    def save_evaluated(self, *, now_us: int) -> int:
         """Keep what was evaluated, and forget what is long over; windows missing, over all boots.
 
         Raises:
-            SinkUnavailableError: not now.
+            SinkUnavailableError: not now; the next time keeps it all.
         """
-        self._save({(c.entry.node, c.entry.boot) for c in changes})
+        self._save(self._evaluated)
+        self._evaluated.clear()
         if now_us - self._pruned_us >= _PRUNED_EVERY_US:
             self._pruned_us = now_us
             for key in self._file.prune(heard_before_us=now_us - _FORGOTTEN_AFTER_US):
@@ -108,6 +126,11 @@ class Books:
     def begin_anew(self, *, now_us: int, blind_since_us: int) -> None:
         """After a time in which nothing could be heard or stored."""
         self._ledger.begin_anew(now_us=now_us, blind_since_us=blind_since_us)
+
+    @property
+    def boots_in_memory(self) -> int:
+        """How many accounts are held."""
+        return len(self._ledger.boots)
 
     def stored(self, key: Key) -> Ranges | None:
         """What is stored of a boot; None for one that was forgotten."""
@@ -138,13 +161,12 @@ class Books:
         )
 
     def _make_room(self) -> None:
-        too_many = len(self._ledger.boots) - _KEPT_BOOTS
+        too_many = len(self._ledger.boots) - self._kept_boots
         if too_many <= 0:
             return
+        busy = self._changed | self._evaluated
         over = [
-            key
-            for key, boot in self._ledger.boots.items()
-            if not boot.open and key not in self._changed
+            key for key, boot in self._ledger.boots.items() if not boot.open and key not in busy
         ]
         for key in over[:too_many]:
             self._ledger.forget(key)

@@ -13,12 +13,11 @@ connection broke, is there twice.
 
 import base64
 import errno
+import json
 import logging
 import os
 from io import FileIO
 from pathlib import Path
-
-import msgspec
 
 from collector.state_folder import DEAD_LETTERS
 from contract.messages import DeadLetter
@@ -45,7 +44,8 @@ class DeadLetterFile:
 
     def append(self, letter: DeadLetter, payload: bytes) -> None:
         """Write a letter; a full disk is told once, and the topic has the letter all the same."""
-        line = msgspec.json.encode(
+        # In ASCII: a stranger's line ends and control characters break no line and no terminal.
+        line = json.dumps(
             {
                 "at_us": letter.at_us,
                 "collector": letter.collector,
@@ -55,7 +55,7 @@ class DeadLetterFile:
                 "payload_bytes": len(payload),
                 "payload": base64.b64encode(payload).decode(),
             }
-        )
+        ).encode()
         try:
             file = self._with_room_for(len(line) + 1)
             _write(file, line + b"\n")

@@ -163,6 +163,10 @@ class _Server(ThreadingHTTPServer):
             self.address_family = socket.AF_INET6
         super().__init__(address, handler)
 
+    def handle_error(self, request: object, client_address: object) -> None:
+        # Whoever asked has hung up: no trace on standard error for that.
+        logger.debug("health: an answer was not heard")
+
 
 def _split(listen: str) -> tuple[str, int]:
     host, _, port = listen.rpartition(":")

@@ -49,7 +49,7 @@ class Item:
         return len(self.message.windows) if isinstance(self.message, Backlog) else 1
 
     def points(self) -> Iterator[Point]:
-        """Made only now that they are stored: they take several times the message's memory."""
+        """Made only now that they are stored: they take more memory than the message."""
         if self.message is not None and not self.is_known:
             yield from points(self.message, arrived_us=self.arrived_us)
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from collector.ranges import Ranges
+from collector.ranges import Ranges, runs
 from contract.messages import (
     Account,
     Backlog,
@@ -56,6 +56,8 @@ class Node:
     """When it was first heard to run."""
     heard_us: int
     """When it was last heard."""
+    saved: object = field(default=None, compare=False, repr=False)
+    """What of it is on disk; `collector.ledger_file` knows."""
 
 
 @dataclass(slots=True)
@@ -134,6 +136,8 @@ class Boot:
     """Whether its figures may still change with the time alone."""
     entry: LedgerEntry | None = None
     """The last that was made since the program began."""
+    saved: object = field(default=None, compare=False, repr=False)
+    """What of it is on disk; `collector.ledger_file` knows."""
 
     @property
     def key(self) -> Key:
@@ -239,8 +243,8 @@ class Ledger:
         """Windows that are stored now; the ranges that they have become part of."""
         boot = self.boots[key]
         touched = Ranges()
-        for seq in seqs:
-            touched.add(*boot.stored.add(seq, seq))
+        for first, last in runs(seqs):
+            touched.add(*boot.stored.add(first, last))
         self._note_unexplained(boot, now_us)
         return touched
 

@@ -17,6 +17,7 @@ import contextlib
 import json
 import sqlite3
 from collections.abc import Iterable
+from operator import attrgetter
 from pathlib import Path
 
 from collector.ledger import Boot, Key, Node, Patience
@@ -42,8 +43,14 @@ _COLUMNS = (
     "missing",
     "open",
 )
-_DISCARDED = tuple(f"discarded_{reason}" for reason in DiscardReason)
+_values_of = attrgetter(*_COLUMNS)
+_REASONS = tuple(DiscardReason)
+_DISCARDED = tuple(f"discarded_{reason}" for reason in _REASONS)
 _ALL_COLUMNS = ("node", "boot", *_COLUMNS, *_DISCARDED, "patience")
+
+# Of both tables' rows.
+_HEARD_PLACE = 3
+_HEARD_GRAIN_US = 10_000_000
 
 _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS node (node TEXT PRIMARY KEY, boot TEXT NOT NULL,"
@@ -56,6 +63,8 @@ _SCHEMA = (
     " STRICT, WITHOUT ROWID",
     "CREATE INDEX IF NOT EXISTS boot_by_heard ON boot (heard_us)",
 )
+_Row = tuple[object, ...]
+
 _SAVE_NODE = "INSERT OR REPLACE INTO node VALUES (?, ?, ?, ?)"
 _SAVE_BOOT = (
     f"INSERT OR REPLACE INTO boot ({', '.join(_ALL_COLUMNS)})"  # noqa: S608 - names of ours
@@ -95,12 +104,20 @@ class LedgerFile:
         Raises:
             SinkUnavailableError: not now; nothing is written.
         """
+        rows: list[tuple[Node | Boot, str, _Row]] = [
+            (node, _SAVE_NODE, (name, node.boot, node.since_us, node.heard_us))
+            for name, node in nodes
+        ]
+        rows += [(boot, _SAVE_BOOT, _row(boot)) for boot in boots]
+        changed = [
+            (thing, statement, row, mark)
+            for thing, statement, row in rows
+            if thing.saved != (mark := _mark(row))
+        ]
         try:
             self._connection.execute("BEGIN IMMEDIATE")
-            self._connection.executemany(
-                _SAVE_NODE, [(n, node.boot, node.since_us, node.heard_us) for n, node in nodes]
-            )
-            self._connection.executemany(_SAVE_BOOT, [_row(boot) for boot in boots])
+            for _, statement, row, _ in changed:
+                self._connection.execute(statement, row)
             grown = [(*key, *found) for key, ranges in stored for found in ranges]
             # What a range has swallowed goes, and it is put in its place.
             self._connection.executemany(
@@ -111,6 +128,8 @@ class LedgerFile:
         except sqlite3.Error as error:
             self._roll_back()
             raise SinkUnavailableError(f"{self._path}: {error}") from error
+        for thing, _, _, mark in changed:
+            thing.saved = mark
 
     def boot(self, key: Key) -> Boot | None:
         """One account; None when there is none.
@@ -254,17 +273,27 @@ def _prepare(connection: sqlite3.Connection) -> None:
     connection.execute("COMMIT")
 
 
-def _row(boot: Boot) -> tuple[object, ...]:
+def _mark(row: _Row) -> _Row:
+    """What has to differ for a row to be written: when it was heard of is not kept to the second.
+
+    In a stream of windows it is all that changes, and a row costs more than a range that grows.
+    """
+    *before, heard_us = row[: _HEARD_PLACE + 1]
+    assert isinstance(heard_us, int)
+    return (*before, heard_us // _HEARD_GRAIN_US, *row[_HEARD_PLACE + 1 :])
+
+
+def _row(boot: Boot) -> _Row:
     return (
         boot.node,
         boot.boot,
-        *(getattr(boot, name) for name in _COLUMNS),
-        *(boot.discarded.get(reason, 0) for reason in DiscardReason),
+        *_values_of(boot),
+        *(boot.discarded.get(reason, 0) for reason in _REASONS),
         json.dumps(boot.patience.steps),
     )
 
 
-def _boot(row: tuple[object, ...]) -> Boot:
+def _boot(row: _Row) -> Boot:
     values = dict(zip(_ALL_COLUMNS, row, strict=True))
     patience = values.pop("patience")
     discarded = {reason: values.pop(f"discarded_{reason}") for reason in DiscardReason}

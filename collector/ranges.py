@@ -7,6 +7,21 @@ Range = tuple[int, int]
 """From the first number to the last, both included."""
 
 
+def runs(numbers: Iterable[int]) -> Iterator[Range]:
+    """Numbers in any order as ranges, those that follow each other in one."""
+    first = last = None
+    for number in sorted(numbers):
+        if first is None or last is None:
+            first = last = number
+        elif number <= last + 1:
+            last = number
+        else:
+            yield first, last
+            first = last = number
+    if first is not None and last is not None:
+        yield first, last
+
+
 class Ranges:
     """A set of whole numbers from 0, as ranges that neither overlap nor touch.
 

@@ -231,6 +231,7 @@ class Collector:
         settled = self._settle(self._batcher.take())
         if settled:
             self._vitals.waiting_since = self._batcher.oldest_seconds
+            self._vitals.waiting_messages = len(self._batcher)
         return settled
 
     def _settle(self, batch: list[Item]) -> bool:
@@ -556,7 +557,7 @@ class Collector:
                 _log_missing(change)
                 self._store_own(change.entry, at_us=now_us)
             try:
-                self._vitals.missing_windows = self._books.save_evaluated(changes, now_us=now_us)
+                self._vitals.missing_windows = self._books.save_evaluated(now_us=now_us)
             except SinkUnavailableError as error:
                 self._say_once("figures", "what is missing is not kept: %s", error)
         self._store_own(self._pipeline(now_us), at_us=now_us)

@@ -168,6 +168,15 @@ def load_broker(path: Path | None, environ: Mapping[str, str]) -> MqttSettings:
     return _decode(CollectorSettings, path, environ).mqtt
 
 
+def load_section(path: Path | None, environ: Mapping[str, str]) -> CollectorSection:
+    """The collector's own section, from the same file; the sink's need not be usable.
+
+    Raises:
+        SettingsError: with every problem found.
+    """
+    return _decode(CollectorSettings, path, environ).collector
+
+
 Settings = TypeVar("Settings", bound=msgspec.Struct)
 
 

@@ -1,12 +1,12 @@
 """The embedded store: one SQLite file, one table per measurement.
 
-Tables: `window`, `status`, `birth`, `state`, `event`, `health`, `update` and `collector`, one for
-each message in `contract.messages.STORED`. Columns: the message's tags (text, never null), then
-`time_us` (microseconds since 1970, UTC), then every field of `contract.points.columns`, null where
-the message had no value. Booleans are 0 or 1; a state is there as text and as `<name>_code`. The
-primary key is tags and time, so that writing a point twice changes nothing; an index
-`<table>_by_time` serves questions about the whole fleet. `update` and `window` are words of SQL:
-quote them. `schema_sql()` gives the statements themselves.
+Tables: `window`, `status`, `birth`, `state`, `event`, `health`, `update`, `collector`, `ledger` and
+`pipeline`, one for each message in `contract.messages.STORED`. Columns: the message's tags (text,
+never null), then `time_us` (microseconds since 1970, UTC), then every field of
+`contract.points.columns`, null where the message had no value. Booleans are 0 or 1; a state is
+there as text and as `<name>_code`. The primary key is tags and time, so that writing a point twice
+changes nothing; an index `<table>_by_time` serves questions about the whole fleet. `update` and
+`window` are words of SQL: quote them. `schema_sql()` gives the statements themselves.
 
     SELECT datetime(time_us / 1e6, 'unixepoch'), mse, threshold FROM "window"
     WHERE node = 'press-07' ORDER BY time_us DESC LIMIT 10;

@@ -48,6 +48,20 @@ def test_letter_is_there_with_the_whole_payload(tmp_path: Path) -> None:
     }
 
 
+def test_letter_is_one_line_whatever_its_topic_holds(tmp_path: Path) -> None:
+    """What some programs take for line ends, and what terminals obey, is written as escapes."""
+    topic = "a\x85b\u2028c\x9b2J\x1b\n"
+    odd = Intake("collector").take(received(b"{", topic), arrived_us=7).letter
+    assert odd is not None
+    with closing(DeadLetterFile(tmp_path, megabytes=1.0)) as file:
+        file.append(odd, b"{")
+
+    text = (tmp_path / DEAD_LETTERS).read_text()
+    assert text.isascii()
+    assert text[:-1].isprintable()
+    assert [entry["topic"] for entry in lines(tmp_path / DEAD_LETTERS)] == [topic]
+
+
 def test_letters_of_two_runs_are_in_one_file(tmp_path: Path) -> None:
     """In the order in which they came."""
     for payload in (b"1", b"2"):

@@ -165,11 +165,13 @@ def test_boot_that_is_over_is_forgotten_after_a_month(tmp_path: Path) -> None:
         ledger = books(file)
         heard = [(window(0), (0,)), (gone, ()), (window(0, node="fan-1"), (0,))]
         ledger.enter(heard, now_us=NOW_US)
-        ledger.save_evaluated(ledger.evaluate(now_us=NOW_US), now_us=NOW_US)
+        ledger.evaluate(now_us=NOW_US)
+        ledger.save_evaluated(now_us=NOW_US)
 
         for days, left in ((29, 2), (31, 1)):
             now_us = NOW_US + days * DAY_US
-            ledger.save_evaluated(ledger.evaluate(now_us=now_us), now_us=now_us)
+            ledger.evaluate(now_us=now_us)
+            ledger.save_evaluated(now_us=now_us)
             assert len(file.all_boots()) == left
 
         assert [boot.node for boot in file.all_boots()] == ["fan-1"]
@@ -185,13 +187,53 @@ def test_what_was_on_its_way_at_a_stop_gets_its_time_anew(tmp_path: Path) -> Non
     with closing(LedgerFile(tmp_path)) as file:
         ledger = books(file)
         ledger.enter([(window(0), (0,)), (window(5), (5,))], now_us=NOW_US)
-        ledger.save_evaluated(ledger.evaluate(now_us=NOW_US), now_us=NOW_US)
+        ledger.evaluate(now_us=NOW_US)
+        ledger.save_evaluated(now_us=NOW_US)
         later_us = NOW_US + DAY_US
 
         after = Books(file, MemorySink(), gap_seconds=600.0, now_us=later_us)
 
         (change,) = after.evaluate(now_us=later_us + 1)
         assert (change.entry.in_transit, change.entry.missing) == (4, 0)
+
+
+def test_boots_that_are_over_are_read_again_when_they_are_heard_of(tmp_path: Path) -> None:
+    """Memory holds a bounded number of them, and nothing of them is lost."""
+    nodes = [f"press-{number}" for number in range(10)]
+    with closing(LedgerFile(tmp_path)) as file:
+        ledger = Books(file, MemorySink(), gap_seconds=600.0, now_us=NOW_US, kept_boots=3)
+        for seq in range(3):
+            for name in nodes:
+                gone = status(PresenceReason.STOPPED, node=name)
+                ledger.enter([(window(seq, node=name), (seq,)), (gone, ())], now_us=NOW_US)
+                ledger.evaluate(now_us=NOW_US)
+                ledger.save_evaluated(now_us=NOW_US)
+            assert ledger.boots_in_memory <= 4
+
+        assert [list(boot.stored) for boot in file.all_boots()] == [[(0, 2)]] * 10
+        assert ledger.stored(("press-0", BOOT)) == Ranges([(0, 2)])
+        assert ledger.stored(("press-99", BOOT)) is None
+
+
+def test_judgement_that_could_not_be_kept_is_kept_the_next_time(tmp_path: Path) -> None:
+    """Even if nothing has changed since."""
+    with (
+        closing(LedgerFile(tmp_path, busy_seconds=0.05)) as file,
+        closing(sqlite3.connect(tmp_path / LEDGER, isolation_level=None)) as other,
+    ):
+        ledger = books(file)
+        ledger.enter([(window(0), (0,)), (status(PresenceReason.STOPPED), ())], now_us=NOW_US)
+        ledger.evaluate(now_us=NOW_US)
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(SinkUnavailableError, match="locked"):
+            ledger.save_evaluated(now_us=NOW_US)
+        other.execute("ROLLBACK")
+        assert len(file.open_boots()) == 1
+
+        assert ledger.evaluate(now_us=NOW_US + 1) == []
+        ledger.save_evaluated(now_us=NOW_US + 1)
+
+        assert file.open_boots() == []
 
 
 def test_reader_sees_the_ledger_while_it_is_written(tmp_path: Path) -> None:

@@ -1,7 +1,10 @@
 """The service acknowledges what is stored, in order, and nothing else."""
 
+import base64
 import logging
+import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -14,11 +17,21 @@ from collector.ledger_file import LedgerFile
 from collector.service import Collector, Inbox, RetryPolicy, last_will, session_options
 from collector.settings import CollectorSection
 from collector.sinks import SinkUnavailableError
+from collector.vitals import Vitals
 from contract import topics
 from contract.errors import ConnectionRefusedByBrokerError
-from contract.messages import CollectorStatus, DeadLetter, Presence, PresenceReason, decode, encode
+from contract.messages import (
+    CollectorStatus,
+    DeadLetter,
+    Presence,
+    PresenceReason,
+    Receipt,
+    decode,
+    encode,
+)
+from contract.points import Point
 from contract.session import ConnectFailed
-from tests.collector.examples import backlog, topic_of, window
+from tests.collector.examples import BOOT, account, backlog, topic_of, window
 from tests.collector.fakes import FakeBroker, MemorySink
 from tests.servers import wait_until
 
@@ -43,12 +56,13 @@ class Bench:
         self.inbox = Inbox()
         self.broker = FakeBroker(self.inbox)
         self.sink = MemorySink()
+        self.vitals = Vitals()
         self._ready = threading.Event()
 
     def run(self) -> None:
         """As `__main__` does: all files belong to this thread."""
         with (
-            closing(LedgerFile(self.folder)) as ledger,
+            closing(LedgerFile(self.folder, busy_seconds=0.05)) as ledger,
             closing(DeadLetterFile(self.folder, megabytes=1.0)) as letters,
         ):
             self.collector = Collector(
@@ -59,6 +73,7 @@ class Bench:
                 ledger=ledger,
                 letters=letters,
                 retry=Hasty(),
+                vitals=self.vitals,
             )
             self._ready.set()
             self.collector.run()
@@ -82,6 +97,13 @@ class Bench:
     def letters(self) -> list[DeadLetter]:
         found = [decode(p.topic, p.payload) for p in self.broker.published]
         return [letter for letter in found if isinstance(letter, DeadLetter)]
+
+    def receipts(self) -> list[Receipt]:
+        found = [decode(p.topic, p.payload) for p in list(self.broker.published)]
+        return [receipt for receipt in found if isinstance(receipt, Receipt)]
+
+    def stored(self, measurement: str) -> list[Point]:
+        return [p for p in list(self.sink.points.values()) if p.measurement == measurement]
 
     def wait(self, condition: Callable[[], bool]) -> None:
         wait_until(condition, "the collector to be there", seconds=5.0)
@@ -354,3 +376,189 @@ def test_letters_are_json_of_the_contract(tmp_path: Path) -> None:
     assert fields["payload_start"] == "\N{REPLACEMENT CHARACTER}oops"
     assert fields["collector"] == "collector"
     assert (letter.qos, letter.retain) == (1, False)
+
+
+def test_receipt_tells_what_is_stored(tmp_path: Path) -> None:
+    """Retained, of the whole boot, with its holes; the last one comes before the end."""
+    bench = Bench(tmp_path)
+    with bench.running():
+        bench.send(0, 1, 4)
+        bench.wait(lambda: not bench.broker.unacknowledged)
+        bench.send(5, 9)
+        bench.wait(lambda: not bench.broker.unacknowledged)
+
+    last = bench.receipts()[-1]
+    assert (last.node, last.boot, last.stored_from, last.stored_up_to) == ("press-07", BOOT, 0, 9)
+    assert last.holes == ((2, 3), (6, 8))
+    published = [p for p in bench.broker.published if p.topic.endswith("/receipt")]
+    assert {(p.topic, p.retain, p.qos) for p in published} == {
+        ("earshot/1/n/press-07/receipt", True, 1)
+    }
+
+
+def test_receipts_of_one_boot_are_coalesced(tmp_path: Path) -> None:
+    """The first is at once, the next after its time: here, at the end."""
+    section = msgspec.structs.replace(SECTION, receipt_seconds=60.0)
+    bench = Bench(tmp_path, section)
+    with bench.running():
+        for seq in range(10):
+            bench.send(seq)
+            bench.wait(lambda: not bench.broker.unacknowledged)
+
+    assert [receipt.stored_up_to for receipt in bench.receipts()] == [0, 9]
+
+
+def test_receipt_that_found_no_connection_goes_out_after_the_next(tmp_path: Path) -> None:
+    """Also one that was sent and never confirmed."""
+    bench = Bench(tmp_path)
+    with bench.running():
+        bench.wait(lambda: bool(bench.broker.published))
+        bench.broker.confirms = False
+        bench.send(0)
+        bench.wait(lambda: len(bench.receipts()) == 1)
+        bench.broker.disconnect()
+        bench.broker.confirms = True
+        bench.broker.connect()
+        bench.wait(lambda: len(bench.receipts()) == 2)
+
+    assert [receipt.stored_up_to for receipt in bench.receipts()] == [0, 0]
+
+
+def test_receipts_keep_to_the_broker_s_window_and_hold_nobody_up(tmp_path: Path) -> None:
+    """A broker that confirms nothing gets no more than it allows, and all is stored."""
+    bench = Bench(tmp_path)
+    with bench.running():
+        bench.wait(lambda: bool(bench.broker.published))
+        bench.broker.confirms = False
+        nodes = [f"press-{number}" for number in range(60)]
+        for node in nodes:
+            message = window(0, node=node)
+            bench.broker.send(topic_of(message), encode(message))
+        bench.wait(lambda: not bench.broker.unacknowledged)
+        before = len(bench.receipts())
+        bench.broker.disconnect()
+        bench.broker.confirms = True
+        bench.broker.connect()
+        bench.wait(lambda: {r.node for r in bench.receipts()} == set(nodes))
+
+    assert before == 20
+
+
+def test_node_that_sends_again_gets_its_receipt_again(tmp_path: Path) -> None:
+    """It has not got the first one, or would not send."""
+    bench = Bench(tmp_path)
+    with bench.running():
+        bench.send(0)
+        bench.wait(lambda: len(bench.receipts()) == 1)
+        bench.send(0)
+        bench.wait(lambda: len(bench.receipts()) == 2)
+
+    assert bench.sink.seqs() == [0]
+
+
+def test_rejected_window_is_not_receipted(tmp_path: Path) -> None:
+    """A receipt is a promise: the node keeps the window, and the ledger calls it unexplained."""
+    bench = Bench(tmp_path, CollectorSection(batch_points=10, batch_seconds=0.1))
+    bench.sink.refuses = lambda point: point.fields.get("seq") == 1
+    with bench.running():
+        late = backlog(0, 1, 2)
+        bench.broker.send(topic_of(late), encode(late))
+        bench.wait(lambda: not bench.broker.unacknowledged)
+
+    assert bench.receipts()[-1].holes == ((1, 1),)
+    (line,) = (tmp_path / "dead-letters.jsonl").read_text().splitlines()
+    assert base64.b64decode(msgspec.json.decode(line)["payload"]) == encode(late)
+
+
+def test_ledger_and_figures_are_stored_at_the_end(tmp_path: Path) -> None:
+    """One entry for each boot that was heard of, and how the collector was."""
+    bench = Bench(tmp_path)
+    with bench.running():
+        bench.send(0, 1, 4)
+        bench.broker.send(topic_of(account(7)), encode(account(7, waiting=1, discarded_full=1)))
+        bench.broker.send("earshot/1/n/press-07/window", b"{")
+        bench.wait(lambda: not bench.broker.unacknowledged)
+
+    (entry,) = bench.stored("ledger")
+    assert entry.tags == {"node": "press-07"}
+    expected = {"boot": BOOT, "produced": 7, "stored": 3, "waiting": 1, "in_transit": 2}
+    expected |= {"missing": 0, "discarded_full": 1, "end": "running", "end_code": 0}
+    assert entry.fields.items() >= expected.items()
+    (figures,) = bench.stored("pipeline")
+    assert figures.tags == {"id": "collector"}
+    expected = {"received": 5, "stored_windows": 3, "dead_letters": 1, "write_errors": 0}
+    expected |= {"connected": 1, "storing": 1, "missing_windows": 0, "reconnects": 0}
+    assert figures.fields.items() >= expected.items()
+    assert float(figures.fields["lag_p50_s"]) <= float(figures.fields["lag_p95_s"])
+
+
+def test_missing_windows_are_one_line_and_so_is_their_return(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """However often they are counted in between."""
+    caplog.set_level(logging.WARNING)
+    section = msgspec.structs.replace(SECTION, figures_seconds=0.1, gap_seconds=0.3)
+    bench = Bench(tmp_path, section)
+    with bench.running():
+        bench.send(0, 2)
+        bench.wait(lambda: any(p.fields["missing"] == 1 for p in bench.stored("ledger")))
+        bench.send(4)
+        bench.wait(lambda: any(p.fields["missing"] == 2 for p in bench.stored("ledger")))
+        bench.send(1, 3)
+        bench.wait(lambda: bench.stored("ledger")[-1].fields["missing"] == 0)
+
+    assert [record.getMessage() for record in caplog.records] == [
+        f"press-07 boot {BOOT}: 1 windows are missing, neither stored nor accounted for",
+        f"press-07 boot {BOOT}: no window is missing any more",
+    ]
+
+
+def test_ledger_that_cannot_be_written_holds_up_acknowledgements(tmp_path: Path) -> None:
+    """What the store has and the ledger has not comes again."""
+    bench = Bench(tmp_path)
+    with bench.running():
+        bench.send(0)
+        bench.wait(lambda: not bench.broker.unacknowledged)
+        with closing(sqlite3.connect(tmp_path / "ledger.db", isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            bench.send(1)
+            bench.wait(lambda: bench.sink.seqs() == [0, 1])
+            before = list(bench.broker.unacknowledged)
+            other.execute("ROLLBACK")
+        bench.wait(lambda: not bench.broker.unacknowledged)
+
+    assert len(before) == 1
+    assert bench.receipts()[-1].stored_up_to == 1
+
+
+def test_vitals_tell_of_a_store_that_is_away(tmp_path: Path) -> None:
+    """Messages wait from the first that could not be stored; with the store, nothing waits."""
+    bench = Bench(tmp_path)
+    with bench.running():
+        bench.send(0)
+        bench.wait(lambda: not bench.broker.unacknowledged)
+        bench.wait(lambda: bench.vitals.waiting_since is None)
+        bench.sink.failure = SinkUnavailableError("away")
+        bench.send(1)
+        bench.wait(lambda: not bench.vitals.storing)
+        later = time.monotonic() + 100.0
+        waits = bench.vitals.waiting_since
+        bench.vitals.turned_at = later
+        trouble = bench.vitals.trouble(now_seconds=later, stall_seconds=60.0)
+        bench.sink.failure = None
+        bench.wait(lambda: bench.vitals.waiting_since is None)
+
+    assert waits is not None
+    assert trouble is not None
+    assert bench.vitals.storing
+
+
+def test_connection_that_is_lost_is_in_the_vitals(tmp_path: Path) -> None:
+    """Until it is back."""
+    bench = Bench(tmp_path)
+    with bench.running():
+        bench.wait(lambda: bench.vitals.disconnected_at is None)
+        bench.broker.disconnect()
+        bench.wait(lambda: bench.vitals.disconnected_at is not None)
+        bench.broker.connect()
+        bench.wait(lambda: bench.vitals.disconnected_at is None)

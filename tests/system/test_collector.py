@@ -1,7 +1,6 @@
 """The collector as a program, with a real broker and real stores."""
 
 import os
-import queue
 import signal
 import sqlite3
 import subprocess
@@ -9,10 +8,9 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Self
 
 import msgspec
 import pytest
@@ -22,149 +20,28 @@ from collector.watch import BrokerUnreachableError, Feed
 from contract import topics
 from contract.errors import EXIT_BAD_INPUT
 from contract.messages import (
-    CollectorStatus,
-    DeadLetter,
-    Message,
     PresenceReason,
     Problem,
-    decode,
     encode,
 )
 from contract.session import (
-    Connected,
     Publication,
-    Published,
-    Received,
-    Session,
-    SessionEvent,
-    SessionOptions,
-    Subscribed,
-    Subscription,
 )
 from contract.settings import MqttSettings
-from tests.collector.examples import backlog, status, topic_of, window
+from tests.collector.examples import backlog, status, window
+from tests.collector_program import (
+    ROOT,
+    Client,
+    Program,
+    influxdb_settings,
+    publication_of,
+    query,
+    running,
+    sqlite_settings,
+    stored_count,
+    stored_seqs,
+)
 from tests.servers import InfluxDb, Mosquitto, free_port, wait_until
-
-ROOT = Path(__file__).parents[2]
-
-
-class Client:
-    """A session of a test: publishes, and keeps what it hears."""
-
-    def __init__(self, broker: Mosquitto, client_id: str, *heard: str) -> None:
-        self.received: list[Received] = []
-        self._heard = heard
-        self._events: queue.SimpleQueue[SessionEvent] = queue.SimpleQueue()
-        self._session = Session(
-            MqttSettings(host=broker.host, port=broker.port),
-            SessionOptions(
-                client_id=client_id,
-                expiry_seconds=60,
-                subscriptions=tuple(Subscription(topic_filter=f) for f in heard),
-            ),
-            self._events.put,
-        )
-
-    def __enter__(self) -> Self:
-        self._session.start()
-        awaited = Subscribed if self._heard else Connected
-        self._wait(lambda event: isinstance(event, awaited))
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._session.stop()
-
-    def publish(self, *messages: Message | Publication) -> None:
-        """Publish, and wait until the broker has them all; 20 at once."""
-        waiting = set()
-        for message in messages:
-            delivery = self._session.publish(_publication(message))
-            assert delivery is not None
-            waiting.add((delivery.generation, delivery.packet_id))
-            while len(waiting) >= 20:
-                waiting.discard(self._next_published())
-        while waiting:
-            waiting.discard(self._next_published())
-
-    def heard(self) -> list[Message]:
-        """Messages so far."""
-        while not self._events.empty():
-            self._take(self._events.get())
-        return [decode(r.topic, r.payload) for r in self.received]
-
-    def letters(self) -> list[DeadLetter]:
-        """Dead letters so far."""
-        return [message for message in self.heard() if isinstance(message, DeadLetter)]
-
-    def presence(self) -> PresenceReason | None:
-        """The collector's last status."""
-        found = [m.reason for m in self.heard() if isinstance(m, CollectorStatus)]
-        return found[-1] if found else None
-
-    def _next_published(self) -> tuple[int, int]:
-        event = self._wait(lambda e: isinstance(e, Published))
-        assert isinstance(event, Published)
-        assert event.accepted
-        return event.generation, event.packet_id
-
-    def _wait(self, wanted: Callable[[SessionEvent], bool]) -> SessionEvent:
-        while not wanted(event := self._events.get(timeout=10.0)):
-            self._take(event)
-        return event
-
-    def _take(self, event: SessionEvent) -> None:
-        if isinstance(event, Received):
-            self.received.append(event)
-
-
-class Program:
-    """`python -m collector` with a settings file; its output goes to files."""
-
-    def __init__(self, directory: Path, settings: str) -> None:
-        directory.mkdir(exist_ok=True)
-        self.config_file = directory / "collector.toml"
-        self.config_file.write_text(settings)
-        self.state_folder = directory / "state"
-        self._error_file = directory / "stderr"
-        self._process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def log(self) -> str:
-        return self._error_file.read_text() if self._error_file.exists() else ""
-
-    def start(self) -> None:
-        with self._error_file.open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "collector", "run", "--config", str(self.config_file)],
-                cwd=ROOT,
-                env={**os.environ, "EARSHOT_COLLECTOR_STATE_FOLDER": str(self.state_folder)},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
-
-    def kill(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-
-    def terminate(self) -> int:
-        assert self._process is not None
-        self._process.send_signal(signal.SIGTERM)
-        return self._process.wait(15.0)
-
-    def wait(self) -> int:
-        assert self._process is not None
-        return self._process.wait(15.0)
-
-
-@contextmanager
-def running(program: Program) -> Iterator[Program]:
-    program.start()
-    try:
-        yield program
-    finally:
-        program.kill()
 
 
 @pytest.fixture
@@ -444,7 +321,7 @@ def test_refused_password_is_one_line(tmp_path: Path, database: Path) -> None:
 def test_watch_prints_one_table(mosquitto: Mosquitto, node: Client) -> None:
     """What is retained and what comes meanwhile; the exit code is 0."""
     retained = status(PresenceReason.STOPPED, node="fan-1")
-    node.publish(msgspec.structs.replace(_publication(retained), retain=True))
+    node.publish(msgspec.structs.replace(publication_of(retained), retain=True))
     with watching(mosquitto, "--once", "--seconds", "2") as process:
         while process.poll() is None:
             node.publish(window(0, anomaly=True))
@@ -515,36 +392,6 @@ def watching(broker: Mosquitto, *options: str) -> Iterator[subprocess.Popen[byte
             process.kill()
 
 
-def sqlite_settings(broker: Mosquitto, database: Path) -> str:
-    return (
-        f'[mqtt]\nhost = "{broker.host}"\nport = {broker.port}\n'
-        f'[collector]\nbatch_seconds = 0.1\n[sqlite]\npath = "{database}"\n'
-    )
-
-
-def influxdb_settings(broker: Mosquitto, server: InfluxDb) -> str:
-    return (
-        f'[mqtt]\nhost = "{broker.host}"\nport = {broker.port}\n'
-        f'[collector]\nbatch_seconds = 0.1\n[sink]\nkind = "influxdb"\n[influxdb]\n'
-        f'url = "{server.url}"\norg = "{server.org}"\nbucket = "{server.bucket}"\n'
-        f'token = "{server.token}"\n'
-    )
-
-
-def query(database: Path, sql: str) -> Sequence[tuple[object, ...]]:
-    with closing(sqlite3.connect(database)) as connection:
-        return connection.execute(sql).fetchall()
-
-
-def stored_seqs(database: Path) -> list[object]:
-    return [seq for (seq,) in query(database, 'SELECT seq FROM "window" ORDER BY seq')]
-
-
-def stored_count(database: Path) -> int:
-    with closing(sqlite3.connect(database)) as connection:
-        return int(connection.execute('SELECT count(*) FROM "window"').fetchone()[0])
-
-
 def influx_seqs(server: InfluxDb) -> list[int]:
     return sorted(row["seq"] for row in server.query('SELECT seq FROM "window"'))
 
@@ -557,9 +404,3 @@ def write_line(server: InfluxDb, line: str) -> None:
     )
     with urllib.request.urlopen(request, timeout=5.0) as response:
         assert response.status == 204
-
-
-def _publication(message: Message | Publication) -> Publication:
-    if isinstance(message, Publication):
-        return message
-    return Publication(topic=topic_of(message), payload=encode(message))

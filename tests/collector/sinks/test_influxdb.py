@@ -1,5 +1,6 @@
 """What InfluxDB answers becomes: stored, not now, or not these."""
 
+import json
 from collections.abc import Iterator
 from contextlib import closing
 from urllib.parse import parse_qs, urlsplit
@@ -9,7 +10,7 @@ import pytest
 from collector.settings import InfluxDbSection
 from collector.sinks import PointsRejectedError, SinkUnavailableError
 from collector.sinks.influxdb import InfluxDbSink
-from tests.collector.examples import START_US, window_points
+from tests.collector.examples import BOOT, START_US, window_points
 from tests.collector.sinks.stub_influxdb import Answer, StubInfluxDb
 
 
@@ -176,3 +177,73 @@ def test_database_may_come_later() -> None:
         pytest.raises(SinkUnavailableError, match="refused"),
     ):
         sink.write(window_points(0))
+
+
+def answer_of(*rows: list[int]) -> Answer:
+    """What InfluxDB says to a query about one series."""
+    series = [{"name": "window", "columns": [], "values": rows}] if rows else []
+    return Answer(200, json.dumps({"results": [{"statement_id": 0, "series": series}]}).encode())
+
+
+def test_stored_windows_without_a_gap_are_one_question(
+    sink: InfluxDbSink, stub: StubInfluxDb
+) -> None:
+    """By InfluxQL, with the token, about the bucket as a database."""
+    stub.answer = answer_of([0, 5, 3, 7])
+
+    assert list(sink.stored_seqs("press-07", BOOT)) == [(3, 7)]
+
+    (request,) = stub.requests
+    parts = urlsplit(request.path)
+    query = {name: values[0] for name, values in parse_qs(parts.query).items()}
+    assert parts.path == "/query"
+    assert (query["db"], query["epoch"], query.get("rp")) == ("b", "us", None)
+    assert query["q"] == (
+        'SELECT count("seq"), min("seq"), max("seq") FROM "window"'
+        f""" WHERE "node" = 'press-07' AND "boot" = '{BOOT}'"""
+    )
+    assert request.headers["authorization"] == "Token secret"
+
+
+def test_nothing_stored_is_no_range(sink: InfluxDbSink, stub: StubInfluxDb) -> None:
+    """A database without the measurement gives no series."""
+    stub.answer = answer_of()
+
+    assert len(sink.stored_seqs("press-07", BOOT)) == 0
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        (Answer(401, b'{"error":"no"}'), "401 the token is not valid"),
+        (Answer(403, b'{"error":"no"}'), "403 the token may not read this bucket"),
+        (Answer(404, b'{"error":"no"}'), "404 no such bucket"),
+        (Answer(503, b"busy"), "503 busy"),
+        (Answer(200, b'{"results":[{"error":"database not found"}]}'), "database not found"),
+        (Answer(200, b"<html>Welcome</html>"), "is this the address of an InfluxDB"),
+        (Answer(200, b"[]"), "is this the address of an InfluxDB"),
+        (Answer(200, b"\xff"), "InfluxDB http"),
+        (Answer(302, b"", {"Location": "/login"}), "302"),
+        (Answer(hang_up=True), "InfluxDB http"),
+    ],
+)
+def test_question_without_an_answer_is_waited_out(
+    sink: InfluxDbSink, stub: StubInfluxDb, answer: Answer, text: str
+) -> None:
+    """With the reason, and without the token."""
+    stub.answer = answer
+
+    with pytest.raises(SinkUnavailableError, match=text) as caught:
+        sink.stored_seqs("press-07", BOOT)
+    assert "secret" not in str(caught.value)
+
+
+def test_question_that_is_met_by_silence_is_waited_out(stub: StubInfluxDb) -> None:
+    """After the time-out of one request."""
+    stub.answer = Answer(silent=True)
+
+    with (
+        closing(sink_for(stub.url, timeout_seconds=0.1)) as sink,
+        pytest.raises(SinkUnavailableError, match="timed out"),
+    ):
+        sink.stored_seqs("press-07", BOOT)

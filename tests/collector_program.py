@@ -1,0 +1,195 @@
+"""The collector as a program, and sessions that talk to it, for tests with real servers."""
+
+import os
+import queue
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Self
+
+from contract.messages import CollectorStatus, DeadLetter, Message, PresenceReason, decode, encode
+from contract.session import (
+    Connected,
+    Publication,
+    Published,
+    Received,
+    Session,
+    SessionEvent,
+    SessionOptions,
+    Subscribed,
+    Subscription,
+)
+from contract.settings import MqttSettings
+from tests.collector.examples import topic_of
+from tests.servers import InfluxDb, Mosquitto
+
+ROOT = Path(__file__).parents[1]
+
+
+class Client:
+    """A session of a test: publishes, and keeps what it hears."""
+
+    def __init__(self, broker: Mosquitto, client_id: str, *heard: str) -> None:
+        self.received: list[Received] = []
+        self._heard = heard
+        self._events: queue.SimpleQueue[SessionEvent] = queue.SimpleQueue()
+        self._session = Session(
+            MqttSettings(host=broker.host, port=broker.port),
+            SessionOptions(
+                client_id=client_id,
+                expiry_seconds=60,
+                subscriptions=tuple(Subscription(topic_filter=f) for f in heard),
+            ),
+            self._events.put,
+        )
+
+    def __enter__(self) -> Self:
+        self._session.start()
+        awaited = Subscribed if self._heard else Connected
+        self._wait(lambda event: isinstance(event, awaited))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._session.stop()
+
+    def publish(self, *messages: Message | Publication) -> None:
+        """Publish, and wait until the broker has them all; 20 at once."""
+        waiting = set()
+        for message in messages:
+            delivery = self._session.publish(publication_of(message))
+            assert delivery is not None
+            waiting.add((delivery.generation, delivery.packet_id))
+            while len(waiting) >= 20:
+                waiting.discard(self._next_published())
+        while waiting:
+            waiting.discard(self._next_published())
+
+    def heard(self) -> list[Message]:
+        """Messages so far."""
+        while not self._events.empty():
+            self._take(self._events.get())
+        return [decode(r.topic, r.payload) for r in self.received]
+
+    def letters(self) -> list[DeadLetter]:
+        """Dead letters so far."""
+        return [message for message in self.heard() if isinstance(message, DeadLetter)]
+
+    def presence(self) -> PresenceReason | None:
+        """The collector's last status."""
+        found = [m.reason for m in self.heard() if isinstance(m, CollectorStatus)]
+        return found[-1] if found else None
+
+    def _next_published(self) -> tuple[int, int]:
+        event = self._wait(lambda e: isinstance(e, Published))
+        assert isinstance(event, Published)
+        assert event.accepted
+        return event.generation, event.packet_id
+
+    def _wait(self, wanted: Callable[[SessionEvent], bool]) -> SessionEvent:
+        while not wanted(event := self._events.get(timeout=10.0)):
+            self._take(event)
+        return event
+
+    def _take(self, event: SessionEvent) -> None:
+        if isinstance(event, Received):
+            self.received.append(event)
+
+
+class Program:
+    """`python -m collector` with a settings file; its output goes to files."""
+
+    def __init__(self, directory: Path, settings: str) -> None:
+        directory.mkdir(exist_ok=True)
+        self.config_file = directory / "collector.toml"
+        self.config_file.write_text(settings)
+        self.state_folder = directory / "state"
+        self._error_file = directory / "stderr"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def log(self) -> str:
+        return self._error_file.read_text() if self._error_file.exists() else ""
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "EARSHOT_COLLECTOR_STATE_FOLDER": str(self.state_folder)}
+
+    def rss_bytes(self) -> int:
+        """Memory that it holds now."""
+        assert self._process is not None
+        return int(Path(f"/proc/{self._process.pid}/statm").read_text().split()[1]) * 4096
+
+    def start(self) -> None:
+        with self._error_file.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "collector", "run", "--config", str(self.config_file)],
+                cwd=ROOT,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def terminate(self) -> int:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGTERM)
+        return self._process.wait(15.0)
+
+    def wait(self) -> int:
+        assert self._process is not None
+        return self._process.wait(15.0)
+
+
+@contextmanager
+def running(program: Program) -> Iterator[Program]:
+    program.start()
+    try:
+        yield program
+    finally:
+        program.kill()
+
+
+def sqlite_settings(broker: Mosquitto, database: Path) -> str:
+    return (
+        f'[mqtt]\nhost = "{broker.host}"\nport = {broker.port}\n'
+        f'[collector]\nbatch_seconds = 0.1\n[sqlite]\npath = "{database}"\n'
+    )
+
+
+def influxdb_settings(broker: Mosquitto, server: InfluxDb) -> str:
+    return (
+        f'[mqtt]\nhost = "{broker.host}"\nport = {broker.port}\n'
+        f'[collector]\nbatch_seconds = 0.1\n[sink]\nkind = "influxdb"\n[influxdb]\n'
+        f'url = "{server.url}"\norg = "{server.org}"\nbucket = "{server.bucket}"\n'
+        f'token = "{server.token}"\n'
+    )
+
+
+def query(database: Path, sql: str) -> Sequence[tuple[object, ...]]:
+    with closing(sqlite3.connect(database)) as connection:
+        return connection.execute(sql).fetchall()
+
+
+def stored_seqs(database: Path) -> list[object]:
+    return [seq for (seq,) in query(database, 'SELECT seq FROM "window" ORDER BY seq')]
+
+
+def stored_count(database: Path) -> int:
+    with closing(sqlite3.connect(database)) as connection:
+        return int(connection.execute('SELECT count(*) FROM "window"').fetchone()[0])
+
+
+def publication_of(message: Message | Publication) -> Publication:
+    """A message as its node publishes it."""
+    if isinstance(message, Publication):
+        return message
+    return Publication(topic=topic_of(message), payload=encode(message))
