@@ -29,6 +29,9 @@ from node.commands.calibrate import EXIT_REFUSED
 from tests.fleet import MODEL, Listener, node_settings, run, start
 from tests.servers import Mosquitto, wait_until
 
+# Made once, and so by one of the parallel workers: ten minutes of a node.
+pytestmark = pytest.mark.xdist_group("calibrate")
+
 HEALTHY = "synthetic:fan?seconds={seconds}"
 BEARING = "synthetic:fan?fault=bearing&severity=1&after={after}&seconds={seconds}"
 # Settling, two minutes, verifying.
