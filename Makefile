@@ -19,8 +19,9 @@ demo: $(VENV)/.demo ## the whole fleet on this machine; `make demo SECONDS=60` e
 
 setup: $(VENV)/.dev ## .venv with everything a developer needs (TensorFlow included: 2 GB)
 
+# Tests wait for programs and brokers more than they compute: four at once suit two cores.
 test: $(VENV)/.dev $(VENV)-tflite/.installed ## all tests this machine can run; says what it skips
-	$(BIN)/python -m pytest -q $(TESTS)
+	$(BIN)/python -m pytest -q -n 4 --dist loadgroup $(TESTS)
 
 check: $(VENV)/.dev ## lint, formatting and types
 	$(BIN)/ruff check .

@@ -143,9 +143,22 @@ def node_settings(broker: Mosquitto | None, source: str, **more: str) -> dict[st
     return found | {ENVIRONMENT_PREFIX + name: value for name, value in more.items()}
 
 
-def start(package: str, *arguments: str, settings: Mapping[str, str]) -> subprocess.Popen[str]:
-    """`python -m PACKAGE ARGUMENTS` in the background."""
-    return subprocess.Popen(
+class Program(subprocess.Popen[str]):
+    """A program that is killed when its `with` is left: a test that fails leaves none behind."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.kill()
+        super().__exit__(kind, value, traceback)
+
+
+def start(package: str, *arguments: str, settings: Mapping[str, str]) -> Program:
+    """`python -m PACKAGE ARGUMENTS` in the background, for a `with`."""
+    return Program(
         [sys.executable, "-m", package, *arguments],
         cwd=ROOT,
         env=environment(settings),
@@ -161,9 +174,5 @@ def run(
 ) -> subprocess.CompletedProcess[str]:
     """`python -m PACKAGE ARGUMENTS` until it ends."""
     with start(package, *arguments, settings=settings) as program:
-        try:
-            out, err = program.communicate(timeout=seconds)
-        except BaseException:
-            program.kill()
-            raise
+        out, err = program.communicate(timeout=seconds)
     return subprocess.CompletedProcess(program.args, program.returncode, out, err)

@@ -53,8 +53,20 @@ _SBIN: Final = "/usr/local/sbin:/usr/sbin:/sbin"
 _PORTS: Final = range(20_000, 32_768)
 """Below Linux's ephemeral range (32768-60999). Inside it, a client that redials a stopped server
 can be given the server's own port as its source and connect to itself."""
-_SHUFFLED_PORTS: Final = itertools.cycle(random.sample(_PORTS, len(_PORTS)))
-"""At random, so that test runs beside each other seldom meet."""
+
+
+def _own_ports() -> list[int]:
+    """Those of this process, at random, so that test runs beside each other seldom meet.
+
+    Parallel workers of one run never meet: each has every so-manyth port. A port is free when it
+    is looked at and taken only a moment later, and a stopped server wants its own again.
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    own = _PORTS[worker :: int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))]
+    return random.sample(own, len(own))
+
+
+_SHUFFLED_PORTS: Final = itertools.cycle(_own_ports())
 
 _START_SECONDS: Final = 30.0
 _STOP_SECONDS: Final = 20.0

@@ -11,6 +11,9 @@ import pytest
 
 from tests.fleet import ROOT, environment
 
+# Made once, and so by one of the parallel workers: the bench's run.
+pytestmark = pytest.mark.xdist_group("bench")
+
 TOLERANCE = 0.03
 """See tests/bench.py."""
 QUICK = ("--repeats", "2", "--warm-up", "0", "--starts", "1", "--windows", "1")

@@ -22,6 +22,9 @@ from node.sources.microphone import ANSWER_SECONDS
 from tests.contract.signers import SECOND, SIGNER
 from tests.servers import REQUIRE_SERVERS, require
 
+# Made once, and so by one of the parallel workers: the evening.
+pytestmark = pytest.mark.xdist_group("systemd")
+
 ROOT = Path(__file__).parents[1]
 UNIT = ROOT / "node/systemd/earshot-node.service"
 HELPERS = ("boot_systemd.sh", "evening_of_a_node.sh")

@@ -36,6 +36,9 @@ from node.result_row import COLUMNS
 from node.runtime import find_runtime
 from tests.fleet import MODEL, ROOT, run
 
+# Made once, and so by one of the parallel workers: the bench's run.
+pytestmark = pytest.mark.xdist_group("node bench")
+
 QUICK = ("--repeats", "2", "--windows", "1", "--source", "synthetic:fan")
 
 

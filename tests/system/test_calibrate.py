@@ -29,6 +29,9 @@ from node.commands.calibrate import EXIT_REFUSED
 from tests.fleet import MODEL, Listener, node_settings, run, start
 from tests.servers import Mosquitto, wait_until
 
+# Made once, and so by one of the parallel workers: ten minutes of a node.
+pytestmark = pytest.mark.xdist_group("calibrate")
+
 HEALTHY = "synthetic:fan?seconds={seconds}"
 BEARING = "synthetic:fan?fault=bearing&severity=1&after={after}&seconds={seconds}"
 # Settling, two minutes, verifying.
@@ -43,22 +46,14 @@ def mqtt(broker: Mosquitto) -> MqttSettings:
 def running_node(settings: dict[str, str]) -> Iterator["subprocess.Popen[str]"]:
     """A node that runs until the block ends."""
     with start("node", "run", "--fast", settings=settings) as node:
-        try:
-            yield node
-        finally:
-            node.kill()
-            node.communicate()
+        yield node
 
 
 @contextmanager
 def follower(settings: dict[str, str], minutes: int) -> Iterator["subprocess.Popen[str]"]:
     """Somebody who asks for a calibration and waits for its end."""
     with start("node", "calibrate", "--minutes", str(minutes), settings=settings) as asks:
-        try:
-            yield asks
-        finally:
-            asks.kill()
-            asks.communicate()
+        yield asks
 
 
 def _first_lines(asks: "subprocess.Popen[str]") -> str:

@@ -73,8 +73,8 @@ def test_windows_go_out_live(mosquitto: Mosquitto) -> None:
 
 def test_windows_of_a_broker_outage_arrive_late(mosquitto: Mosquitto) -> None:
     """SIGKILL of the broker in the middle costs no window; the late ones come as backlog."""
-    with Listener(mosquitto) as listener:
-        node = start("node", "run", settings=node_settings(mosquitto, "synthetic:fan?seconds=14"))
+    settings = node_settings(mosquitto, "synthetic:fan?seconds=14")
+    with Listener(mosquitto) as listener, start("node", "run", settings=settings) as node:
         listener.wait_for_windows(3)
         mosquitto.save()
         mosquitto.kill()
@@ -92,28 +92,28 @@ def test_windows_of_a_broker_outage_arrive_late(mosquitto: Mosquitto) -> None:
 def test_node_starts_before_its_broker(mosquitto: Mosquitto) -> None:
     """A Pi that boots before the server loses nothing: it scores, waits, and delivers."""
     mosquitto.stop()
-    node = start("node", "run", settings=node_settings(mosquitto, _FAN))
-    with pytest.raises(subprocess.TimeoutExpired):
-        node.wait(3)
-    mosquitto.start()
-    with Listener(mosquitto) as listener:
-        listener.wait_for_windows(_WINDOWS_IN_6_S)
-        _, err = node.communicate(timeout=20)
+    with start("node", "run", settings=node_settings(mosquitto, _FAN)) as node:
+        with pytest.raises(subprocess.TimeoutExpired):
+            node.wait(3)
+        mosquitto.start()
+        with Listener(mosquitto) as listener:
+            listener.wait_for_windows(_WINDOWS_IN_6_S)
+            _, err = node.communicate(timeout=20)
 
-        assert node.returncode == 0, err
+    assert node.returncode == 0, err
 
 
 def test_windows_wait_while_nobody_subscribes(mosquitto: Mosquitto) -> None:
     """A broker that stores a window nowhere is not believed to have stored it."""
-    node = start("node", "run", settings=node_settings(mosquitto, _FAN))
-    with pytest.raises(subprocess.TimeoutExpired):
-        node.wait(5)
-    with Listener(mosquitto) as listener:
-        listener.wait_for_windows(_WINDOWS_IN_6_S)
-        _, err = node.communicate(timeout=20)
+    with start("node", "run", settings=node_settings(mosquitto, _FAN)) as node:
+        with pytest.raises(subprocess.TimeoutExpired):
+            node.wait(5)
+        with Listener(mosquitto) as listener:
+            listener.wait_for_windows(_WINDOWS_IN_6_S)
+            _, err = node.communicate(timeout=20)
 
-        assert node.returncode == 0, err
-        assert "No matching subscribers" in err
+    assert node.returncode == 0, err
+    assert "No matching subscribers" in err
 
 
 def test_windows_that_nobody_took_are_counted_at_the_end(mosquitto: Mosquitto) -> None:
@@ -127,8 +127,8 @@ def test_windows_that_nobody_took_are_counted_at_the_end(mosquitto: Mosquitto) -
 
 def test_sigterm_ends_a_node_in_good_order(mosquitto: Mosquitto) -> None:
     """What systemd sends makes the node deliver, say goodbye and exit with 0."""
-    with Listener(mosquitto) as listener:
-        node = start("node", "run", settings=node_settings(mosquitto, "synthetic:fan"))
+    settings = node_settings(mosquitto, "synthetic:fan")
+    with Listener(mosquitto) as listener, start("node", "run", settings=settings) as node:
         listener.wait_for_windows(2)
         node.send_signal(signal.SIGTERM)
         _, err = node.communicate(timeout=20)

@@ -46,10 +46,10 @@ def test_node_tells_its_service_manager(mosquitto: Mosquitto, manager: Manager) 
     """Ready once and first, a sign of life after windows, and the end when it is told to end."""
     settings = node_settings(mosquitto, "synthetic:fan", OUTBOX_DRAIN_SECONDS="0.5")
     settings |= {"NOTIFY_SOCKET": str(manager.path), "WATCHDOG_USEC": "1000000"}
-    node = start("node", "run", settings=settings)
-    wait_until(lambda: manager.count("WATCHDOG=1") >= 2, "two signs of life", seconds=20)
-    node.send_signal(signal.SIGTERM)
-    _, err = node.communicate(timeout=20)
+    with start("node", "run", settings=settings) as node:
+        wait_until(lambda: manager.count("WATCHDOG=1") >= 2, "two signs of life", seconds=20)
+        node.send_signal(signal.SIGTERM)
+        _, err = node.communicate(timeout=20)
 
     assert manager.count("READY=1") == 1, err
     assert "READY=1" in manager.heard[0]
@@ -60,14 +60,12 @@ def test_node_that_hears_nothing_new_is_not_alive(mosquitto: Mosquitto, manager:
     """A node that hangs before its first window has said nothing for the watchdog."""
     settings = node_settings(mosquitto, "synthetic:fan", OUTBOX_DRAIN_SECONDS="0.5")
     settings |= {"NOTIFY_SOCKET": str(manager.path), "WATCHDOG_USEC": "1000000"}
-    node = start("node", "run", settings=settings)
-    wait_until(lambda: manager.count("READY=1") == 1, "ready", seconds=20)
-    node.send_signal(signal.SIGSTOP)
-    before = manager.count("WATCHDOG=1")
-    with pytest.raises(subprocess.TimeoutExpired):
-        node.wait(2)
-    after = manager.count("WATCHDOG=1")
-    node.kill()
-    node.communicate()
+    with start("node", "run", settings=settings) as node:
+        wait_until(lambda: manager.count("READY=1") == 1, "ready", seconds=20)
+        node.send_signal(signal.SIGSTOP)
+        before = manager.count("WATCHDOG=1")
+        with pytest.raises(subprocess.TimeoutExpired):
+            node.wait(2)
+        after = manager.count("WATCHDOG=1")
 
     assert before == after

@@ -72,6 +72,9 @@ from tests.servers import Mosquitto, wait_until
 Floats = npt.NDArray[np.float64]
 Samples = npt.NDArray[np.float32]
 
+# Made once, and so by one of the parallel workers: what a node leaves behind.
+pytestmark = pytest.mark.xdist_group("privacy")
+
 RATE_HZ = 16_000
 NODE = "press-07"
 NORMAL_SECONDS, FAULT_SECONDS = 13, 7

@@ -27,6 +27,9 @@ from tests.shelf import Shelf, chunks, keys_file, packed, wanted
 from tests.tflite_files import answering_nan
 from training.release import put_release
 
+# Made once, and so by one of the parallel workers: the fleet.
+pytestmark = pytest.mark.xdist_group("refused updates")
+
 NODE = "press-07"
 TO = f"node:{NODE}"
 RUNS = "fan-synthetic@5"

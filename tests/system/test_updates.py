@@ -63,11 +63,7 @@ def updatable(broker: Mosquitto, folder: Path, **more: str) -> dict[str, str]:
 @contextmanager
 def running(settings: dict[str, str]) -> Iterator["subprocess.Popen[str]"]:
     with start("node", "run", settings=settings) as node:
-        try:
-            yield node
-        finally:
-            node.kill()
-            node.communicate()
+        yield node
 
 
 def updates(listener: Listener, node: str = "press-07") -> list[Update]:

@@ -5,12 +5,13 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from node.release_store import read_release
+from tests.fleet import start
+from tests.servers import wait_until
 from tests.training.conftest import ROOT, Run, RunTraining
 
 
@@ -184,19 +185,11 @@ def test_synthesize_refuses_what_cannot_be(tmp_path: Path, run_training: RunTrai
 def test_interrupted(tmp_path: Path, number: signal.Signals) -> None:
     """Stopped half-way, it takes away what it began and says so."""
     arguments = ["synthesize", "--out", str(tmp_path / "data"), "--train-clips", "9999"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "training", *arguments],
-        cwd=ROOT,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    deadline = time.monotonic() + 30
-    while not list(tmp_path.rglob("*.wav")):
-        assert time.monotonic() < deadline
-        assert process.poll() is None
+    with start("training", *arguments, settings={}) as process:
+        wait_until(lambda: bool(list(tmp_path.rglob("*.wav"))), "a clip", seconds=30)
 
-    process.send_signal(number)
-    _, stderr = process.communicate(timeout=30)
+        process.send_signal(number)
+        _, stderr = process.communicate(timeout=30)
 
     assert process.returncode == 130
     assert stderr == "earshot training: interrupted; nothing was written\n"
