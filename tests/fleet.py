@@ -185,6 +185,8 @@ def node_settings(broker: Mosquitto | None, source: str, **more: str) -> dict[st
         "EARSHOT_SOURCE_SPEC": source,
         # A listener sends no receipts.
         "EARSHOT_OUTBOX_RECEIPTS": "broker",
+        # The clock of a container may never be synchronised.
+        "EARSHOT_CLOCK_WAIT_SECONDS": "0",
     }
     if broker is not None:
         found |= {"EARSHOT_MQTT_HOST": broker.host, "EARSHOT_MQTT_PORT": str(broker.port)}

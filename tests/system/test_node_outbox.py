@@ -254,7 +254,7 @@ def test_windows_wait_for_the_clock_and_go_out_with_the_right_time(mosquitto: Mo
     """A Pi that boots a year behind sends nothing until its clock is set, and loses nothing."""
     right = _UnsyncedClock()
     clock = WindowClock(right.wall_ns, time.monotonic_ns, lambda: right.state)
-    settings = _node_settings(_settings(mosquitto, "microphone:fake"))
+    settings = _node_settings(_settings(mosquitto, "microphone:fake", CLOCK_WAIT_SECONDS="120"))
     stop = threading.Event()
     began = time.monotonic_ns()
     noise = np.random.default_rng(3).normal(0.0, 0.05, 16_000).astype(np.float32)
