@@ -31,6 +31,9 @@ _LOG_BYTES: Final = 1024 * 1024
 _SMALL_BYTES: Final = 256 * 1024
 """An empty file below this is not worth the writes of making it smaller."""
 
+_LOCKED_SECONDS: Final = 1.0
+"""How long to wait for somebody who looks at the file; live windows wait meanwhile."""
+
 _SCHEMA: Final = """
 CREATE TABLE boots (id INTEGER PRIMARY KEY, boot TEXT NOT NULL UNIQUE, account BLOB NOT NULL);
 CREATE TABLE windows (
@@ -324,7 +327,9 @@ class OutboxFile:
     def _connect(self) -> sqlite3.Connection:
         is_new = not self.path.exists()
         # From the thread that loads it over to the publisher's; never two at once.
-        db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
+        db = sqlite3.connect(
+            self.path, timeout=_LOCKED_SECONDS, isolation_level=None, check_same_thread=False
+        )
         try:
             db.execute(f"PRAGMA cache_size = -{_CACHE_KB}")
             db.execute("PRAGMA synchronous = FULL")

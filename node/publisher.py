@@ -424,7 +424,7 @@ class Publisher:
             case Connected():
                 self._begin(mail)
             case Disconnected():
-                self._disconnected(mail)
+                self._disconnected()
             case Received():
                 self._take_in(mail)
             case SubscribeRefused():
@@ -548,7 +548,7 @@ class Publisher:
         if self._update is not None and not self._updates_to_tell:
             self._tell_update(self._update)
 
-    def _disconnected(self, disconnected: Disconnected) -> None:
+    def _disconnected(self) -> None:
         self._connected = None
         parcels = list(self._in_flight.values())
         self._in_flight.clear()
@@ -561,8 +561,6 @@ class Publisher:
                     self._news.setdefault(parcel.key, parcel.publication)
                 case _Told():
                     pass
-        if disconnected.taken_over or self._leaving:
-            return
         poison = self._suspicion.dropped(
             [parcel.name for parcel in parcels],
             seconds=time.monotonic() - self._sent_at,

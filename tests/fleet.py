@@ -2,21 +2,25 @@
 
 import atexit
 import os
+import queue
 import shutil
 import socket
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
 from contract import topics
-from contract.messages import Backlog, Message, Window, decode
+from contract.messages import Account, Backlog, Message, Receipt, Window, decode, encode
 from contract.session import (
+    Publication,
     Received,
     Session,
     SessionEvent,
@@ -25,6 +29,7 @@ from contract.session import (
     Subscription,
 )
 from contract.settings import ENVIRONMENT_PREFIX, MqttSettings
+from node.ranges import runs
 from tests.servers import Mosquitto, wait_until
 
 ROOT = Path(__file__).parents[1]
@@ -93,6 +98,74 @@ class Listener:
                 self._messages.append(decode(event.topic, event.payload))
 
 
+class ReceiptingCollector(Listener):
+    """A listener that says what it has, as a collector does once it is stored.
+
+    Not here: what a database may do to it; the real collector's tests have that.
+    """
+
+    def __init__(self, broker: Mosquitto) -> None:
+        super().__init__(broker)
+        self._stored: dict[tuple[str, str], set[int]] = {}
+        self._boots: queue.SimpleQueue[tuple[str, str] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._receipt, name="receipts", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return super().__enter__()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._boots.put(None)
+        self._thread.join(10)
+        super().__exit__(kind, error, trace)
+
+    def account(self, boot: str) -> Account | None:
+        """The newest account of a boot."""
+        found = [account for account in self.all_of(Account) if account.boot == boot]
+        return found[-1] if found else None
+
+    def has_all(self, boot: str) -> bool:
+        """Whether the node has said that nothing of a boot waits any more."""
+        account = self.account(boot)
+        return account is not None and not account.waiting
+
+    def has_ended(self, boot: str) -> bool:
+        """Whether the node has said that a boot is over."""
+        account = self.account(boot)
+        return account is not None and account.ended
+
+    def _hear(self, event: SessionEvent) -> None:
+        super()._hear(event)
+        if isinstance(event, Received):
+            message = decode(event.topic, event.payload)
+            windows = message.windows if isinstance(message, Backlog) else (message,)
+            for window in windows:
+                if isinstance(window, Window):
+                    key = (window.node, window.boot)
+                    self._stored.setdefault(key, set()).add(window.seq)
+            if isinstance(message, Backlog | Window):
+                self._boots.put((message.node, message.boot))
+
+    def _receipt(self) -> None:
+        while (key := self._boots.get()) is not None:
+            ranges = list(runs(sorted(self._stored[key].copy())))[-100:]
+            receipt = Receipt(
+                node=key[0],
+                boot=key[1],
+                at_us=time.time_ns() // 1000,
+                stored_from=ranges[0][0],
+                stored_up_to=ranges[-1][1],
+                holes=tuple((one[1] + 1, other[0] - 1) for one, other in pairwise(ranges)),
+            )
+            topic = topics.node(receipt.node, receipt.KIND)
+            self._session.publish(Publication(topic=topic, payload=encode(receipt), retain=True))
+
+
 def environment(settings: Mapping[str, str]) -> dict[str, str]:
     """Our environment, with these settings and no others of earshot's."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(ENVIRONMENT_PREFIX)}
@@ -137,6 +210,8 @@ def node_settings(broker: Mosquitto | None, source: str, **more: str) -> dict[st
         "EARSHOT_SOURCE_SPEC": source,
         # A listener sends no receipts.
         "EARSHOT_OUTBOX_RECEIPTS": "broker",
+        # The clock of a container may never be synchronised.
+        "EARSHOT_CLOCK_WAIT_SECONDS": "0",
     }
     if broker is not None:
         found |= {"EARSHOT_MQTT_HOST": broker.host, "EARSHOT_MQTT_PORT": str(broker.port)}

@@ -511,6 +511,7 @@ def _days(
             "EARSHOT_MQTT_PORT": str(broker.port),
             "EARSHOT_OUTBOX_MAX_WINDOWS": str(OUTBOX_WINDOWS),
             "EARSHOT_OUTBOX_DRAIN_SECONDS": "60",
+            "EARSHOT_OUTBOX_RECEIPTS": "broker",
             "EARSHOT_HEALTH_INTERVAL_SECONDS": "0.2",
             "OPENBLAS_NUM_THREADS": "1",
             "OMP_NUM_THREADS": "1",

@@ -2,6 +2,7 @@
 
 import logging
 import resource
+import shutil
 import sqlite3
 import subprocess
 import tempfile
@@ -584,10 +585,12 @@ def test_file_that_breaks_while_it_is_used_costs_what_only_it_had(tmp_path: Path
     outbox = on_disk(tmp_path)
     fill(outbox, "." * 1000)
     outbox.save(1000.0)
+    assert outbox._file is not None
+    # So that it is read again, and not out of SQLite's cache.
+    outbox._file.close()
     with (tmp_path / "outbox.db").open("r+b") as file:
         file.seek(4096)
-        file.write(b"\xff" * 900_000)
-    (tmp_path / "outbox.db-wal").write_bytes(b"")
+        file.write(b"\xff" * 400_000)
 
     found = everything(outbox)
     outbox.add(window(".", 1000), 1000.0)
@@ -878,6 +881,13 @@ class Accounts(RuleBasedStateMachine):
     @rule()
     def save_and_crash(self) -> None:
         assert self.outbox.save(self.now)
+        image = tempfile.TemporaryDirectory()
+        for file in Path(self.scratch.name).iterdir():
+            shutil.copy(file, image.name)
+        assert self.outbox._file is not None
+        self.outbox._file.close()
+        self.scratch.cleanup()
+        self.scratch = image
         self.restart()
 
     def restart(self) -> None:

@@ -106,6 +106,8 @@ def test_every_problem_is_told_at_once(tmp_path: Path) -> None:
         fast = "yes"
         [outbox]
         max_windows = 99
+        receipts = "nobody"
+        tail_seconds = 1
         drain_seconds = 0
         [helth]
         interval_seconds = 60
@@ -131,6 +133,8 @@ def test_every_problem_is_told_at_once(tmp_path: Path) -> None:
         "source.spec: Expected `str` of length >= 1, got ''",
         "source.channel: Expected `int` >= 0, got '-1'",
         "source.fast: Expected `bool`, got `str`, got 'yes'",
+        "outbox.receipts: Invalid enum value 'nobody', got 'nobody'",
+        "outbox.tail_seconds: Expected `float` >= 2.0, got '1'",
         "outbox.max_windows: Expected `int` >= 100, got '99'",
         "outbox.drain_seconds: Expected `float` > 0.0, got '0'",
         "EARSHOT_HEALTH_INTERVAL_SECONDS: Expected `float` <= 604800.0, got '1e9'",
@@ -142,6 +146,34 @@ def test_every_problem_is_told_at_once(tmp_path: Path) -> None:
         "update.recalibrate: Expected `bool`, got `int`, got '1'",
     ]
     assert str(error.value).startswith(f"{path}: ")
+
+
+def test_outbox_keeps_what_no_collector_has_receipted_unless_told() -> None:
+    """A consumer that sends no receipts has to be named; all else has a default."""
+    outbox = load_settings(EXAMPLE, {}).outbox
+    told = load_settings(
+        EXAMPLE, {"EARSHOT_OUTBOX_RECEIPTS": "broker", "EARSHOT_OUTBOX_DURABLE": "always"}
+    ).outbox
+
+    assert (outbox.receipts, outbox.durable, outbox.tail_seconds) == ("collector", "late", 5.0)
+    assert (outbox.max_bytes, outbox.max_age_hours) == (128 * 1024 * 1024, 168.0)
+    assert (told.receipts, told.durable) == ("broker", "always")
+
+
+@pytest.mark.parametrize(
+    ("source", "fast", "seconds"),
+    [
+        ("microphone:default", "false", 120.0),
+        ("synthetic:fan", "false", 0.0),
+        ("recordings", "false", 0.0),
+        ("recordings", "true", 0.0),
+    ],
+)
+def test_only_a_microphone_waits_for_the_clock(source: str, fast: str, seconds: float) -> None:
+    """The time of calculated sound and of recordings matters to nobody."""
+    settings = load_settings(EXAMPLE, {"EARSHOT_SOURCE_SPEC": source, "EARSHOT_SOURCE_FAST": fast})
+
+    assert settings.clock_wait_seconds == seconds
 
 
 def test_node_takes_no_updates_unless_told_whose() -> None:

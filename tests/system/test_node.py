@@ -116,9 +116,31 @@ def test_windows_wait_while_nobody_subscribes(mosquitto: Mosquitto) -> None:
     assert "No matching subscribers" in err
 
 
-def test_windows_that_nobody_took_are_counted_at_the_end(mosquitto: Mosquitto) -> None:
-    """Windows left behind at the end are an error with their number, not silence."""
+def test_windows_that_nobody_took_wait_for_the_next_start(mosquitto: Mosquitto) -> None:
+    """A node that ends with windows has them on the disk, says so, and that is no error."""
     settings = node_settings(mosquitto, "synthetic:fan?seconds=4", OUTBOX_DRAIN_SECONDS="0.5")
+    first = run("node", "run", settings=settings)
+    with Listener(mosquitto) as listener:
+        second = run("node", "run", settings=settings)
+        listener.wait_for_windows(6)
+        boots = {window.boot for window in listener.windows()}
+
+    assert first.returncode == second.returncode == 0, first.stderr + second.stderr
+    assert "3 windows wait on the disk for the next start" in first.stderr
+    assert "wait on the disk" not in second.stderr
+    assert len(boots) == 2
+
+
+def test_windows_that_nobody_took_and_no_disk_can_hold_are_counted_at_the_end(
+    mosquitto: Mosquitto,
+) -> None:
+    """Windows that are lost at the end are an error with their number, not silence."""
+    settings = node_settings(
+        mosquitto,
+        "synthetic:fan?seconds=4",
+        OUTBOX_DRAIN_SECONDS="0.5",
+        NODE_STATE_FOLDER="/dev/null/state",
+    )
     ended = run("node", "run", settings=settings)
 
     assert ended.returncode == EXIT_BAD_INPUT
@@ -289,13 +311,18 @@ def test_node_runs_from_a_checkout_that_is_not_installed(mosquitto: Mosquitto) -
 def test_windows_left_behind_are_told_when_the_sound_fails(
     mosquitto: Mosquitto, tmp_path: Path
 ) -> None:
-    """A source that breaks does not hide that nobody took the windows before."""
+    """A source that breaks does not hide that nobody took the windows before it."""
     sound = Synthesizer(MachineSound(), sample_rate_hz=16_000)
     broken = tmp_path / "broken.flac"
     soundfile.write(broken, sound.read(16_000 * 20), 16_000)
     whole = broken.read_bytes()
     broken.write_bytes(whole[: len(whole) // 2])
-    settings = node_settings(mosquitto, str(broken), OUTBOX_DRAIN_SECONDS="0.5")
+    settings = node_settings(
+        mosquitto,
+        str(broken),
+        OUTBOX_DRAIN_SECONDS="0.5",
+        NODE_STATE_FOLDER="/dev/null/state",
+    )
     ended = run("node", "run", "--fast", settings=settings)
 
     assert ended.returncode == EXIT_BAD_INPUT

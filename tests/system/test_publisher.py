@@ -5,6 +5,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import NamedTuple, Self
 
 import msgspec
@@ -79,10 +80,11 @@ class _Broker:
 
     Args:
         server: listens.
-        code: reason code by topic and by how often there was an answer on it.
+        code: reason code by topic and by how often there was an answer on it; None hangs up.
     """
 
-    def __init__(self, server: socket.socket, code: Callable[[str, int], int]) -> None:
+    def __init__(self, server: socket.socket, code: Callable[[str, int], int | None]) -> None:
+        self.has_hung_up = False
         self._connection, _ = server.accept()
         self._stream = self._connection.makefile("rb")
         self._code = code
@@ -97,7 +99,8 @@ class _Broker:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._connection.shutdown(socket.SHUT_RDWR)
+        with suppress(OSError):  # It has hung up.
+            self._connection.shutdown(socket.SHUT_RDWR)
         self._thread.join(10)
         self._stream.close()
         self._connection.close()
@@ -149,7 +152,12 @@ class _Broker:
         with self._lock:
             before = sum(heard.topic == topic for heard in self._heard)
             self._heard.append(_Publication(time.monotonic(), topic, rest))
-        self._connection.sendall(b"\x40\x03" + packet_id + bytes([self._code(topic, before)]))
+        code = self._code(topic, before)
+        if code is None:
+            self._connection.shutdown(socket.SHUT_RDWR)
+            self.has_hung_up = True
+            return
+        self._connection.sendall(b"\x40\x03" + packet_id + bytes([code]))
 
 
 def _takes_all(topic: str, before: int) -> int:
@@ -282,6 +290,70 @@ def test_event_that_the_broker_cannot_take_now_is_sent_again(listening: socket.s
     assert first.rest == again.rest
     assert encode(examples.EVENT) in first.rest
     assert again.at - first.at > 1.0
+
+
+def test_message_upon_which_the_broker_hangs_up_is_given_up(
+    listening: socket.socket, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Three times alone on its way as the connection ends: it is not sent a fourth time."""
+    publisher = _publisher(listening, lambda: examples.BIRTH)
+    publisher.start()
+
+    def code(topic: str, before: int) -> int | None:
+        return None if topic.endswith(("/window", "/backlog")) else 0
+
+    heard = 0
+    for attempt in range(3):
+        with _Broker(listening, code) as broker:
+            if not attempt:
+                wait_until(lambda: bool(broker.on("birth")), "the birth")
+                publisher.give(examples.WINDOW)
+            wait_until(lambda: broker.has_hung_up, "the broker hangs up", seconds=20)
+            heard += len(broker.on("window")) + len(broker.on("backlog"))
+    wait_until(lambda: "which is given up" in caplog.text, "the line in the log")
+    left = publisher.stop(drain_seconds=0.1)
+
+    assert heard == 3
+    assert (left.saved, left.lost) == (0, 0)
+    assert publisher.backlog == 0
+
+
+def test_link_that_breaks_is_not_the_messages_fault(listening: socket.socket) -> None:
+    """Where the broker confirms nothing at all, the window waits, however often that happens."""
+    publisher = _publisher(listening, lambda: examples.BIRTH)
+    publisher.give(examples.WINDOW)
+    publisher.start()
+    for _ in range(3):
+        with _Broker(listening, lambda topic, before: None) as broker:
+            wait_until(lambda: broker.has_hung_up, "the broker hangs up", seconds=20)
+    left = publisher.stop(drain_seconds=0.1)
+
+    assert left.lost == 1
+
+
+def test_health_says_how_full_the_outbox_is(listening: socket.socket) -> None:
+    """As the outbox is then, whatever the node thought before; and so does the account."""
+    publisher = _publisher(listening, lambda: examples.BIRTH)
+    publisher.start()
+
+    def code(topic: str, before: int) -> int:
+        return _QUOTA_EXCEEDED if topic.endswith(("/window", "/backlog")) else 0
+
+    with _Broker(listening, code) as broker:
+        publisher.give(examples.WINDOW)
+        publisher.give(examples.UNSCORED)
+        publisher.give(examples.HEALTH)
+        wait_until(lambda: bool(broker.on("health")), "the health")
+        wait_until(lambda: b'"waiting":2' in broker.on("account")[-1].rest, "the account")
+        publisher.stop(drain_seconds=0.1)
+        (health,) = broker.on("health")
+        last = broker.on("account")[-1]
+
+    assert b'"outbox_windows":2,' in health.rest
+    assert b'"discarded_unsaved":0' in health.rest
+    assert b'"waiting":0,' in last.rest
+    assert b'"discarded_unsaved":2' in last.rest
+    assert b'"ended":true' in last.rest
 
 
 def test_every_answer_goes_out(listening: socket.socket) -> None:
