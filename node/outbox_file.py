@@ -176,6 +176,8 @@ class OutboxFile:
 
     def put_accounts(self, accounts: Mapping[int, BootAccount]) -> None:
         """Replace the accounts of these boots."""
+        if not accounts:
+            return
         with self._changing() as db:
             db.executemany(
                 "UPDATE boots SET account = ? WHERE id = ?",

@@ -37,6 +37,6 @@ def run(options: argparse.Namespace) -> int:
 def _interrupted(stop: threading.Event) -> None:
     """The first Ctrl-C ends the node in good order, the second one at once."""
     if stop.is_set():
-        logging.getLogger(__name__).error("given up: what was not delivered is lost")
+        logging.getLogger(__name__).error("given up: what is not on the disk yet is lost")
         raise KeyboardInterrupt
     stop.set()

@@ -17,6 +17,7 @@ import json
 import lzma
 import os
 import re
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -33,6 +34,7 @@ import soundfile
 
 from contract.features import FeatureExtractor, mel_filters
 from contract.messages import (
+    Account,
     Backlog,
     Birth,
     CalibrationPhase,
@@ -46,6 +48,7 @@ from contract.messages import (
     Status,
     Window,
     decode,
+    encode,
 )
 from contract.session import (
     Received,
@@ -56,7 +59,10 @@ from contract.session import (
     Subscription,
 )
 from contract.settings import MqttSettings
+from node.accounts import BootAccount
 from node.episodes import Episode
+from node.outbox import Outbox
+from node.outbox_file import OutboxFile
 from node.release_store import read_release
 from node.site_store import (
     CalibrationAnswer,
@@ -66,6 +72,7 @@ from node.site_store import (
     SiteStore,
 )
 from node.synthetic import MachineSound, Synthesizer
+from tests.contract.examples import EVENT, WINDOW
 from tests.fleet import MODEL, ROOT, environment, node_settings
 from tests.servers import Mosquitto, wait_until
 
@@ -76,6 +83,7 @@ Samples = npt.NDArray[np.float32]
 pytestmark = pytest.mark.xdist_group("privacy")
 
 RATE_HZ = 16_000
+OUTBOX = "outbox.db"
 NODE = "press-07"
 NORMAL_SECONDS, FAULT_SECONDS = 13, 7
 """Of sound that is played again and again: a search need not go through more than this."""
@@ -497,11 +505,35 @@ def _live(broker: Mosquitto, world: Path, sound: Path) -> str:
 
 
 def _files(world: Path) -> dict[str, bytes]:
-    return {
+    files = {
         str(path.relative_to(world)): path.read_bytes()
         for path in sorted(world.rglob("*"))
         if path.is_file()
     }
+    for name in [name for name in files if name.endswith(OUTBOX)]:
+        # By what is in it: windows and events as they are on the wire, and nothing else.
+        del files[name]
+        files |= {f"{name}/{row}": content for row, content in _rows(world / name)}
+    return files
+
+
+def _rows(outbox: Path) -> Iterator[tuple[str, bytes]]:
+    database = sqlite3.connect(outbox)
+    try:
+        names = "SELECT name FROM sqlite_schema WHERE type = 'table'"
+        assert {name for (name,) in database.execute(names)} == {
+            *("boots", "windows", "events", "kept")
+        }
+        for boot, account in database.execute("SELECT boot, account FROM boots"):
+            yield f"account-{boot}", account
+        for boot, seq, payload in database.execute("SELECT boot, seq, payload FROM windows"):
+            yield f"window-{boot}-{seq}", payload
+        for event, payload in database.execute("SELECT id, payload FROM events"):
+            yield f"event-{event}", payload
+        for name, value in database.execute("SELECT name, value FROM kept"):
+            assert (name, isinstance(value, int)) == ("last_start_us", True)
+    finally:
+        database.close()
 
 
 def test_the_node_has_done_all_that_it_does(remains: Remains) -> None:
@@ -517,12 +549,15 @@ def test_the_node_has_done_all_that_it_does(remains: Remains) -> None:
     assert len(windows) > 0.9 * remains.seconds
     asked = {"calibration-answer.json", "calibration-status.json", "node.lock"}
     calibrated = {*asked, "calibration.json", "episode.json"}
-    assert [{Path(name).name for name in files} for files in remains.files] == [
+    assert [
+        {Path(name).name for name in files if OUTBOX not in name} for files in remains.files
+    ] == [
         {*asked, "calibration-pending.json"},
         calibrated,
         calibrated,
     ]
-    assert {Path(name).parent for files in remains.files for name in files} == {Path("state", NODE)}
+    folders = {Path(name).parent for files in remains.files for name in files}
+    assert folders - {Path("state", NODE, OUTBOX)} == {Path("state", NODE)}
     answers = [
         msgspec.json.decode(files[f"state/{NODE}/calibration-answer.json"], type=CalibrationAnswer)
         for files in remains.files
@@ -556,15 +591,35 @@ def test_files_hold_known_fields_and_no_others(remains: Remains) -> None:
         "calibration-answer.json": CalibrationAnswer,
         "calibration-status.json": CalibrationStatus,
         "episode.json": Episode,
+        "account": BootAccount,
+        "window": Window,
+        "event": Event,
     }
     for name, content in _all_files(remains):
-        kind = kinds.get(Path(name).name)
+        kind = kinds.get(Path(name).name.partition("-")[0] if OUTBOX in name else Path(name).name)
         if kind is None:
             assert content == b"", f"{name} holds something"
             continue
         msgspec.json.decode(content, type=kind)
         assert set(json.loads(content)) == set(kind.__struct_fields__)
         assert len(content) < 8192
+
+
+def test_outbox_that_is_left_holds_known_fields_and_no_others(tmp_path: Path) -> None:
+    """What waits on the disk for the next start is windows and events, as they go out."""
+    folder = tmp_path / "state" / NODE
+    folder.mkdir(parents=True)
+    outbox = Outbox(WINDOW.boot, node=NODE, file=OutboxFile(folder / OUTBOX))
+    outbox.add(WINDOW, 0.0)
+    outbox.add_event(EVENT, 0.0)
+    outbox.end(0.0)
+    outbox.close(0.0)
+    rows = {name.rpartition("/")[2].partition("-")[0]: c for name, c in _files(tmp_path).items()}
+
+    assert set(rows) == {"account", "window", "event"}
+    assert rows["window"] == encode(WINDOW)
+    assert rows["event"] == encode(EVENT)
+    assert set(json.loads(rows["account"])) == {"produced", "discarded", "ended"}
 
 
 def test_lists_are_short_and_few(remains: Remains) -> None:
@@ -609,6 +664,7 @@ _OF_THE_SOUND = {
     Event: ("phase", "state", "rule", "peak_score", "windows", "bands_hz"),
     Health: ("microphone", "level_dbfs", "clipped"),
     Result: ("done", "note"),
+    Account: (),
 }
 """The fields that follow what is heard; the others are ids, counts, times and the computer's."""
 
