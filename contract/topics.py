@@ -6,6 +6,7 @@ also its MQTT user name and client id, so that a broker's ACL patterns can keep 
 
 import re
 from enum import StrEnum
+from functools import lru_cache
 
 import msgspec
 
@@ -194,8 +195,9 @@ def dead_letter() -> str:
     return f"{ROOT}/deadletter"
 
 
+@lru_cache(maxsize=16_384)
 def parse(topic: str) -> Topic:
-    """What a topic carries and whose it is.
+    """What a topic carries and whose it is; remembered, since few topics carry most messages.
 
     Raises:
         TopicError: not a topic of this contract.

@@ -91,15 +91,18 @@ def count_messages(port: int, shared: SharedCount) -> None:
         counted += 1
         shared.value = counted
 
+    def on_connect(client: Client, *_: object) -> None:
+        client.subscribe(
+            [(each.topic_filter, SubscribeOptions(qos=each.qos)) for each in wanted.subscriptions]
+        )
+
     client = Client(
         CallbackAPIVersion.VERSION2,
         client_id=SUBSCRIBER_ID,
         protocol=MQTTProtocolVersion.MQTTv5,
     )
     client.on_message = on_message
-    client.on_connect = lambda *_: client.subscribe(
-        [(each.topic_filter, SubscribeOptions(qos=each.qos)) for each in wanted.subscriptions]
-    )
+    client.on_connect = on_connect
     properties = Properties(PacketTypes.CONNECT)
     properties.SessionExpiryInterval = SESSION_EXPIRY_SECONDS
     properties.ReceiveMaximum = wanted.receive_maximum
