@@ -287,7 +287,7 @@ def drain(consumer: Consumer, folder: Path, *, messages: int, windows: int) -> D
     """Let the broker keep messages for a consumer, start it, and time it."""
     with Mosquitto(folder / "mosquitto", extra=_BROKER_EXTRA) as broker:
         _leave_session(broker, consumer.client_id)
-        _publish(broker, folder, messages=messages, windows=windows).wait(_PATIENCE_SECONDS)
+        _publish_all(broker, folder / "published", messages=messages, windows=windows)
         # The bare subscriber does not look into messages.
         per_message = 1 if isinstance(consumer, BareSubscriber) else windows
         total = messages * per_message
@@ -325,8 +325,12 @@ def beside_nodes(consumer: Consumer, folder: Path, *, rate: float, seconds: floa
     with Mosquitto(folder / "mosquitto", extra=_BROKER_EXTRA) as broker:
         _leave_session(broker, consumer.client_id)
         with _running(consumer, broker) as process:
-            published = SharedCount(folder / "published")
-            nodes = _publish(broker, folder, messages=messages, windows=1, rate=rate)
+            # The same windows come once more below, which changes nothing.
+            _publish_all(broker, folder / "first", messages=NODES, windows=1)
+            wait_until(lambda: consumer.windows() >= NODES, "a start", seconds=60.0)
+            count = folder / "published"
+            published = SharedCount(count)
+            nodes = _publish(broker, count, messages=messages, windows=1, rate=rate)
             try:
                 deadline = time.monotonic() + seconds + _PATIENCE_SECONDS
                 looks, sent = [_look(process.pid, consumer)], [0]
@@ -342,20 +346,19 @@ def beside_nodes(consumer: Consumer, folder: Path, *, rate: float, seconds: floa
             wait_until(
                 lambda: consumer.exact_windows() == messages, f"{messages} windows", seconds=60.0
             )
+            end = _look(process.pid, consumer)
             peak = _peak_rss_mib(process.pid)
     lags = _lags(looks, sent)
     quarter = max(1, len(lags) // 4)
-    began = next(look for look, count in zip(looks, sent, strict=True) if count > 0)
-    taken = looks[-1].windows - began.windows
+    began = next(look for look, number in zip(looks, sent, strict=True) if number > 0)
+    cpu_seconds = end.cpu_seconds - looks[0].cpu_seconds
     return Live(
         messages_per_second=round(rate, 1),
         seconds=round(looks[-1].at_s - began.at_s, 1),
         lag_p50_first_quarter_s=round(statistics.median(lags[:quarter]), 3),
         lag_p50_last_quarter_s=round(statistics.median(lags[-quarter:]), 3),
         lag_max_s=round(max(lags), 3),
-        cpu_seconds_per_1000_messages=round(
-            1000 * (looks[-1].cpu_seconds - began.cpu_seconds) / taken, 4
-        ),
+        cpu_seconds_per_1000_messages=round(1000 * cpu_seconds / messages, 4),
         peak_rss_mib=peak,
     )
 
@@ -491,12 +494,18 @@ def _leave_session(broker: Mosquitto, client_id: str) -> None:
 
 
 def _publish(
-    broker: Mosquitto, folder: Path, *, messages: int, windows: int, rate: float | None = None
+    broker: Mosquitto, count: Path, *, messages: int, windows: int, rate: float | None = None
 ) -> "subprocess.Popen[bytes]":
     options = ["--messages", str(messages), "--windows", str(windows)]
     if rate is not None:
         options += ["--rate", str(rate)]
-    return _start_process("nodes", broker, folder / "published", *options)
+    return _start_process("nodes", broker, count, *options)
+
+
+def _publish_all(broker: Mosquitto, count: Path, *, messages: int, windows: int) -> None:
+    nodes = _publish(broker, count, messages=messages, windows=windows)
+    if nodes.wait(_PATIENCE_SECONDS) != 0:
+        raise SystemExit(f"the nodes ended with status {nodes.returncode}")
 
 
 def _start_process(

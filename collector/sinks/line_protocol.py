@@ -6,7 +6,7 @@ than receiving, checking and converting it together. A test holds the two to the
 
 from functools import lru_cache
 
-from contract.points import FieldValue, Point
+from contract.points import Point
 
 # Measurements and keys are few, and so are the tags of a fleet; whoever is forgotten is made anew.
 _REMEMBERED_SERIES = 16_384
@@ -22,18 +22,18 @@ def line(point: Point) -> str:
     messages of the contract hold to both. Tags are sorted, as InfluxDB likes best; an empty one
     does not exist for it and is left out. Fields keep their order.
     """
-    fields = ",".join([f"{_key(name)}={_value(value)}" for name, value in point.fields.items()])
-    return f"{_series(point.measurement, tuple(point.tags.items()))} {fields} {point.time_us}"
-
-
-def _value(value: FieldValue) -> str:
-    if isinstance(value, str):
-        escaped = value.replace("\\", r"\\").replace('"', r"\"")
-        return f'"{escaped}"'
-    if isinstance(value, float):
-        # What has no `i` is a float, whole or not.
-        return repr(value).removesuffix(".0")
-    return f"{value:d}i"
+    fields = []
+    for name, value in point.fields.items():
+        if isinstance(value, float):
+            # What has no `i` is a float, whole or not.
+            text = repr(value).removesuffix(".0")
+        elif isinstance(value, str):
+            text = '"' + value.replace("\\", r"\\").replace('"', r"\"") + '"'
+        else:
+            text = f"{value:d}i"
+        fields.append(f"{_key(name)}={text}")
+    series = _series(point.measurement, tuple(point.tags.items()))
+    return f"{series} {','.join(fields)} {point.time_us}"
 
 
 @lru_cache(maxsize=_REMEMBERED_SERIES)
