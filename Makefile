@@ -9,10 +9,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input install --qui
 SECONDS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench bench-update soak lock pi clean
+.PHONY: help setup demo test check format bench bench-pipeline bench-update soak lock pi clean
 
 help: ## what each command does
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 demo: $(VENV)/.demo ## the whole fleet on this machine; `make demo SECONDS=60` ends by itself
 	@$(BIN)/python -m demo $(if $(SECONDS),--seconds $(SECONDS))
@@ -32,8 +32,11 @@ format: $(VENV)/.dev ## put the code into the house's form
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.dev ## timings on this machine, into bench.json
+bench: $(VENV)/.dev bench-pipeline ## timings on this machine, into bench.json and bench-pipeline.json
 	$(BIN)/python -m tests.bench --out bench.json
+
+bench-pipeline: $(VENV)/.dev ## only the collector's: how much one of them stores (3 minutes)
+	$(BIN)/python -m tests.pipeline_bench --out bench-pipeline.json
 
 bench-update: $(VENV)/.dev ## a release to 50 nodes on this machine while they hear (3 minutes)
 	$(BIN)/python -m tests.update_fleet --nodes 50 --out bench-update.json

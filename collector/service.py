@@ -72,6 +72,9 @@ _GOODBYE_SECONDS = 2.0
 
 # The loop turns at least so often, so that one that hangs can be told from one that waits.
 _TURN_SECONDS = 1.0
+# While a batch waits for company, we look for it so often rather than wake for every message: to
+# hand the interpreter to and fro costs a fifth of all that a message costs.
+_LULL_SECONDS = 0.01
 
 
 class Stop:
@@ -223,6 +226,8 @@ class Collector:
             left = self._batcher.seconds_left(now_seconds=time.monotonic())
             if left is not None and left <= 0.0:
                 return
+            if left is not None and self._inbox.empty():
+                time.sleep(min(left, _LULL_SECONDS))
             self._take_event(figures_left if left is None else min(left, figures_left))
 
     def _settle_batch(self) -> bool:

@@ -7,9 +7,9 @@ is not a count is always a float. Missing values are left out.
 """
 
 import builtins
-from collections.abc import Iterator
-from enum import StrEnum
+from collections.abc import Callable, Iterator
 from functools import cache
+from operator import attrgetter
 from typing import Any, get_args, get_origin
 
 import msgspec
@@ -71,20 +71,41 @@ def columns(message: type[Message]) -> dict[str, type[FieldValue]]:
 
 
 def _point(message: Message, time_us: int) -> Point:
-    fields: dict[str, FieldValue] = {}
-    for name, kind in columns(type(message)).items():
-        value = getattr(message, name.removesuffix("_code"))
-        if value is None:
-            continue
-        if isinstance(value, StrEnum) and name.endswith("_code"):
-            fields[name] = CODES[type(value)].index(value)
-        elif isinstance(value, tuple):
-            fields[name] = ",".join(map(str, value))
-        else:
-            # A field's type is fixed by its first point: 45 is stored as 45.0 where a float is due.
-            fields[name] = kind(value)
+    # Looked up once per kind of message: this runs for every window of a fleet.
+    read, conversions = _reading(type(message))
+    fields = {
+        name: convert(value)
+        for (name, convert), value in zip(conversions, read(message), strict=True)
+        if value is not None
+    }
     tags = {name: getattr(message, name) for name in message.TAGS}
     return Point(str(message.KIND), tags, fields, time_us)
+
+
+_Read = Callable[[Message], tuple[Any, ...]]
+_Convert = Callable[[Any], FieldValue]
+
+
+@cache
+def _reading(message: type[Message]) -> tuple[_Read, tuple[tuple[str, _Convert], ...]]:
+    """What reads the values of a message's columns, and the name and conversion of each."""
+    types = {name: _base_type(annotation) for name, annotation in stored_fields(message).items()}
+    conversions: list[tuple[str, _Convert]] = []
+    for name, kind in columns(message).items():
+        if name not in types:
+            conversions.append((name, CODES[types[name.removesuffix("_code")]].index))
+        else:
+            # A field's type is fixed by its first point: 45 is stored as 45.0 where a float is due.
+            conversions.append((name, _text if kind is str else kind))
+    names = [name if name in types else name.removesuffix("_code") for name, _ in conversions]
+    if len(names) > 1:
+        return attrgetter(*names), tuple(conversions)
+    # Given one name, `attrgetter` reads no tuple.
+    return lambda message: tuple(getattr(message, name) for name in names), tuple(conversions)
+
+
+def _text(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _base_type(annotation: Any) -> Any:

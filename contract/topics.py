@@ -6,6 +6,7 @@ also its MQTT user name and client id, so that a broker's ACL patterns can keep 
 
 import re
 from enum import StrEnum
+from functools import lru_cache
 
 import msgspec
 
@@ -215,8 +216,9 @@ def every_check() -> str:
     return f"{ROOT}/check/#"
 
 
+@lru_cache(maxsize=16_384)
 def parse(topic: str) -> Topic:
-    """What a topic carries and whose it is.
+    """What a topic carries and whose it is; remembered, since few topics carry most messages.
 
     Raises:
         TopicError: not a topic of this contract.

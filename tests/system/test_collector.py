@@ -211,8 +211,10 @@ def test_influxdb_that_was_away_gets_everything(
     began = time.monotonic()
     assert with_influxdb.terminate() == 0
     assert time.monotonic() - began < 5.0
+    # One line, or two: a write may have met the database on its way out, and then gone.
+    told = with_influxdb.log.count("cannot store")
     with_influxdb.start()
-    wait_until(lambda: with_influxdb.log.count("cannot store") == 2, "the failure to be told")
+    wait_until(lambda: with_influxdb.log.count("cannot store") > told, "the failure to be told")
     influxdb.start()
 
     wait_until(lambda: influx_seqs(influxdb) == list(range(1300)), "all windows", seconds=20.0)
