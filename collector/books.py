@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 from collector.ledger import Boot, Change, Key, Ledger, key_of
 from collector.ledger_file import LedgerFile
-from collector.ranges import Ranges
 from collector.sinks import Sink
 from contract.messages import Message
+from contract.ranges import Ranges
 from contract.topics import Kind
 
 # For a fleet of thousands of nodes that all send old windows.

@@ -19,7 +19,6 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from collector.ranges import Ranges, runs
 from contract.messages import (
     Account,
     Backlog,
@@ -32,6 +31,7 @@ from contract.messages import (
     Status,
     Window,
 )
+from contract.ranges import Ranges, runs
 from contract.topics import FROM_NODE, Kind
 
 Key = tuple[str, str]

@@ -21,10 +21,10 @@ from operator import attrgetter
 from pathlib import Path
 
 from collector.ledger import Boot, Key, Node, Patience
-from collector.ranges import Ranges
 from collector.sinks import SinkUnavailableError
 from collector.state_folder import LEDGER, StateFolderError
 from contract.messages import DiscardReason
+from contract.ranges import Ranges
 
 VERSION = 1
 APPLICATION_ID = 0x6561726C

@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.table import Table
 
 from collector.ledger import Boot, Key, Node
-from collector.ranges import Ranges
 from contract.errors import EarshotError
 from contract.messages import BootEnd, DiscardReason
+from contract.ranges import Ranges
 
 # A pipe has no width, and rich would cut lines at 80.
 _PIPE_WIDTH = 240

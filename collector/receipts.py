@@ -11,8 +11,8 @@ it is made anew, from what is stored by then.
 import heapq
 from collections import OrderedDict
 
-from collector.ranges import Ranges
 from contract.messages import Receipt
+from contract.ranges import Ranges
 
 MAX_HOLES = 100
 """What the contract lets a receipt hold."""

@@ -26,7 +26,6 @@ from collector.dead_letters import DeadLetterFile
 from collector.intake import Intake, Item
 from collector.ledger import Change, Key, seqs_of
 from collector.ledger_file import LedgerFile
-from collector.ranges import Ranges
 from collector.receipts import ReceiptSchedule, next_receipt
 from collector.settings import CollectorSection
 from collector.sinks import PointsRejectedError, Sink, SinkUnavailableError
@@ -44,6 +43,7 @@ from contract.messages import (
     encode,
 )
 from contract.points import Point
+from contract.ranges import Ranges
 from contract.session import (
     MAX_IN_FLIGHT,
     Connected,

@@ -32,9 +32,9 @@ from contract.messages import (
     Receipt,
     Window,
 )
+from contract.ranges import Ranges, runs
 from node.accounts import BootAccount
 from node.outbox_file import OutboxFile, OutboxFileError, Row, Stored
-from node.ranges import Ranges, runs
 from node.unreceipted import Unreceipted
 
 logger = logging.getLogger(__name__)

@@ -19,6 +19,7 @@ from typing import Self, TypeVar
 
 from contract import topics
 from contract.messages import Account, Backlog, Message, Receipt, Window, decode, encode
+from contract.ranges import runs
 from contract.session import (
     Publication,
     Received,
@@ -29,7 +30,6 @@ from contract.session import (
     Subscription,
 )
 from contract.settings import ENVIRONMENT_PREFIX, MqttSettings
-from node.ranges import runs
 from tests.servers import Mosquitto, wait_until
 
 ROOT = Path(__file__).parents[1]

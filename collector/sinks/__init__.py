@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from collector.ranges import Ranges
 from collector.settings import CollectorSettings, SinkKind
 from contract.errors import EarshotError
 from contract.points import Point
+from contract.ranges import Ranges
 
 
 class SinkUnavailableError(EarshotError):

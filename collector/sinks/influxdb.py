@@ -19,11 +19,11 @@ from influxdb_client.domain.write_precision import WritePrecision
 from influxdb_client.rest import ApiException
 from influxdb_client.service.write_service import WriteService
 
-from collector.ranges import Ranges
 from collector.settings import InfluxDbSection
 from collector.sinks import PointsRejectedError, SinkUnavailableError
 from collector.sinks.line_protocol import line
 from contract.points import Point
+from contract.ranges import Ranges
 
 _OK = 200
 _NO_CONTENT = 204

@@ -31,10 +31,10 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-from collector.ranges import Ranges
 from collector.sinks import PointsRejectedError, SinkSetupError, SinkUnavailableError
 from contract.messages import STORED, Message
 from contract.points import FieldValue, Point, columns
+from contract.ranges import Ranges
 
 SCHEMA_VERSION = 1
 APPLICATION_ID = 0x65617273

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Sequence
 
-from collector.ranges import Ranges
 from collector.service import Inbox
 from collector.sinks import PointsRejectedError
 from contract.errors import EarshotError
 from contract.points import Point
+from contract.ranges import Ranges
 from contract.session import (
     Connected,
     Delivery,

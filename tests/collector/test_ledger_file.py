@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from collector.books import Books
 from collector.ledger import Boot, Node, Patience
 from collector.ledger_file import LedgerFile
-from collector.ranges import Ranges
 from collector.sinks import SinkUnavailableError
 from collector.state_folder import LEDGER, StateFolderError, locked
 from contract.messages import DiscardReason, PresenceReason
 from contract.points import points
+from contract.ranges import Ranges
 from tests.collector.examples import BOOT, NEXT_BOOT, account, backlog, status, window
 from tests.collector.fakes import MemorySink
 

@@ -3,9 +3,9 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from collector.ranges import Ranges
 from collector.receipts import MAX_HOLES, ReceiptSchedule, next_receipt
 from contract.messages import Receipt, encode
+from contract.ranges import Ranges
 from tests.collector.examples import BOOT
 
 KEY = ("press-07", BOOT)

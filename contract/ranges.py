@@ -1,4 +1,7 @@
-"""Sets of window numbers, kept as ranges: a boot that lost nothing is one range, however long."""
+"""Sets of window numbers, kept as ranges: a boot that lost nothing is one range, however long.
+
+Nodes keep so what they have sent, and collectors what is stored.
+"""
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
@@ -48,6 +51,28 @@ class Ranges:
         self._lasts[begin:end] = [last]
         self._count += last - first + 1
         return first, last
+
+    def remove(self, first: int, last: int) -> None:
+        """Leave out `first` to `last`, both included."""
+        begin = bisect_left(self._lasts, first)
+        end = bisect_right(self._firsts, last)
+        if begin >= end:
+            return
+        before = (self._firsts[begin], first - 1)
+        after = (last + 1, self._lasts[end - 1])
+        kept = [(low, high) for low, high in (before, after) if low <= high]
+        self._count -= sum(self._lasts[i] - self._firsts[i] + 1 for i in range(begin, end))
+        self._count += sum(high - low + 1 for low, high in kept)
+        self._firsts[begin:end] = [low for low, _ in kept]
+        self._lasts[begin:end] = [high for _, high in kept]
+
+    def gap_from(self, number: int) -> tuple[int, int | None]:
+        """The first numbers from there on that are not in: first and last (None: no end)."""
+        here = self.around(number)
+        if here is not None:
+            number = here[1] + 1
+        place = bisect_right(self._firsts, number)
+        return number, self._firsts[place] - 1 if place < len(self._firsts) else None
 
     def around(self, number: int) -> Range | None:
         """The range that holds a number; None if none does."""

@@ -2,12 +2,14 @@
 
 from itertools import pairwise
 
-from hypothesis import given
+import pytest
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from collector.ranges import Ranges
+from contract.ranges import Ranges, runs
 
 NUMBERS = st.integers(0, 60)
+SPANS = st.tuples(st.integers(0, 30), st.integers(0, 8)).map(lambda t: (t[0], t[0] + t[1]))
 PAIRS = st.lists(st.tuples(NUMBERS, st.integers(0, 8)).map(lambda p: (p[0], p[0] + p[1])))
 
 
@@ -68,3 +70,40 @@ def test_what_another_set_lacks_is_counted(
 ) -> None:
     """The size of the difference."""
     assert Ranges(mine).missing_in(Ranges(other)) == len(plain(Ranges(mine)) - plain(Ranges(other)))
+
+
+@given(st.lists(st.tuples(st.booleans(), SPANS)), st.integers(0, 40))
+@settings(max_examples=300, deadline=None, database=None)
+def test_ranges_that_come_and_go_are_a_set(
+    changes: list[tuple[bool, tuple[int, int]]], asked: int
+) -> None:
+    """Whatever is added and removed, they hold what a set would, in as few ranges as there are."""
+    ranges, numbers = Ranges(), set[int]()
+    for add, (first, last) in changes:
+        if add:
+            ranges.add(first, last)
+            numbers |= set(range(first, last + 1))
+        else:
+            ranges.remove(first, last)
+            numbers -= set(range(first, last + 1))
+    gap, end = ranges.gap_from(asked)
+
+    assert list(ranges) == list(runs(sorted(numbers)))
+    assert len(ranges) == len(numbers)
+    assert [n in ranges for n in range(41)] == [n in numbers for n in range(41)]
+    assert gap == next(n for n in range(asked, 100) if n not in numbers)
+    assert end == next((n - 1 for n in range(gap, 100) if n in numbers), None)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "expected"),
+    [
+        ([], []),
+        ([5], [(5, 5)]),
+        ([1, 2, 5], [(1, 2), (5, 5)]),
+        ([0, 2, 3, 4], [(0, 0), (2, 4)]),
+    ],
+)
+def test_runs(numbers: list[int], expected: list[tuple[int, int]]) -> None:
+    """Numbers that follow each other are one range."""
+    assert list(runs(numbers)) == expected
