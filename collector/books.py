@@ -4,7 +4,7 @@ The story's two entries are `enter`, after each write, and `evaluate`, each minu
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from collector.ledger import Boot, Change, Key, Ledger, key_of
 from collector.ledger_file import LedgerFile
@@ -53,6 +53,7 @@ class Books:
         self._evaluated: set[Key] = set()
         """And not saved yet."""
         self._unsaved: defaultdict[Key, Ranges] = defaultdict(Ranges)
+        self._unsaved_rejected: defaultdict[Key, Ranges] = defaultdict(Ranges)
         self._pruned_us = 0
         self._ledger.nodes = file.nodes()
         for boot in file.open_boots():
@@ -60,14 +61,23 @@ class Books:
         self._ledger.begin_anew(now_us=now_us, blind_since_us=None)
 
     def enter(
-        self, heard: Sequence[tuple[Message, Sequence[int]]], *, now_us: int
+        self,
+        heard: Sequence[tuple[Message, Sequence[int]]],
+        *,
+        now_us: int,
+        rejected: Mapping[Key, Sequence[int]] | None = None,
     ) -> dict[Key, Ranges]:
         """Write down what nodes have said, each with the windows of it that are stored.
 
         The same once more, after an error, changes nothing.
 
+        Args:
+            heard: messages, and of each the numbers of its windows that are stored now.
+            now_us: the time.
+            rejected: windows in these messages that the store refuses.
+
         Returns:
-            For each boot of which windows were stored, what they have become part of.
+            For each boot of which windows were stored or refused, what they have become part of.
 
         Raises:
             SinkUnavailableError: not now; nothing may be acknowledged.
@@ -93,9 +103,14 @@ class Books:
             self._ask_what_is_stored(key, first=min(seqs))
             for first, last in self._ledger.store(key, seqs, now_us=now_us):
                 self._unsaved[key].add(first, last)
+        for key, seqs in (rejected or {}).items():
+            for first, last in self._ledger.reject(key, sorted(seqs), now_us=now_us):
+                self._unsaved_rejected[key].add(first, last)
         self._save(keys)
         self._changed |= keys
         touched = {key: self._unsaved.pop(key) for key in stored}
+        for key in rejected or {}:
+            touched[key] = Ranges((*touched.get(key, ()), *self._unsaved_rejected.pop(key)))
         self._make_room()
         return touched
 
@@ -132,10 +147,10 @@ class Books:
         """How many accounts are held."""
         return len(self._ledger.boots)
 
-    def stored(self, key: Key) -> Ranges | None:
-        """What is stored of a boot; None for one that was forgotten."""
+    def settled(self, key: Key) -> Ranges | None:
+        """What a node need not keep of a boot; None for one that was forgotten."""
         boot = self._ledger.boots.get(key) or self._file.boot(key)
-        return None if boot is None else boot.stored
+        return None if boot is None else boot.settled
 
     def _load(self, key: Key, now_us: int) -> None:
         if key not in self._ledger.boots:
@@ -158,6 +173,7 @@ class Books:
             boots,
             [(name, node) for name in names if (node := self._ledger.nodes.get(name))],
             [(key, self._unsaved[key]) for key in keys if key in self._unsaved],
+            [(key, self._unsaved_rejected[key]) for key in keys if key in self._unsaved_rejected],
         )
 
     def _make_room(self) -> None:

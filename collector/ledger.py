@@ -6,7 +6,7 @@ holds and how many it has given up; the collector knows which are stored. What n
 to send again. Stored windows only grow after a node has said its side, so what is called missing
 is never an account that is merely old.
 
-    produced = stored + waiting + discarded + in transit + missing + lost tail
+    produced = stored + rejected + waiting + discarded + in transit + missing + lost tail
 
 A node that is killed takes with it what its memory alone held, at most what it has said before
 (`tail_windows`): of a boot that was lost, so much is explained by that, and no more.
@@ -117,6 +117,8 @@ class Boot:
     heard_us: int
     """When it was last heard of."""
     stored: Ranges = field(default_factory=Ranges)
+    rejected: Ranges = field(default_factory=Ranges)
+    """Refused by the store, and dead letters since: nobody need send them again."""
     asked: bool = False
     """Whether `stored` is known to be all: the store was asked, or it began at the first window."""
     produced: int = 0
@@ -155,18 +157,29 @@ class Boot:
             said = getattr(account, f"discarded_{reason}")
             self.discarded[reason] = max(self.discarded.get(reason, 0), said)
 
+    @property
+    def settled(self) -> Ranges:
+        """Windows that a node need not keep: stored, or refused for good."""
+        if not len(self.rejected):
+            return self.stored
+        return Ranges((*self.stored, *self.rejected))
+
     def figures(self, node: Node | None, *, gap_us: int) -> "Figures":
         """Both sides now, and what neither explains."""
-        highest = self.stored.highest
+        settled = self.settled
+        highest = settled.highest
         produced = max(self.produced, 0 if highest is None else highest + 1)
-        holes = produced - len(self.stored)
+        rejected = len(settled) - len(self.stored)
+        holes = produced - len(settled)
         discarded = sum(self.discarded.values())
         said = self.waiting if self._still_waits(node, gap_us) else 0
         waiting = min(said, max(0, holes - discarded))
         left = max(0, holes - waiting - discarded)
         end = self.end(node)
         lost_tail = min(left, self.tail_windows) if end is BootEnd.LOST else 0
-        return Figures(produced, len(self.stored), waiting, left - lost_tail, lost_tail, end)
+        return Figures(
+            produced, len(self.stored), waiting, rejected, left - lost_tail, lost_tail, end
+        )
 
     def end(self, node: Node | None) -> BootEnd:
         """How it ended, if it has."""
@@ -188,6 +201,7 @@ class Figures:
     produced: int
     stored: int
     waiting: int
+    rejected: int
     unexplained: int
     lost_tail: int
     """Of a boot that was lost: what is explained by the memory that went with it."""
@@ -241,12 +255,11 @@ class Ledger:
 
     def store(self, key: Key, seqs: Iterable[int], *, now_us: int) -> Ranges:
         """Windows that are stored now; the ranges that they have become part of."""
-        boot = self.boots[key]
-        touched = Ranges()
-        for first, last in runs(seqs):
-            touched.add(*boot.stored.add(first, last))
-        self._note_unexplained(boot, now_us)
-        return touched
+        return self._settle(key, self.boots[key].stored, seqs, now_us)
+
+    def reject(self, key: Key, seqs: Iterable[int], *, now_us: int) -> Ranges:
+        """Windows that the store refuses; likewise."""
+        return self._settle(key, self.boots[key].rejected, seqs, now_us)
 
     def evaluate(self, keys: Iterable[Key], *, now_us: int) -> list[Change]:
         """The entries of those boots whose figures are not what they were."""
@@ -284,6 +297,13 @@ class Ledger:
         """Let go of a boot, which has been saved."""
         del self.boots[key]
 
+    def _settle(self, key: Key, ranges: Ranges, seqs: Iterable[int], now_us: int) -> Ranges:
+        touched = Ranges()
+        for first, last in runs(seqs):
+            touched.add(*ranges.add(first, last))
+        self._note_unexplained(self.boots[key], now_us)
+        return touched
+
     def _note_running(self, message: Message, key: Key, now_us: int) -> None:
         if message.KIND not in _OF_RUNNING_BOOT:
             return
@@ -309,6 +329,7 @@ class Ledger:
             produced=figures.produced,
             stored=figures.stored,
             waiting=figures.waiting,
+            rejected=figures.rejected,
             in_transit=figures.unexplained - boot.missing,
             missing=boot.missing,
             lost_tail=figures.lost_tail,

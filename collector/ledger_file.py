@@ -1,7 +1,8 @@
 """The ledger on disk: `ledger.db` in the state folder, a SQLite file that anybody may read.
 
-Tables: `node` (which boot of a node runs), `boot` (one account each) and `stored` (the numbers of
-its stored windows, as ranges). Times are microseconds since 1970, UTC.
+Tables: `node` (which boot of a node runs), `boot` (one account each), `stored` (the numbers of its
+stored windows, as ranges) and `rejected` (of those that the store refuses, likewise). Times are
+microseconds since 1970, UTC.
 
     SELECT node, boot, sum(last - first + 1) AS stored FROM stored GROUP BY node, boot;
 
@@ -52,15 +53,20 @@ _ALL_COLUMNS = ("node", "boot", *_COLUMNS, *_DISCARDED, "patience")
 _HEARD_PLACE = 3
 _HEARD_GRAIN_US = 10_000_000
 
+_OF_RANGES = ("stored", "rejected")
+
 _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS node (node TEXT PRIMARY KEY, boot TEXT NOT NULL,"
     " since_us INTEGER NOT NULL, heard_us INTEGER NOT NULL) STRICT, WITHOUT ROWID",
     "CREATE TABLE IF NOT EXISTS boot (node TEXT NOT NULL, boot TEXT NOT NULL, "
     + ", ".join(f"{name} INTEGER" for name in (*_COLUMNS, *_DISCARDED))
     + ", patience TEXT NOT NULL, PRIMARY KEY (node, boot)) STRICT, WITHOUT ROWID",
-    "CREATE TABLE IF NOT EXISTS stored (node TEXT NOT NULL, boot TEXT NOT NULL,"
-    " first INTEGER NOT NULL, last INTEGER NOT NULL, PRIMARY KEY (node, boot, first))"
-    " STRICT, WITHOUT ROWID",
+    *(
+        f"CREATE TABLE IF NOT EXISTS {table} (node TEXT NOT NULL, boot TEXT NOT NULL,"
+        " first INTEGER NOT NULL, last INTEGER NOT NULL, PRIMARY KEY (node, boot, first))"
+        " STRICT, WITHOUT ROWID"
+        for table in _OF_RANGES
+    ),
     "CREATE INDEX IF NOT EXISTS boot_by_heard ON boot (heard_us)",
 )
 _Row = tuple[object, ...]
@@ -98,6 +104,7 @@ class LedgerFile:
         boots: Iterable[Boot],
         nodes: Iterable[tuple[str, Node]] = (),
         stored: Iterable[tuple[Key, Ranges]] = (),
+        rejected: Iterable[tuple[Key, Ranges]] = (),
     ) -> None:
         """Write accounts, and the ranges that have grown, in one transaction.
 
@@ -118,12 +125,8 @@ class LedgerFile:
             self._connection.execute("BEGIN IMMEDIATE")
             for _, statement, row, _ in changed:
                 self._connection.execute(statement, row)
-            grown = [(*key, *found) for key, ranges in stored for found in ranges]
-            # What a range has swallowed goes, and it is put in its place.
-            self._connection.executemany(
-                "DELETE FROM stored WHERE node = ? AND boot = ? AND first BETWEEN ? AND ?", grown
-            )
-            self._connection.executemany("INSERT INTO stored VALUES (?, ?, ?, ?)", grown)
+            for table, grown in zip(_OF_RANGES, (stored, rejected), strict=True):
+                self._put_ranges(table, [(*key, *r) for key, ranges in grown for r in ranges])
             self._connection.execute("COMMIT")
         except sqlite3.Error as error:
             self._roll_back()
@@ -195,7 +198,11 @@ class LedgerFile:
                 "DELETE FROM boot WHERE heard_us < ? AND NOT open RETURNING node, boot",
                 (heard_before_us,),
             ).fetchall()
-            self._connection.executemany("DELETE FROM stored WHERE node = ? AND boot = ?", gone)
+            for table in _OF_RANGES:
+                self._connection.executemany(
+                    f"DELETE FROM {table} WHERE node = ? AND boot = ?",  # noqa: S608 - names of ours
+                    gone,
+                )
             self._connection.execute("COMMIT")
         except sqlite3.Error as error:
             self._roll_back()
@@ -212,17 +219,33 @@ class LedgerFile:
             self._connection.execute("BEGIN")
             found = [_boot(row) for row in self._connection.execute(f"{_BOOTS} {where}", values)]
             for boot in found:
-                boot.stored = Ranges(
-                    self._connection.execute(
-                        "SELECT first, last FROM stored WHERE node = ? AND boot = ? ORDER BY first",
-                        boot.key,
-                    )
-                )
+                boot.stored, boot.rejected = (self._ranges(t, boot.key) for t in _OF_RANGES)
             self._connection.execute("COMMIT")
         except sqlite3.Error as error:
             self._roll_back()
             raise SinkUnavailableError(f"{self._path}: {error}") from error
         return found
+
+    def _ranges(self, table: str, key: Key) -> Ranges:
+        return Ranges(
+            self._connection.execute(
+                f"SELECT first, last FROM {table}"  # noqa: S608 - names of ours
+                " WHERE node = ? AND boot = ? ORDER BY first",
+                key,
+            )
+        )
+
+    def _put_ranges(self, table: str, grown: list[tuple[str, str, int, int]]) -> None:
+        """What a range has swallowed goes, and it is put in its place."""
+        self._connection.executemany(
+            f"DELETE FROM {table}"  # noqa: S608 - names of ours
+            " WHERE node = ? AND boot = ? AND first BETWEEN ? AND ?",
+            grown,
+        )
+        self._connection.executemany(
+            f"INSERT INTO {table} VALUES (?, ?, ?, ?)",  # noqa: S608 - names of ours
+            grown,
+        )
 
     def _roll_back(self) -> None:
         if self._connection.in_transaction:

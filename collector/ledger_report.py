@@ -41,7 +41,9 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     stored: int
     waiting: int
     discarded: dict[str, int]
-    """By reason, without those that never happened."""
+    """By the node, by reason, without those that never happened."""
+    rejected: int
+    """By the store: dead letters."""
     in_transit: int
     missing: int
     end: BootEnd
@@ -94,6 +96,7 @@ def line_of(boot: Boot, node: Node | None, *, gap_seconds: float) -> Line:
         stored=figures.stored,
         waiting=figures.waiting,
         discarded={reason: n for reason in DiscardReason if (n := boot.discarded.get(reason, 0))},
+        rejected=figures.rejected,
         in_transit=figures.unexplained - missing,
         missing=missing,
         end=figures.end,
@@ -148,6 +151,7 @@ def total(lines: Iterable[Line]) -> str:
         "stored": sum(line.stored for line in lines),
         "waiting": sum(line.waiting for line in lines),
         "discarded": sum(sum(line.discarded.values()) for line in lines),
+        "rejected": sum(line.rejected for line in lines),
         "in transit": sum(line.in_transit for line in lines),
         "missing": sum(line.missing for line in lines),
     }
@@ -167,7 +171,7 @@ def _table(lines: Sequence[Line], *, plain: bool) -> Table:
     for name in ("produced", "stored", "waiting"):
         table.add_column(name, justify="right")
     table.add_column("discarded", no_wrap=plain)
-    for name in ("in transit", "missing"):
+    for name in ("rejected", "in transit", "missing"):
         table.add_column(name, justify="right")
     if is_verified:
         table.add_column("not in the store", justify="right")
@@ -183,7 +187,7 @@ def _table(lines: Sequence[Line], *, plain: bool) -> Table:
             _local(line.heard_us),
             *map(str, (line.produced, line.stored, line.waiting)),
             discarded or "0",
-            *map(str, (line.in_transit, line.missing)),
+            *map(str, (line.rejected, line.in_transit, line.missing)),
             *(map(str, (line.lost_by_store, line.not_written_down)) if is_verified else ()),
             line.end_in_words,
             style=style,

@@ -28,7 +28,7 @@ def next_receipt(
 
     Args:
         key: node and boot.
-        stored: all that is stored of the boot; holds what was touched.
+        stored: all that is stored of the boot, or refused for good; holds what was touched.
         touched: what was written since the last receipt; not empty.
         at_us: now.
     """

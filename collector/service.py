@@ -12,7 +12,7 @@ import logging
 import math
 import random
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sized
 from functools import partial
 from queue import Empty, SimpleQueue
@@ -24,7 +24,7 @@ from collector.batcher import Batcher
 from collector.books import Books
 from collector.dead_letters import DeadLetterFile
 from collector.intake import Intake, Item
-from collector.ledger import Change, Key, seqs_of
+from collector.ledger import Change, Key, key_of, seqs_of
 from collector.ledger_file import LedgerFile
 from collector.receipts import ReceiptSchedule, next_receipt
 from collector.settings import CollectorSection
@@ -294,12 +294,16 @@ class Collector:
         """Put into the ledger what is stored now; False when we have to stop before."""
         now_us = _now_us()
         refused = {(id(item), point.fields.get("seq")) for item, point, _ in rejected}
+        refused_of: defaultdict[Key, list[int]] = defaultdict(list)
         heard: list[tuple[Message, tuple[int, ...]]] = []
         for item in batch:
             if item.message is None:
                 continue
             seqs = seqs_of(item.message)
-            if refused:
+            key = key_of(item.message)
+            if refused and seqs and key is not None:
+                if bad := [seq for seq in seqs if (id(item), seq) in refused]:
+                    refused_of[key] += bad
                 seqs = tuple(seq for seq in seqs if (id(item), seq) not in refused)
             heard.append((item.message, seqs))
             self.counts["windows"] += len(seqs)
@@ -308,7 +312,7 @@ class Collector:
         touched: dict[Key, Ranges] = {}
 
         def enter() -> None:
-            touched.update(self._books.enter(heard, now_us=now_us))
+            touched.update(self._books.enter(heard, now_us=now_us, rejected=refused_of))
 
         if not self._when_possible(enter):
             return False
@@ -399,14 +403,14 @@ class Collector:
                 return
             key, touched = due
             try:
-                stored = self._books.stored(key)
+                settled = self._books.settled(key)
             except SinkUnavailableError as error:
                 # The node sends the windows again, and they are touched anew.
                 self._say_once("receipt", "a receipt is not made: %s", error)
                 continue
-            if stored is None:
+            if settled is None:
                 continue
-            receipt, rest = next_receipt(key, stored, touched, at_us=_now_us())
+            receipt, rest = next_receipt(key, settled, touched, at_us=_now_us())
             publication = Publication(
                 topic=topics.node(key[0], Kind.RECEIPT), payload=encode(receipt), retain=True
             )

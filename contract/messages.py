@@ -487,6 +487,8 @@ class LedgerEntry(_Discards, frozen=True, kw_only=True):
     produced: Count
     stored: Count
     waiting: Count
+    rejected: Count
+    """Refused by the store itself: they are among the dead letters, with its reason."""
     in_transit: Count
     """Neither stored nor accounted for, and not for long: still on its way, as far as is known."""
     missing: Count

@@ -197,6 +197,21 @@ def test_what_was_on_its_way_at_a_stop_gets_its_time_anew(tmp_path: Path) -> Non
         assert (change.entry.in_transit, change.entry.missing) == (4, 0)
 
 
+def test_refused_windows_are_kept_apart_from_stored_ones(tmp_path: Path) -> None:
+    """Both need not be sent again, also after a restart; the count of what is stored is exact."""
+    with closing(LedgerFile(tmp_path)) as file:
+        ledger = books(file)
+        touched = ledger.enter([(backlog(0, 1, 2), (0, 2))], now_us=NOW_US, rejected={KEY: [1]})
+        assert touched == {KEY: Ranges([(0, 2)])}
+
+    with closing(LedgerFile(tmp_path)) as file:
+        ledger = books(file)
+        assert ledger.settled(KEY) == Ranges([(0, 2)])
+        (boot,) = file.all_boots()
+        figures = boot.figures(None, gap_us=1)
+        assert (figures.produced, figures.stored, figures.rejected) == (3, 2, 1)
+
+
 def test_boots_that_are_over_are_read_again_when_they_are_heard_of(tmp_path: Path) -> None:
     """Memory holds a bounded number of them, and nothing of them is lost."""
     nodes = [f"press-{number}" for number in range(10)]
@@ -211,8 +226,8 @@ def test_boots_that_are_over_are_read_again_when_they_are_heard_of(tmp_path: Pat
             assert ledger.boots_in_memory <= 4
 
         assert [list(boot.stored) for boot in file.all_boots()] == [[(0, 2)]] * 10
-        assert ledger.stored(("press-0", BOOT)) == Ranges([(0, 2)])
-        assert ledger.stored(("press-99", BOOT)) is None
+        assert ledger.settled(("press-0", BOOT)) == Ranges([(0, 2)])
+        assert ledger.settled(("press-99", BOOT)) is None
 
 
 def test_judgement_that_could_not_be_kept_is_kept_the_next_time(tmp_path: Path) -> None:

@@ -456,8 +456,8 @@ def test_node_that_sends_again_gets_its_receipt_again(tmp_path: Path) -> None:
     assert bench.sink.seqs() == [0]
 
 
-def test_rejected_window_is_not_receipted(tmp_path: Path) -> None:
-    """A receipt is a promise: the node keeps the window, and the ledger calls it unexplained."""
+def test_rejected_window_is_accounted_for_and_need_not_come_again(tmp_path: Path) -> None:
+    """It is whole among the dead letters: the node may let go of it, and the ledger tells why."""
     bench = Bench(tmp_path, CollectorSection(batch_points=10, batch_seconds=0.1))
     bench.sink.refuses = lambda point: point.fields.get("seq") == 1
     with bench.running():
@@ -465,7 +465,11 @@ def test_rejected_window_is_not_receipted(tmp_path: Path) -> None:
         bench.broker.send(topic_of(late), encode(late))
         bench.wait(lambda: not bench.broker.unacknowledged)
 
-    assert bench.receipts()[-1].holes == ((1, 1),)
+    assert bench.sink.seqs() == [0, 2]
+    assert (bench.receipts()[-1].stored_up_to, bench.receipts()[-1].holes) == (2, ())
+    (entry,) = bench.stored("ledger")
+    expected = {"produced": 3, "stored": 2, "rejected": 1, "in_transit": 0, "missing": 0}
+    assert entry.fields.items() >= expected.items()
     (line,) = (tmp_path / "dead-letters.jsonl").read_text().splitlines()
     assert base64.b64decode(msgspec.json.decode(line)["payload"]) == encode(late)
 
