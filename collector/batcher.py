@@ -13,6 +13,10 @@ from collections import deque
 from collector.intake import Item
 
 _LIMIT_BATCHES = 4
+# Back-filled windows come fifty to a message. A batch is due with `batch_points` of them, but takes
+# what else is there up to ten times as many: to write down and sync each batch costs as much as to
+# store hundreds of windows.
+_MOST_BATCHES_AT_ONCE = 10
 
 
 class Batcher:
@@ -58,18 +62,27 @@ class Batcher:
         return max(0.0, self._waiting[0][0] + self._batch_seconds - now_seconds)
 
     @property
+    def is_full(self) -> bool:
+        """Whether a batch holds no more."""
+        return self._is_full(messages=len(self._waiting), points=self._points)
+
+    @property
     def oldest_seconds(self) -> float | None:
         """When the oldest of what waits was added; None when nothing waits."""
         return self._waiting[0][0] if self._waiting else None
 
     def take(self) -> list[Item]:
-        """The next batch: the oldest items, until they have enough points or are enough."""
+        """The next batch: the oldest items, until it is full."""
         batch: list[Item] = []
         points = 0
-        while self._waiting and points < self._batch_points and len(batch) < self._batch_points:
+        while self._waiting and not self._is_full(messages=len(batch), points=points):
             batch.append(self._pop())
             points += batch[-1].size
         return batch
+
+    def _is_full(self, *, messages: int, points: int) -> bool:
+        most_points = _MOST_BATCHES_AT_ONCE * self._batch_points
+        return messages >= self._batch_points or points >= most_points
 
     def _pop(self) -> Item:
         _, item = self._waiting.popleft()

@@ -225,7 +225,11 @@ class Collector:
                 continue
             left = self._batcher.seconds_left(now_seconds=time.monotonic())
             if left is not None and left <= 0.0:
-                return
+                # What has come in meanwhile goes along, as far as there is room.
+                if self._inbox.empty() or self._batcher.is_full:
+                    return
+                self._take_event(0.0)
+                continue
             if left is not None and self._inbox.empty():
                 time.sleep(min(left, _LULL_SECONDS))
             self._take_event(figures_left if left is None else min(left, figures_left))

@@ -41,7 +41,10 @@ class CollectorSection(msgspec.Struct, frozen=True, kw_only=True):
     id: NodeId = "collector"
     """Its MQTT client id as well: two collectors on one broker need two ids."""
     batch_points: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 500
-    """A batch is written when it holds this many; so many messages may be unacknowledged."""
+    """A batch is written when it holds this many; so many messages may be unacknowledged.
+
+    Of windows that come late, fifty to a message, up to ten times as many are written at once.
+    """
     batch_seconds: Annotated[float, msgspec.Meta(ge=0.0, le=60.0)] = 1.0
     """... or when its first message has waited this long."""
     state_folder: Name = "collector-state"

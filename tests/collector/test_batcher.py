@@ -61,6 +61,18 @@ def test_batches_keep_the_order_of_arrival() -> None:
     assert batcher.seconds_left(now_seconds=9.0) is None
 
 
+def test_back_filled_windows_go_along_ten_times_as_many() -> None:
+    """A batch is due with as many points as ever, and takes what else is there up to ten times."""
+    batcher = Batcher(batch_points=2, batch_seconds=60.0)
+    for number in range(4):
+        batcher.add(item(backlog(*range(10 * number, 10 * number + 10))), now_seconds=0.0)
+
+    assert batcher.seconds_left(now_seconds=0.0) == 0.0
+    assert batcher.is_full
+    assert [sum(i.size for i in batcher.take()) for _ in range(3)] == [20, 20, 0]
+    assert not batcher.is_full
+
+
 def test_messages_without_acknowledgement_are_given_up_beyond_the_limit() -> None:
     """QoS 0 is dropped, oldest first; what the broker waits for is kept."""
     batcher = Batcher(batch_points=1, batch_seconds=1.0)
