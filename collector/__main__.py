@@ -1,4 +1,7 @@
-"""`python -m collector`: `run` stores what the nodes say, `watch` shows it, `command` tells one."""
+"""`python -m collector`: `run` stores what the nodes say, `watch` shows it, `command` tells one.
+
+`check` puts a broker to the test.
+"""
 
 import argparse
 import logging
@@ -19,6 +22,10 @@ _ONCE_SECONDS = 3.0
 _EVERY_SECONDS = 5.0
 _ANSWER_SECONDS = 15.0
 
+# Of `check`: twice what brokers keep by default; and more than are sent at once, or it cannot tell.
+_DEFAULT_MESSAGES = 2000
+_FEWEST_MESSAGES, _MOST_MESSAGES = 200, 100_000
+
 EXIT_NOT_DONE = 1
 """The node has answered, and said no."""
 
@@ -32,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _run(options)
         else:
             _configure_logging(logging.DEBUG if options.verbose else logging.WARNING)
-            return _command(options) if options.command == "command" else _watch(options)
+            return {"check": _check, "command": _command, "watch": _watch}[options.command](options)
     except EarshotError as error:
         # A file's name may hold a line break; what went wrong stays one line.
         text = printable(" ".join(str(error).split()))
@@ -88,6 +95,13 @@ def _command(options: argparse.Namespace) -> int:
     return 0 if result.done else EXIT_NOT_DONE
 
 
+def _check(options: argparse.Namespace) -> int:
+    from collector import broker_check
+
+    broker = settings.load_broker(options.config, {**os.environ, **broker_variables(options)})
+    return broker_check.run(broker, messages=options.messages)
+
+
 def _positive(text: str) -> float:
     try:
         value = float(text)
@@ -96,6 +110,14 @@ def _positive(text: str) -> float:
     if not 0.0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
     return value
+
+
+def _messages(text: str) -> int:
+    if not text.isdecimal() or not _FEWEST_MESSAGES <= int(text) <= _MOST_MESSAGES:
+        raise argparse.ArgumentTypeError(
+            f"expected a number from {_FEWEST_MESSAGES} to {_MOST_MESSAGES}, got {text!r}"
+        )
+    return int(text)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -108,7 +130,10 @@ def _parser() -> argparse.ArgumentParser:
     tell = commands.add_parser(
         "command", help="tell one node to do something, and wait for its word"
     )
-    for parsed in (run, show, tell):
+    check = commands.add_parser(
+        "check", help="measure what a broker really does, and whether it will lose data"
+    )
+    for parsed in (run, show, tell, check):
         parsed.add_argument(
             "--config", type=Path, help="TOML file; see collector/collector.example.toml"
         )
@@ -117,7 +142,13 @@ def _parser() -> argparse.ArgumentParser:
             "--verbose", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS
         )
 
-    for parsed in (show, tell):
+    check.add_argument(
+        "--messages",
+        type=_messages,
+        default=_DEFAULT_MESSAGES,
+        help="how many to publish for a client that is away (default %(default)s)",
+    )
+    for parsed in (show, tell, check):
         add_broker_options(parsed)
     show.add_argument("--seconds", type=_positive, help="end by itself after so long")
     show.add_argument("--once", action="store_true", help="print one table after a few seconds")

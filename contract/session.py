@@ -112,6 +112,15 @@ class SessionOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Whether a message counts as received only after `Session.acknowledge`."""
 
 
+class Granted(msgspec.Struct, frozen=True, kw_only=True):
+    """What the broker has said of itself when it let us in; None where it has not."""
+
+    session_expiry_seconds: int | None = None
+    """None: as long as was asked for."""
+    maximum_packet_bytes: int | None = None
+    retain_available: bool = True
+
+
 class Connected(msgspec.Struct, frozen=True):
     """A connection stands; subscriptions have been asked for."""
 
@@ -119,6 +128,7 @@ class Connected(msgspec.Struct, frozen=True):
     session_present: bool
     max_in_flight: int
     """How many QoS 1 publications may be unconfirmed at once."""
+    granted: Granted = Granted()
 
 
 class Subscribed(msgspec.Struct, frozen=True):
@@ -311,12 +321,15 @@ class Session:
             return False
         return connection.acknowledge(message)
 
-    def stop(self, *, timeout_seconds: float = 5.0) -> None:
-        """Disconnect cleanly (the broker publishes no will) and end the thread."""
+    def stop(self, *, timeout_seconds: float = 5.0, goodbye: bool = True) -> None:
+        """Disconnect cleanly (the broker publishes no will) and end the thread.
+
+        Without a goodbye the connection is cut, as a power cut would.
+        """
         self._stopping.set()
         connection = self._connection
         if connection is not None:
-            connection.disconnect()
+            connection.disconnect() if goodbye else connection.cut()
         if self._thread.is_alive():
             self._thread.join(timeout_seconds)
 
@@ -364,6 +377,7 @@ class _Connection:
         self._max_packet_bytes: int | None = None
         self._opened_at: float | None = None
         self._end: ConnectFailed | Disconnected | None = None
+        self._cut = False
         self._subscribe_packet_id: int | None = None
         """Of the subscriptions that every connection begins with."""
         self._client = self._new_client()
@@ -394,6 +408,8 @@ class _Connection:
             # publication wakes the loop, and only here an exception comes out.
             answer_due = time.monotonic() + _ANSWER_SECONDS
             while self._client.loop(timeout=1.0) == MQTTErrorCode.MQTT_ERR_SUCCESS:
+                if self._cut:
+                    break
                 if self._opened_at is not None:
                     continue
                 # `stop` ends a connection that stands; one that does not stand yet ends here.
@@ -451,6 +467,9 @@ class _Connection:
     def disconnect(self) -> None:
         self._client.disconnect()
 
+    def cut(self) -> None:
+        self._cut = True
+
     def _new_client(self) -> Client:
         session = self._session
         client = Client(
@@ -500,13 +519,20 @@ class _Connection:
             return
         options = self._session._options
         self._opened_at = time.monotonic()
-        self._max_packet_bytes = getattr(properties, "MaximumPacketSize", None)
+        granted = Granted(
+            session_expiry_seconds=getattr(properties, "SessionExpiryInterval", None),
+            maximum_packet_bytes=getattr(properties, "MaximumPacketSize", None),
+            retain_available=bool(getattr(properties, "RetainAvailable", True)),
+        )
+        self._max_packet_bytes = granted.maximum_packet_bytes
         if options.subscriptions:
             _, self._subscribe_packet_id = client.subscribe(
                 [(s.topic_filter, _subscribe_options(s)) for s in options.subscriptions]
             )
         in_flight = min(MAX_IN_FLIGHT, getattr(properties, "ReceiveMaximum", MAX_IN_FLIGHT))
-        self._session._opened(self, Connected(self.generation, flags.session_present, in_flight))
+        self._session._opened(
+            self, Connected(self.generation, flags.session_present, in_flight, granted)
+        )
 
     def _on_disconnect(
         self,

@@ -194,6 +194,27 @@ def dead_letter() -> str:
     return f"{ROOT}/deadletter"
 
 
+def check(run: str, part: str) -> str:
+    """Topic on which a check of the broker talks to itself, for example `earshot/1/check/1f0c/q`.
+
+    It carries no message of this contract, and `parse` does not know it: no program of a fleet
+    subscribes there, so that a check disturbs none.
+
+    Args:
+        run: of the check, unlike that of any other.
+        part: what is checked.
+
+    Raises:
+        TopicError: one of them cannot be a topic level.
+    """
+    return f"{ROOT}/check/{checked_id(run)}/{checked_id(part)}"
+
+
+def every_check() -> str:
+    """Topic filter for all that checks say; for access lists."""
+    return f"{ROOT}/check/#"
+
+
 def parse(topic: str) -> Topic:
     """What a topic carries and whose it is.
 

@@ -3,11 +3,13 @@
 import atexit
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
@@ -95,6 +97,29 @@ def environment(settings: Mapping[str, str]) -> dict[str, str]:
     """Our environment, with these settings and no others of earshot's."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(ENVIRONMENT_PREFIX)}
     return {**kept, **settings}
+
+
+@contextmanager
+def broker_of_a_few_lines(answers: Callable[[bytes], bytes]) -> Iterator[MqttSettings]:
+    """Takes connections one after the other, and answers each packet as it is told."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        settings = MqttSettings(host="127.0.0.1", port=server.getsockname()[1])
+
+        def serve() -> None:
+            while True:
+                try:
+                    connection, _ = server.accept()
+                except OSError:
+                    return
+                with connection:
+                    while packet := connection.recv(4096):
+                        connection.sendall(answers(packet))
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield settings
+        server.shutdown(socket.SHUT_RDWR)
+    thread.join(5)
 
 
 def node_settings(broker: Mosquitto | None, source: str, **more: str) -> dict[str, str]:

@@ -13,6 +13,7 @@ import itertools
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -28,6 +29,8 @@ from urllib.parse import urlencode
 import pytest
 
 HOST: Final = "127.0.0.1"
+SHIPPED_CONFIGURATION: Final = Path(__file__).parents[1] / "collector" / "broker" / "mosquitto.conf"
+"""What earshot ships for its broker, and what tests run theirs with."""
 REQUIRE_SERVERS: Final = "EARSHOT_TESTS_REQUIRE_SERVERS"
 """Set to 1 where a missing server is a failure rather than a skip."""
 
@@ -291,7 +294,8 @@ class Mosquitto(Server):
         acl: Text of an ACL file.
         tls: A private CA and a certificate for `localhost` and 127.0.0.1. With users they log in
             by password; without, a client certificate is required and its name is the user.
-        extra: Further lines of configuration, after those of the listener.
+        extra: Further lines of configuration, after those of the listener; they win.
+        shipped: Whether it is set as earshot's own broker is, or as mosquitto is by default.
     """
 
     def __init__(
@@ -302,6 +306,7 @@ class Mosquitto(Server):
         acl: str | None = None,
         tls: bool = False,
         extra: str = "",
+        shipped: bool = True,
     ) -> None:
         (directory / "data").mkdir(parents=True, exist_ok=True)
         config_file = directory / "mosquitto.conf"
@@ -310,11 +315,15 @@ class Mosquitto(Server):
         )
         self._authority = CertificateAuthority(directory / "certificates") if tls else None
         self._tls = self._authority.client_context("probe") if self._authority else None
-        lines = [*_BROKER_LINES, f"persistence_location {directory}/data/"]
+        own = {
+            "persistence_location": f"{directory}/data/",
+            "listener": f"{self.port} {self.host}",
+        }
+        base = SHIPPED_CONFIGURATION.read_text("utf-8") if shipped else ""
+        lines = [_with_own(base, own), "log_type all"]
         if os.geteuid() == 0:
             # Else it turns into user `mosquitto`, who cannot write to a directory of root's.
             lines.append("user root")
-        lines.append(f"listener {self.port} {self.host}")
         lines += self._identity_lines(users)
         if acl is not None:
             lines.append(f"acl_file {_write_private(directory / 'acl', acl)}")
@@ -482,17 +491,6 @@ class _Front(Server):
 _CONNECT: Final = b"\x10\x0c\x00\x04MQTT\x04\x02\x00\x05\x00\x00"
 """MQTT 3.1.1 CONNECT: clean session, keep-alive 5 s, no client identifier."""
 
-_BROKER_LINES: Final = (
-    "per_listener_settings true",
-    "log_dest stderr",
-    "log_type all",
-    "persistence true",
-    "autosave_interval 1",
-    # The default, 1000, drops the newest silently. 0, "no limit", drops too (servers.md 1.5).
-    "max_queued_messages 1000000",
-    "max_inflight_messages 100",
-)
-
 _INFLUXD_CONFIG: Final = """\
 reporting-disabled = true
 bind-address = "{host}:{rpc_port}"
@@ -550,6 +548,17 @@ http {
   }
 }
 """
+
+
+def _with_own(configuration: str, own: dict[str, str]) -> str:
+    """A mosquitto.conf with these settings in place of its own, or after them where it has none."""
+    for name, value in own.items():
+        line = f"{name} {value}"
+        configuration, count = re.subn(
+            rf"^{name} .*$", lambda _, line=line: line, configuration, flags=re.MULTILINE
+        )
+        configuration += "" if count else f"{line}\n"
+    return configuration
 
 
 def _is_free(port: int) -> bool:

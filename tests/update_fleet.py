@@ -60,9 +60,6 @@ KEEPALIVE_SECONDS: Final = 8
 _START_SECONDS: Final = 0.23
 """Between two nodes: starting one takes half of that, and no two of them then cut their windows
 at the same moment."""
-_BROKER_EXTRA: Final = "autosave_interval 30"
-"""Tests save each second, and nobody is served while mosquitto does: 50 downloads at once make a
-second of it."""
 _SETTLE_SECONDS: Final = 5.0
 _TAIL_SECONDS: Final = 3.0
 _CLOCK_TICKS: Final = os.sysconf("SC_CLK_TCK")
@@ -255,7 +252,7 @@ def measure(
     """
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="earshot-fleet-")))
-        broker = stack.enter_context(Mosquitto(scratch / "mosquitto", extra=_BROKER_EXTRA))
+        broker = stack.enter_context(Mosquitto(scratch / "mosquitto"))
         subscriber = stack.enter_context(Subscriber(broker))
         signer, key = _new_key(scratch)
         release = _release(scratch / "release", release_bytes, signer)

@@ -92,6 +92,8 @@ def test_topics_are_as_released() -> None:
     assert topics.collector_status("main") == "earshot/1/collector/main/status"
     assert topics.every_collector_status() == "earshot/1/collector/+/status"
     assert topics.dead_letter() == "earshot/1/deadletter"
+    assert topics.check("1f0c", "retained") == "earshot/1/check/1f0c/retained"
+    assert topics.every_check() == "earshot/1/check/#"
     assert topics.command("press-07", "calibrate") == "earshot/1/n/press-07/cmd/calibrate"
     assert topics.every_command("press-07") == "earshot/1/n/press-07/cmd/+"
 
@@ -174,6 +176,8 @@ def test_id_that_could_forge_a_topic_is_refused(text: str) -> None:
         lambda: topics.every_command(text),
         lambda: topics.desired(f"group:{text}"),
         lambda: topics.collector_status(text),
+        lambda: topics.check(text, "x"),
+        lambda: topics.check("x", text),
         lambda: topics.parse(f"earshot/1/n/{text}/window"),
         lambda: topics.parse(f"earshot/1/g/{text}/desired"),
         lambda: topics.parse(f"earshot/1/collector/{text}/status"),
@@ -205,6 +209,7 @@ def test_id_that_could_forge_a_topic_is_refused(text: str) -> None:
         "earshot/1/all/window",
         "earshot/1/collector/main",
         "earshot/1/deadletter/x",
+        topics.check("1f0c", "retained"),
         "$SYS/broker/version",
         "homeassistant/status",
     ],

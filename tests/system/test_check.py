@@ -1,10 +1,8 @@
 """`python -m node check` against real brokers, and against some of a few lines."""
 
 import json
-import socket
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,7 +16,7 @@ from node.computer_checks import node_runs
 from node.findings import Finding
 from tests.contract import examples
 from tests.contract.signers import SIGNER
-from tests.fleet import Listener, node_settings, run, start
+from tests.fleet import Listener, broker_of_a_few_lines, node_settings, run, start
 from tests.servers import CertificateAuthority, Mosquitto, wait_until
 
 NODE = "press-07"
@@ -69,29 +67,6 @@ def announce_collector(broker: Mosquitto, state: Presence) -> None:
     wait_until(lambda: session.publish(publication) is not None, "a connection")
     assert answered.wait(10)
     session.stop()
-
-
-@contextmanager
-def broker_of_a_few_lines(answers: Callable[[bytes], bytes]) -> Iterator[MqttSettings]:
-    """Takes connections one after the other, and answers each packet as it is told."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        settings = MqttSettings(host="127.0.0.1", port=server.getsockname()[1])
-
-        def serve() -> None:
-            while True:
-                try:
-                    connection, _ = server.accept()
-                except OSError:
-                    return
-                with connection:
-                    while packet := connection.recv(4096):
-                        connection.sendall(answers(packet))
-
-        thread = threading.Thread(target=serve, daemon=True)
-        thread.start()
-        yield settings
-        server.shutdown(socket.SHUT_RDWR)
-    thread.join(5)
 
 
 def test_all_is_well(mosquitto: Mosquitto, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from contract.session import (
     ConnectFailed,
     Disconnected,
     Followed,
+    Granted,
     Publication,
     Published,
     Received,
@@ -412,6 +413,38 @@ def test_will_is_not_published_at_a_clean_stop(mosquitto: Mosquitto) -> None:
             heard.wait_for(Connected)
 
         assert listener.none_of(Received, seconds=0.5)
+
+
+def test_will_is_published_when_the_connection_is_cut(mosquitto: Mosquitto) -> None:
+    """A stop without a goodbye is a loss to the broker."""
+    will = Will(publication=_hello("t/will", b"lost"), delay_seconds=0)
+    with session(_settings(mosquitto), "listener", "t/#") as (_, listener):
+        listener.wait_for(Subscribed)
+        with session(_settings(mosquitto), "cut", will=lambda: will) as (cut, heard):
+            heard.wait_for(Connected)
+            cut.stop(goodbye=False)
+
+        assert listener.wait_for(Received).payload == b"lost"
+
+
+def test_what_the_broker_grants_is_passed_on(tmp_path: Path) -> None:
+    """Limits that it tells come with the connection; what it does not tell is None."""
+    extra = "max_packet_size 5000\nretain_available false\n"
+    with Mosquitto(tmp_path, extra=extra) as broker:
+        with session(_settings(broker), "guest") as (_, heard):
+            told = heard.wait_for(Connected).granted
+
+    assert told == Granted(maximum_packet_bytes=5000, retain_available=False)
+
+
+def test_session_expiry_that_the_broker_grants_is_passed_on() -> None:
+    """A broker may keep a session for less than was asked for, and says so."""
+    connack = b"\x20\x08\x00\x00\x05\x11\x00\x00\x0e\x10"  # Session Expiry Interval 3600
+    with _listener(connack, stay=True) as port:
+        with session(MqttSettings(host="127.0.0.1", port=port), "guest") as (_, heard):
+            told = heard.wait_for(Connected).granted
+
+    assert told == Granted(session_expiry_seconds=3600)
 
 
 def test_more_than_the_broker_takes_is_refused_before_it_is_sent(tmp_path: Path) -> None:
