@@ -4,53 +4,26 @@ import queue
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
 
 from collector.broker_check import Verdict, measure
 from contract import topics
 from contract.messages import CollectorStatus, Presence, PresenceReason, encode
-from contract.session import (
-    Connected,
-    Publication,
-    Published,
-    Received,
-    Session,
-    SessionEvent,
-    SessionOptions,
-    Subscribed,
-    Subscription,
-)
+from contract.session import Connected, Publication, Published, Received, Subscribed
 from contract.settings import MqttSettings
 from contract.topics import Kind
 from node.broker_checks import broker_findings
 from node.findings import Grade
 from tests.contract import examples
 from tests.fleet import ROOT
+from tests.peers import Peer, connecting
 from tests.servers import SHIPPED_CONFIGURATION, Mosquitto
 
 SENT = 5000
 MARK = b"behind all that waited"
 PASSWORD = "open sesame"
 NODES = ("press-07", "press-08")
-
-Event = TypeVar("Event")
-
-
-class Peer:
-    """One connection, and its events."""
-
-    def __init__(self, session: Session, events: "queue.SimpleQueue[SessionEvent]") -> None:
-        self.session = session
-        self._events = events
-
-    def wait_for(self, kind: type[Event], *, seconds: float = 20.0) -> Event:
-        """The next event of that kind; others before it are dropped."""
-        while True:
-            event = self._events.get(timeout=seconds)
-            if isinstance(event, kind):
-                return event
 
 
 @contextmanager
@@ -68,21 +41,9 @@ def connected(
         username=name if password else None,
         password=password,
     )
-    options = SessionOptions(
-        client_id=name,
-        expiry_seconds=expiry_seconds,
-        receive_maximum=500,
-        subscriptions=tuple(Subscription(topic_filter=text) for text in filters),
-    )
-    events: queue.SimpleQueue[SessionEvent] = queue.SimpleQueue()
-    session = Session(settings, options, events.put)
-    session.start()
-    try:
-        peer = Peer(session, events)
+    with connecting(settings, name, *filters, expiry_seconds=expiry_seconds) as peer:
         peer.wait_for(Connected)
         yield peer
-    finally:
-        session.stop()
 
 
 def publish_for_who_is_away(broker: Mosquitto) -> list[bytes]:
