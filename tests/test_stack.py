@@ -168,6 +168,11 @@ def test_files_that_services_are_told_of_are_there(
             if variable.endswith("_FILE") and not value.startswith("/var/lib/")
         }
         assert told <= files.keys(), name
+    grafana = secret_files("grafana", services["grafana"], secrets)
+    for file in (ROOT / "collector" / "grafana" / "provisioning").rglob("*.yaml"):
+        assert set(re.findall(r"\$__file\{(\S+)\}", file.read_text())) <= grafana.keys()
+        named = set(re.findall(r"\$(EARSHOT_\w+)", file.read_text()))
+        assert named <= services["grafana"]["environment"].keys()
     broker = secret_files("mosquitto", services["mosquitto"], secrets)
     configuration = (ROOT / "collector" / "broker" / "fleet.conf").read_text()
     for _, path in re.findall(r"^(\w+file) (\S+)$", configuration, re.MULTILINE):

@@ -84,9 +84,9 @@ class Secrets:
             self._make_folders()
             made = [*self._certificates(hosts, now, renew=renew), *self._logins()]
             made += self._passwords("influxdb", "admin-password", "admin-token")
-            made += self._passwords("grafana", "admin-password", "influxdb-password")
+            made += self._passwords("grafana", "admin-password", "grafana_influxdb_token")
             # InfluxDB makes Grafana's user and has to know its password as well.
-            given = self._read("grafana", "influxdb-password")
+            given = self._read("grafana", "grafana_influxdb_token")
             made += self._kept("influxdb", "grafana-password", given)
             made += self._access()
         except OSError as error:

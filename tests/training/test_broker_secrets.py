@@ -68,7 +68,7 @@ def test_one_command_makes_all(run: Run, folder: Path) -> None:
         "influxdb/admin-token",
         "influxdb/grafana-password",
         "grafana/admin-password",
-        "grafana/influxdb-password",
+        "grafana/grafana_influxdb_token",
         "operator/ca.crt",
         "operator/mqtt-password",
     }
@@ -100,7 +100,7 @@ def test_no_secret_is_there_twice_or_by_default(run: Run, folder: Path, tmp_path
     main(["secrets", "--folder", str(tmp_path / "other"), "--no-reload"])
     names = [
         *("collector/mqtt-password", "operator/mqtt-password", "influxdb/admin-password"),
-        *("influxdb/admin-token", "grafana/admin-password", "grafana/influxdb-password"),
+        *("influxdb/admin-token", "grafana/admin-password", "grafana/grafana_influxdb_token"),
     ]
     found = [
         (base / name).read_text().strip() for base in (folder, tmp_path / "other") for name in names
@@ -109,7 +109,7 @@ def test_no_secret_is_there_twice_or_by_default(run: Run, folder: Path, tmp_path
     assert len(set(found)) == len(found)
     assert min(len(secret) for secret in found) == 43
     assert (folder / "influxdb/grafana-password").read_bytes() == (
-        folder / "grafana/influxdb-password"
+        folder / "grafana/grafana_influxdb_token"
     ).read_bytes()
 
 
