@@ -15,11 +15,15 @@ import msgspec
 import pytest
 import yaml
 
+from collector.broker_check import Verdict, measure
 from contract import topics
-from contract.messages import Window
+from contract.messages import CollectorStatus, Presence, PresenceReason, Window, encode
 from contract.session import ConnectFailed, Disconnected, Received
 from contract.settings import MqttSettings
 from contract.topics import Kind
+from node.broker_checks import broker_findings
+from node.findings import Grade
+from tests.contract import examples
 from tests.fleet import ROOT, run, start
 from tests.fleet_broker import CONFIGURATION, FleetBroker, fleet_broker
 from tests.peers import Peer, connected, connecting
@@ -516,6 +520,26 @@ def test_it_keeps_messages_as_the_broker_for_one_machine_does() -> None:
     assert {name: fleet.get(name) for name in alone.keys() - of_the_place} == {
         name: value for name, value in alone.items() if name not in of_the_place
     }
+
+
+def test_node_check_finds_nothing_to_mend(broker: FleetBroker) -> None:
+    """Behind the login, the collector's word included; with orders of its group."""
+    word = CollectorStatus(
+        id="collector", at_us=1, state=Presence.ONLINE, reason=PresenceReason.CONNECTED
+    )
+    with broker.peer("collector") as collector:
+        collector.tell(topics.collector_status("collector"), encode(word), retain=True)
+    found = list(broker_findings(broker.settings(ME), node=ME, boot=examples.WINDOW.boot))
+
+    assert {finding.grade for finding in found} == {Grade.OK}
+    assert "collector online" in {finding.found for finding in found}
+
+
+def test_an_operator_can_check_the_broker(broker: FleetBroker) -> None:
+    """Everything that `collector check` measures, with the operator's rights."""
+    found = measure(broker.settings("operator"), messages=200)
+
+    assert {row.verdict for row in found if row.measurable} == {Verdict.GOOD}
 
 
 def test_a_fleet_works_behind_these_rules(own_broker: FleetBroker, tmp_path: Path) -> None:
