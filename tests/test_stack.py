@@ -7,6 +7,7 @@ import datetime as dt
 import os
 import re
 import shutil
+import sqlite3
 import stat
 import subprocess
 import sys
@@ -296,6 +297,28 @@ def test_hardening_changes_no_more_than_it_says() -> None:
         assert service.keys() <= {"read_only", "tmpfs", "cap_drop", "cap_add"}
         assert service["cap_drop"] == ["ALL"]
     assert "NOT TRIED" in HARDENED.read_text().splitlines()[0]
+
+
+def test_ledger_is_backed_up_while_it_is_written(tmp_path: Path) -> None:
+    """The command of docs/operations.md gives a whole file, with all that was committed."""
+    page = (ROOT / "docs" / "operations.md").read_text("utf-8")
+    (code,) = re.findall(r"bin/python -c '(.*)' > backup/ledger.db", page)
+    original, copy = tmp_path / "ledger.db", tmp_path / "copy.db"
+    with sqlite3.connect(original) as writer:
+        writer.execute("PRAGMA journal_mode = WAL")
+        writer.execute("CREATE TABLE t (n)")
+    writer.executemany("INSERT INTO t VALUES (?)", ((n,) for n in range(5000)))
+    writer.commit()
+    writer.execute("INSERT INTO t VALUES ('not committed')")
+    code = code.replace("/var/lib/earshot/ledger.db", str(original))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    writer.close()
+    copy.write_bytes(done.stdout)
+    reader = sqlite3.connect(copy)
+
+    assert reader.execute("SELECT count(*), max(n) FROM t").fetchone() == (5000, 4999)
+    assert reader.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    reader.close()
 
 
 STUB_INFLUX = """\

@@ -25,11 +25,8 @@ def make_secrets(options: argparse.Namespace) -> int:
     """`secrets`: all that is missing, and how long the certificates are good."""
     found = Secrets(options.folder)
     now = dt.datetime.now(dt.UTC)
-    first = not found.certificate_file.exists()
-    if options.host or first:
-        hosts = tuple(options.host or [socket.gethostname()])
-    else:
-        hosts = status(found, now).hosts
+    before = found.hosts()
+    hosts = tuple(options.host or before or [socket.gethostname()])
     for host in hosts:
         _check_host(host)
     made = found.make(hosts, now, renew=options.renew)
@@ -41,7 +38,7 @@ def make_secrets(options: argparse.Namespace) -> int:
     _say_certificate(kept)
     if set(kept.hosts) != set(hosts):
         _say(f"the certificate is not for {', '.join(hosts)}: --renew makes one that is")
-    if not first and any(name.startswith("mosquitto/") for name in made):
+    if before and any(name.startswith("mosquitto/") for name in made):
         _reload(options)
     return EXIT_ENDS_SOON if kept.ends_soon else 0
 

@@ -93,6 +93,20 @@ class Secrets:
             raise EnrolmentError(f"{error.filename}: {error.strerror}") from error
         return tuple(made)
 
+    def hosts(self) -> tuple[str, ...]:
+        """What the broker's certificate was made for; nothing when there is none.
+
+        Raises:
+            EnrolmentError: it cannot be read.
+        """
+        try:
+            named = authority.hosts_of(self.certificate_file.read_bytes())
+        except FileNotFoundError:
+            return ()
+        except OSError as error:
+            raise EnrolmentError(f"{error.filename}: {error.strerror}") from error
+        return tuple(host for host in named if host not in SERVICE_HOSTS) or named[:1]
+
     @contextmanager
     def changing_logins(self) -> Iterator["Logins"]:
         """What the broker knows of its users, to be changed; written when the block ends well.
@@ -230,9 +244,8 @@ def status(found: Secrets, now: dt.datetime) -> Status:
         raise EnrolmentError(
             f"{error.filename}: {error.strerror}; `make secrets` makes what a broker needs"
         ) from error
-    named = authority.hosts_of(certificate)
     return Status(
-        hosts=tuple(host for host in named if host not in SERVICE_HOSTS) or named[:1],
+        hosts=found.hosts(),
         days_left=(authority.ends(certificate) - now).days,
         authority_days_left=(authority.ends(ours) - now).days,
     )

@@ -3,7 +3,9 @@
 import datetime as dt
 import multiprocessing
 import os
+import re
 import stat
+import subprocess
 import tarfile
 import tomllib
 from collections.abc import Callable
@@ -144,6 +146,38 @@ def test_renewal_makes_the_certificate_alone_anew(run: Run, folder: Path) -> Non
     assert authority.hosts_of(after["mosquitto/server.crt"])[:2] == ("broker.example", "10.1.2.3")
 
 
+def test_a_new_authority_takes_the_old_ones_place(run: Run, folder: Path) -> None:
+    """As docs/operations.md says it: every container gets the new one, the names stay."""
+    run("secrets", "--host", "broker.example")
+    old = (folder / "authority" / "ca.crt").read_bytes()
+    (folder / "authority").rename(folder / ".authority-of-before")
+    for copy in folder.glob("[!.]*/ca.crt"):
+        copy.unlink()
+
+    assert run("secrets", "--renew") == 0
+
+    files = contents(folder)
+    new = files["authority/ca.crt"]
+    assert new != old
+    assert {files[f"{name}/ca.crt"] for name in ("mosquitto", "collector", "operator")} == {new}
+    assert authority.hosts_of(files["mosquitto/server.crt"])[0] == "broker.example"
+
+
+def test_a_user_whose_line_is_gone_gets_a_new_password(run: Run, folder: Path) -> None:
+    """So a password that leaked is replaced, and nobody else's."""
+    run("secrets", "--host", "broker.example")
+    before = contents(folder)
+    passwords = folder / "mosquitto" / "passwords"
+    passwords.write_text(broker_users.without_password(passwords.read_text(), "collector"))
+    run("secrets")
+    after = contents(folder)
+
+    assert {name for name in before if before[name] != after[name]} == {
+        "mosquitto/passwords",
+        "collector/mqtt-password",
+    }
+
+
 def test_env_of_other_hands_is_kept(run: Run, folder: Path) -> None:
     """What somebody has written into .env stays, before ours."""
     environment = folder.parent / ".env"
@@ -228,6 +262,25 @@ def test_a_bundle_has_all_that_a_node_needs(run: Run, folder: Path, tmp_path: Pa
     assert mode(out) == 0o600
     password = files["password"].decode().strip()
     assert password not in "".join(map(str, contents(folder).values()))
+
+
+def test_a_bundle_is_unpacked_as_the_manual_says(run: Run, folder: Path, tmp_path: Path) -> None:
+    """Into the node's folder, for its user alone."""
+    run("secrets", "--host", "broker.example")
+    run("enroll", "press-07")
+    page = (Path(__file__).parents[2] / "docs" / "pi.md").read_text("utf-8")
+    (command,) = re.findall(r"sudo -u earshot (tar .*) < press-07.tar", page)
+    place = tmp_path / "etc"
+    place.mkdir()
+    with (folder / "nodes" / "press-07.tar").open("rb") as bundle:
+        words = command.replace("/etc/earshot", str(place)).split()
+        subprocess.run(words, stdin=bundle, check=True)
+
+    assert {(file.name, mode(file)) for file in place.iterdir()} == {
+        ("node.toml", 0o600),
+        ("password", 0o600),
+        ("ca.crt", 0o600),
+    }
 
 
 def test_release_keys_beside_the_secrets_are_in_every_bundle(run: Run, folder: Path) -> None:
