@@ -272,8 +272,8 @@ def write_environment(path: Path, found: Secrets, host: str) -> bool:
 
 
 def new_password() -> str:
-    """256 random bits in letters, digits, hyphens and underscores: safe in any file."""
-    return secrets.token_urlsafe(_PASSWORD_BYTES)
+    """256 random bits in hexadecimal digits: safe in any file and on any command line."""
+    return secrets.token_hex(_PASSWORD_BYTES)
 
 
 def new_line(user: str, password: str) -> str:

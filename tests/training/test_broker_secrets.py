@@ -109,7 +109,7 @@ def test_no_secret_is_there_twice_or_by_default(run: Run, folder: Path, tmp_path
     ]
 
     assert len(set(found)) == len(found)
-    assert min(len(secret) for secret in found) == 43
+    assert {len(bytes.fromhex(secret)) for secret in found} == {32}
     assert (folder / "influxdb/grafana-password").read_bytes() == (
         folder / "grafana/grafana_influxdb_token"
     ).read_bytes()
@@ -352,6 +352,87 @@ def test_without_secrets_there_is_nobody_to_enrol(
     assert run("enroll", "press-07") == 2
     assert "make secrets" in capsys.readouterr().err
     assert not folder.exists()
+
+
+STUB_DOCKER = """\
+#!/bin/sh
+# A stub of docker: it writes down how it was called; a broker "runs" when the folder has its file.
+printf '%s\\n' "$*" >>"$(dirname "$0")/calls"
+test ! -e "$(dirname "$0")/failing" || { echo "permission denied" >&2; exit 1; }
+case "$*" in *" ps "*) test ! -e "$(dirname "$0")/running" || echo 0123abcd ;; esac
+"""
+
+
+@pytest.fixture
+def docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a program `docker`, first on the PATH."""
+    folder = tmp_path / "programs"
+    folder.mkdir()
+    (folder / "docker").write_text(STUB_DOCKER)
+    (folder / "docker").chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=":")
+    return folder
+
+
+def told(docker: Path) -> list[str]:
+    """The last words of each call."""
+    lines = (docker / "calls").read_text().splitlines()
+    return [" ".join(line.split()[4:]) for line in lines]
+
+
+def test_the_broker_of_compose_is_told(run: Run, folder: Path, docker: Path) -> None:
+    """By SIGHUP, which ends no connection; not by a restart."""
+    run("secrets", "--host", "broker.example")
+    (docker / "running").touch()
+
+    assert main(["enroll", "press-07", "--folder", str(folder)]) == 0
+    assert told(docker)[-1] == "--signal HUP mosquitto"
+    assert "compose --project-directory" in (docker / "calls").read_text()
+
+
+def test_a_broker_that_does_not_run_is_not_told(
+    run: Run, folder: Path, docker: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It reads its files when it is started; that is no failure."""
+    run("secrets", "--host", "broker.example")
+
+    assert main(["enroll", "press-07", "--folder", str(folder)]) == 0
+    assert "does not run" in capsys.readouterr().out
+    assert not [call for call in told(docker) if "HUP" in call]
+
+
+def test_the_first_secrets_tell_no_broker(folder: Path, docker: Path) -> None:
+    """There is none yet, nor perhaps a Docker."""
+    assert main(["secrets", "--host", "broker.example", "--folder", str(folder)]) == 0
+    assert not (docker / "calls").exists()
+
+
+def test_a_broker_that_cannot_be_told_is_a_failure(
+    run: Run, folder: Path, docker: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A node that is revoked and still connected must not look like one that is out."""
+    run("secrets", "--host", "broker.example")
+    run("enroll", "press-07")
+    (docker / "failing").touch()
+    capsys.readouterr()
+
+    assert main(["revoke", "press-07", "--folder", str(folder)]) == 2
+
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "permission denied" in line
+    assert "docker compose kill -s HUP mosquitto" in line
+
+
+def test_no_such_process_is_a_failure(
+    run: Run, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The number of a broker that has ended in the meantime."""
+    run("secrets", "--host", "broker.example")
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+
+    assert main(["enroll", "press-07", "--folder", str(folder), "--pid", str(ended.pid)]) == 2
+    assert "was not told" in capsys.readouterr().err
 
 
 def _enrol_some(folder: Path, prefix: str) -> None:
