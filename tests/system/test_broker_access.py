@@ -7,8 +7,10 @@ never serves, and to MQTT 3.1.1 "success" of what it throws away.
 import datetime as dt
 import os
 import signal
+import sqlite3
 import subprocess
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -17,7 +19,7 @@ import yaml
 
 from collector.broker_check import Verdict, measure
 from contract import topics
-from contract.messages import CollectorStatus, Presence, PresenceReason, Window, encode
+from contract.messages import CollectorStatus, Presence, PresenceReason, encode
 from contract.session import ConnectFailed, Disconnected, Received
 from contract.settings import MqttSettings
 from contract.topics import Kind
@@ -543,32 +545,56 @@ def test_an_operator_can_check_the_broker(broker: FleetBroker) -> None:
 
 
 def test_a_fleet_works_behind_these_rules(own_broker: FleetBroker, tmp_path: Path) -> None:
-    """A node with its bundle, a collector, and a command that an operator gives."""
+    """A node with its bundle, a collector that stores it, and a command that an operator gives."""
     bundle = own_broker.enrol(ME, "line-2")
     own_broker.send_signal(signal.SIGHUP)
-    places = {
+    secrets, store = own_broker.secrets.folder, tmp_path / "earshot.db"
+    of_node = {
         "EARSHOT_MODEL_FOLDER": str(ROOT / "models" / "fan-synthetic"),
         "EARSHOT_NODE_STATE_FOLDER": str(tmp_path / "state"),
         "EARSHOT_SOURCE_SPEC": "synthetic:fan",
         "EARSHOT_MQTT_CA_FILE": str(bundle / "ca.crt"),
         "EARSHOT_MQTT_PASSWORD_FILE": str(bundle / "password"),
     }
-    with own_broker.peer("collector", topics.every_node(Kind.WINDOW)) as ear:
-        with start("node", "run", "--config", str(bundle / "node.toml"), settings=places) as node:
-            try:
-                window = msgspec.json.decode(ear.wait_for(Received).payload, type=Window)
-                command = run(
-                    "collector",
-                    *("command", ME, "calibrate", "--cancel"),
-                    *("--broker", f"{HOST}:{own_broker.port}", "--tls"),
-                    *("--ca-file", str(own_broker.secrets.folder / "operator" / "ca.crt")),
-                    *("--username", "operator", "--password-file"),
-                    str(own_broker.secrets.folder / "operator" / "mqtt-password"),
-                    settings={},
-                )
-            finally:
-                node.terminate()
-                _, err = node.communicate(timeout=60)
+    of_collector = {
+        "EARSHOT_MQTT_HOST": own_broker.host,
+        "EARSHOT_MQTT_PORT": str(own_broker.port),
+        "EARSHOT_MQTT_TLS": "true",
+        "EARSHOT_MQTT_CA_FILE": str(secrets / "collector" / "ca.crt"),
+        "EARSHOT_MQTT_USERNAME": "collector",
+        "EARSHOT_MQTT_PASSWORD_FILE": str(secrets / "collector" / "mqtt-password"),
+        "EARSHOT_SQLITE_PATH": str(store),
+    }
+    with (
+        own_broker.peer("operator", topics.every_collector_status()) as ear,
+        start("collector", "run", settings=of_collector) as collector,
+        start("node", "run", "--config", str(bundle / "node.toml"), settings=of_node) as node,
+    ):
+        try:
+            word = msgspec.json.decode(ear.wait_for(Received).payload, type=CollectorStatus)
+            wait_until(lambda: stored_windows(store) > 0, "a stored window", seconds=60)
+            command = run(
+                "collector",
+                *("command", ME, "calibrate", "--cancel"),
+                *("--broker", f"{HOST}:{own_broker.port}", "--tls", "--username", "operator"),
+                *("--ca-file", str(secrets / "operator" / "ca.crt")),
+                *("--password-file", str(secrets / "operator" / "mqtt-password")),
+                settings={},
+            )
+        finally:
+            for program in (node, collector):
+                program.terminate()
+                program.communicate(timeout=60)
 
-    assert window.node == ME
-    assert f"{ME}: " in command.stdout, command.stderr + err
+    assert word.state is Presence.ONLINE
+    assert f"{ME}: " in command.stdout, command.stderr
+
+
+def stored_windows(store: Path) -> int:
+    """Of ME, in the collector's database, which may not be there yet."""
+    try:
+        with closing(sqlite3.connect(f"file:{store}?mode=ro", uri=True)) as database:
+            rows = database.execute('SELECT count(*) FROM "window" WHERE node = ?', (ME,))
+            return int(rows.fetchone()[0])
+    except sqlite3.OperationalError:
+        return 0
