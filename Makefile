@@ -7,9 +7,11 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	&& { echo $$p; break; }; done)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input install --quiet
 SECONDS ?=
+HOST ?=
+RENEW ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench bench-pipeline bench-update soak lock pi clean
+.PHONY: help setup demo test check format bench bench-pipeline bench-update soak lock pi secrets sim clean
 
 help: ## what each command does
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -49,6 +51,15 @@ lock: ## resolve requirements/*.txt anew (needs uv)
 
 pi: ## on a Raspberry Pi: install or upgrade the node as a service (docs/pi.md)
 	@$(if $(filter 0,$(shell id -u)),,sudo) node/install-pi.sh
+
+secrets: $(VENV)/.demo ## certificates and passwords for docker-compose.yml; HOST=name-of-this-computer, RENEW=1
+	@$(BIN)/python -m training secrets $(addprefix --host ,$(HOST)) $(if $(RENEW),--renew)
+
+sim: secrets ## three virtual nodes beside the servers of docker-compose.yml
+	@for n in 1 2 3; do test -e secrets/nodes/sim-$$n || $(BIN)/python -m training enroll sim-$$n \
+		--group sim --source "synthetic:fan$$(test $$n != 3 || echo '?fault=bearing&after=600')" \
+		--out secrets/nodes/sim-$$n || exit 1; done
+	docker compose --profile sim up -d --build
 
 clean: ## remove the virtual environments
 	rm -rf $(VENV) $(VENV)-tflite

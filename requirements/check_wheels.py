@@ -4,9 +4,10 @@
     python requirements/check_wheels.py
 
 Downloads, with the hashes of the lock and without building anything, what `node/install-pi.sh`
-would install on Raspberry Pi OS Bookworm (Python 3.11) and Trixie (3.13), and on Python 3.12. Exits
-with 1 and pip's own words when a wheel is missing. Needs a package index, so it is no part of
-`make test`; `.ci/run` calls it. It takes seconds where the index is near.
+would install on Raspberry Pi OS Bookworm (Python 3.11) and Trixie (3.13), and on Python 3.12; and
+what the collector's image for arm64 takes. Exits with 1 and pip's own words when a wheel is
+missing. Needs a package index, so it is no part of `make test`; `.ci/run` calls it. It takes
+seconds where the index is near.
 """
 
 import subprocess
@@ -18,7 +19,11 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 REQUIREMENTS = Path(__file__).parent
-LOCKS = {"node.txt": ("3.11", "3.12", "3.13"), "node-tflite.txt": ("3.11",)}
+LOCKS = {
+    "node.txt": ("3.11", "3.12", "3.13"),
+    "node-tflite.txt": ("3.11",),
+    "collector.txt": ("3.13",),  # its image is for arm64 as well
+}
 # Bookworm has glibc 2.36 (Trixie 2.41): what runs there was built for that or for an earlier one.
 PLATFORMS = [
     "manylinux2014_aarch64",

@@ -39,6 +39,7 @@ _DEBIAN_PACKAGES: Final = {
     "influxd": "influxdb",
     "mosquitto": "mosquitto",
     "mosquitto_passwd": "mosquitto",
+    "mosquitto_sub": "mosquitto-clients",
     "nginx": "nginx-light",
     "openssl": "openssl",
     "pacat": "pulseaudio-utils",

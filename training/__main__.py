@@ -15,6 +15,7 @@ from contract.printable import printable
 from contract.topics import RELEASE_NAME_PATTERN
 from node.synthetic import FAULTS, MACHINES
 from training.arguments import EXIT_PROBLEMS, Run, parser
+from training.broker_arguments import BROKER_COMMANDS
 from training.errors import DataError, DestinationError
 from training.fleet_arguments import FLEET_COMMANDS
 from training.progress import on_terminal
@@ -378,6 +379,15 @@ def _on_fleet(name: str) -> Run:
     return run
 
 
+def _on_broker(name: str) -> Run:
+    def run(options: argparse.Namespace) -> int:
+        from training import broker_commands
+
+        return broker_commands.run(name, options)
+
+    return run
+
+
 def _signer(options: argparse.Namespace) -> "Signer":
     from training.keys import ask_in_terminal, load_signer
 
@@ -442,6 +452,7 @@ _COMMANDS: dict[str, Run] = {
     "release": _release,
     "inspect": _inspect,
     **{name: _on_fleet(name) for name in FLEET_COMMANDS},
+    **{name: _on_broker(name) for name in BROKER_COMMANDS},
 }
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from node.synthetic import FAULTS, MACHINES
+from training.broker_arguments import add_broker_commands
 from training.fleet_arguments import add_fleet_commands
 from training.recipes import DEFAULT_RECIPE, QUANTISATIONS, recipe_names
 
@@ -288,6 +289,7 @@ def parser(run: Mapping[str, Run]) -> argparse.ArgumentParser:
     )
 
     add_fleet_commands(add, add_signing_options)
+    add_broker_commands(add)
     return root
 
 

@@ -17,3 +17,7 @@ class TrainingError(EarshotError):
 
 class RecipeError(EarshotError):
     """A recipe that is not there or not one: choose or write another."""
+
+
+class EnrolmentError(EarshotError):
+    """A broker's secrets, or a node's, that cannot be made or changed: nothing was."""
