@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input install --qui
 SECONDS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench bench-update lock pi clean
+.PHONY: help setup demo test check format bench bench-update dashboards grafana-types lock pi clean
 
 help: ## what each command does
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -37,6 +37,13 @@ bench: $(VENV)/.dev ## timings on this machine, into bench.json
 bench-update: $(VENV)/.dev ## a release to 50 nodes on this machine while they hear (3 minutes)
 	$(BIN)/python -m tests.update_fleet --nodes 50 --out bench-update.json
 
+dashboards: $(VENV)/.dev ## write Grafana's dashboards and alert rules anew
+	$(BIN)/python -m collector.grafana
+
+grafana-types: ## Grafana's own schema, by which tests check the dashboards (needs npm; 25 MB)
+	npm install --no-save --no-package-lock --ignore-scripts --no-audit --no-fund --silent \
+		--prefix .grafana-types @grafana/schema@11.6.0 typescript@5.9.3
+
 lock: ## resolve requirements/*.txt anew (needs uv)
 	requirements/lock.sh
 
@@ -44,7 +51,7 @@ pi: ## on a Raspberry Pi: install or upgrade the node as a service (docs/pi.md)
 	@$(if $(filter 0,$(shell id -u)),,sudo) node/install-pi.sh
 
 clean: ## remove the virtual environments
-	rm -rf $(VENV) $(VENV)-tflite
+	rm -rf $(VENV) $(VENV)-tflite .grafana-types
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "earshot needs Python 3.11, 3.12 or 3.13 and found none: install one (Debian: apt install python3 python3-venv) or say make PYTHON=/path/to/python" >&2; exit 1; }

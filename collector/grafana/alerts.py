@@ -9,13 +9,10 @@ from enum import StrEnum
 from typing import Any, Literal
 
 from collector.grafana import looks
-from collector.grafana.panels import SOURCE_UID, Json
+from collector.grafana.panels import EXPRESSION_UID, SOURCE_UID, Json
 from contract.messages import Clock, MachineState, MicrophoneState, Presence, UpdatePhase
 
 FOLDER = "earshot"
-EXPRESSION_UID = "__expr__"
-"""Grafana's name of its own calculations."""
-
 _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
 
 # Silence is found by empty intervals. Health and figures come each minute, so five of them are

@@ -14,6 +14,8 @@ from collector.grafana.looks import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY_BLUE,
 Json = dict[str, Any]
 
 SOURCE_UID = "earshot-influxdb"
+EXPRESSION_UID = "__expr__"
+"""Grafana's name of its own calculations."""
 SOURCE: Json = {"type": "influxdb", "uid": SOURCE_UID}
 SCHEMA_VERSION = 41
 """Of Grafana 11.6; newer ones migrate it when they load it."""
@@ -465,7 +467,7 @@ def table(
             "cellHeight": "sm",
             "frameIndex": 0,
             "sortBy": [{"displayName": name, "desc": desc} for name, desc in sort],
-            "footer": {"show": False, "reducer": ["sum"], "fields": ""},
+            "footer": {"show": False, "reducer": ["sum"]},
         },
         overrides=tuple(column.override() for column in columns),
         transformations=tuple(steps),

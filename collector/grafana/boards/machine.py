@@ -35,7 +35,7 @@ BOARD = Board(
             mappings=looks.words(looks.MACHINE),
         ),
         value(
-            "Score",
+            "Score now",
             "Of the last scored window; above 1 it is flagged.",
             f'SELECT last("score") AS "score" {_LAST_WINDOW}',
             bad_from=1.0,
