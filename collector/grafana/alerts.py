@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Any, Literal
 
 from collector.grafana import looks
+from collector.grafana.boards import panel_id
 from collector.grafana.panels import EXPRESSION_UID, SOURCE_UID, Json
 from contract.messages import Clock, MachineState, MicrophoneState, Presence, UpdatePhase
 
@@ -43,6 +44,7 @@ class Rule:
         no_data: what it means that the query finds nothing at all.
         subject: the tag that says whom it is about.
         page: the dashboard to look at.
+        panel: title of the panel there that shows it.
     """
 
     uid: str
@@ -56,6 +58,7 @@ class Rule:
     summary: str
     action: str
     page: str
+    panel: str
     subject: Literal["node", "id"] = "node"
     no_data: Literal["OK", "Alerting"] = "OK"
 
@@ -63,6 +66,7 @@ class Rule:
         """As Grafana reads it: query A, its last value B, the condition C."""
         label = f"{{{{ .Labels.{self.subject} }}}}"
         variable = f"?var-node={label}" if self.page in ("earshot-machine", "earshot-node") else ""
+        panel = panel_id(self.page, self.panel)
         return {
             "uid": self.uid,
             "title": self.title,
@@ -71,11 +75,16 @@ class Rule:
             "noDataState": self.no_data,
             "execErrState": "Error",
             "isPaused": False,
+            "dashboardUid": self.page,
+            "panelId": panel,
             "labels": {"severity": str(self.severity), "service": "earshot"},
             "annotations": {
                 "summary": self.summary.format(who=label),
                 "description": self.action.format(who=label),
-                "dashboard": f"/d/{self.page}{variable}",
+                # The address of Grafana ends with a slash.
+                "page": f"{{{{ externalURL }}}}d/{self.page}{variable}",
+                "__dashboardUid__": self.page,
+                "__panelId__": str(panel),
             },
             "data": [
                 {
@@ -125,7 +134,8 @@ RULES = (
         uid="earshot-machine-alarm",
         title="Machine sounds wrong",
         query=_last("state_code", "window"),
-        seconds=5 * _MINUTE,
+        # A node that falls silent in an alarm does not end it.
+        seconds=_HOUR,
         operator="gt",
         limit=looks.code(MachineState.WARNING),
         pending="1m",
@@ -135,6 +145,7 @@ RULES = (
         " it is"
         " healthy and only does something new, calibrate {who} while it does.",
         page="earshot-machine",
+        panel="State",
     ),
     Rule(
         uid="earshot-node-offline",
@@ -150,6 +161,7 @@ RULES = (
         " messages"
         " and silence this; it ends by itself seven days after the node left.",
         page="earshot-node",
+        panel="Presence",
     ),
     Rule(
         uid="earshot-no-data",
@@ -166,6 +178,7 @@ RULES = (
         " online, and are its windows waiting? With a clock far off, its points lie at another"
         " time.",
         page="earshot-node",
+        panel="Windows that wait",
     ),
     Rule(
         uid="earshot-microphone",
@@ -181,6 +194,7 @@ RULES = (
         " lower the"
         " gain; quiet, raise it or go nearer. `python -m node check` on the node measures it.",
         page="earshot-node",
+        panel="Microphone over time",
     ),
     Rule(
         uid="earshot-backlog",
@@ -197,6 +211,7 @@ RULES = (
         " collector stores"
         " nothing, or sends no receipts. Nothing is lost until the outbox is full.",
         page="earshot-node",
+        panel="Windows that wait",
     ),
     Rule(
         uid="earshot-clock",
@@ -212,6 +227,7 @@ RULES = (
         " node); a Pi"
         " without a network needs a clock with a battery.",
         page="earshot-node",
+        panel="Clock over time",
     ),
     Rule(
         uid="earshot-update-failed",
@@ -227,6 +243,7 @@ RULES = (
         " what to do"
         " about it. It ends with the next order, or after a day.",
         page="earshot-rollout",
+        panel="Wanted and running",
     ),
     Rule(
         uid="earshot-ledger-hole",
@@ -243,6 +260,7 @@ RULES = (
         " them. `python -m collector ledger` says which; then look at the broker's limits"
         " (max_queued_messages) and at dead letters.",
         page="earshot-pipeline",
+        panel="Missing and in transit",
     ),
     Rule(
         uid="earshot-collector-stopped",
@@ -259,6 +277,7 @@ RULES = (
         " broker keeps"
         " messages meanwhile; all of it is stored when the collector is back.",
         page="earshot-pipeline",
+        panel="Windows stored",
         subject="id",
         no_data="Alerting",
     ),

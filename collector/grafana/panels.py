@@ -141,6 +141,11 @@ class Board:
     span: str = "now-6h"
 
     @property
+    def titles(self) -> list[str]:
+        """Of its panels, in the order of their ids, which begin at 1."""
+        return [panel.title for panel in self.panels]
+
+    @property
     def file(self) -> str:
         """Its name among the dashboards."""
         return f"{self.uid}.json"
@@ -196,7 +201,7 @@ def value(
     unit: str = "none",
     mappings: Sequence[Json] = (),
     bad_from: float | None = None,
-    text: bool = False,
+    text: str | None = None,
     width: int = 4,
     interval: str | None = None,
 ) -> Panel:
@@ -209,7 +214,7 @@ def value(
         unit: Grafana's name of it.
         mappings: words for its values.
         bad_from: from here on it is orange.
-        text: the value is a text.
+        text: name of the value, if it is a text: all fields would include the time.
         width: of 24.
         interval: see `Panel`.
     """
@@ -217,13 +222,13 @@ def value(
     if bad_from is not None:
         steps.append({"color": ORANGE, "value": bad_from})
     options = _stat_options("value")
-    if text:
-        options["reduceOptions"]["fields"] = "/.*/"
+    if text is not None:
+        options["reduceOptions"]["fields"] = f"/^{text}$/"
     return Panel(
         "stat",
         title,
         description,
-        (Query(query),),
+        (Query(query, alias=text or ""),),
         width,
         4,
         defaults={

@@ -1,4 +1,7 @@
-"""What can be chosen at the top of a page, and the links between pages."""
+"""What can be chosen at the top of a page, and the links between pages.
+
+A group is the widest that a node says of where it is: there is no site.
+"""
 
 from collector.grafana.panels import Json, page_link, variable
 

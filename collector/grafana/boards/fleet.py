@@ -54,8 +54,6 @@ _RISK = (
                 f'"x" = {looks.code(MachineState.WARNING)}',
                 50,
             ),
-            f'(SELECT mean("anomaly") * 40 AS "points" FROM "window" WHERE {CHOSEN} GROUP BY'
-            f' "node")',
         ]
     )
     + ' GROUP BY "node"'
@@ -99,9 +97,8 @@ _COUNTS = (
 _TRIAGE = table(
     "Who comes first",
     "Risk is the worst that is known: 100 an alarm, 80 offline, 70 no usable sound, 60 no windows"
-    " for two"
-    " minutes, 50 a warning; else the share of flagged windows in the chosen time, times 40."
-    " The state is the last that was heard.",
+    " for two minutes, 50 a warning, else 0; then by the share of flagged windows in the chosen"
+    " time. The state is the last that was heard.",
     Query(_RISK),
     Query(_RISK_OF_ABSENCE),
     Query(

@@ -58,13 +58,13 @@ BOARD = Board(
             "Release: from the training recordings. Site: from calibration here. Override: an"
             " order.",
             f'SELECT last("threshold_source") AS "threshold" {_LAST_STATE}',
-            text=True,
+            text="source",
         ),
         value(
             "Model",
             "What the node said last that it scores with.",
             f'SELECT last("model") AS "model" {_LAST_STATE}',
-            text=True,
+            text="model",
         ),
         lines(
             "Statistic and threshold",

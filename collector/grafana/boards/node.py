@@ -6,12 +6,12 @@ from collector.grafana.influxql import CHOSEN, EACH_INTERVAL, OF_NODES_LATELY
 from collector.grafana.panels import Board, Query, lines, states, table, value
 from contract.messages import DiscardReason
 
-_MINUTELY = "1m"
+_MINUTELY = "2m"
+"""Steps in which each has its word of every minute, so that an empty one is a gap."""
 
 
-def _health(expression: str, *, fill: str = "none") -> str:
-    # Said each minute: an interval without it is no gap, which `none` leaves out.
-    return f'SELECT {expression} FROM "health" WHERE {CHOSEN} {EACH_INTERVAL} fill({fill})'
+def _health(expression: str) -> str:
+    return f'SELECT {expression} FROM "health" WHERE {CHOSEN} {EACH_INTERVAL} fill(null)'
 
 
 def _last(field: str, name: str) -> str:

@@ -14,12 +14,13 @@ from collector.grafana.panels import (
 )
 from contract.messages import DiscardReason
 
-_MINUTELY = "1m"
+_MINUTELY = "2m"
+"""Steps in which each has its word of every minute, so that an empty one is a gap."""
 _DISCARDED = " + ".join(f'"discarded_{reason}"' for reason in DiscardReason)
 
 
 def _figures(expression: str) -> str:
-    return f'SELECT {expression} FROM "pipeline" WHERE $timeFilter {EACH_INTERVAL}, "id" fill(none)'
+    return f'SELECT {expression} FROM "pipeline" WHERE $timeFilter {EACH_INTERVAL}, "id" fill(null)'
 
 
 def _rate(field: str) -> str:
@@ -34,7 +35,7 @@ def _ledger(field: str) -> str:
     """Over all nodes: of each the highest in an interval, added up."""
     return (
         f'SELECT sum("x") FROM (SELECT max("{field}") AS "x" FROM "ledger" WHERE $timeFilter'
-        f' {EACH_INTERVAL}, "node") WHERE $timeFilter {EACH_INTERVAL} fill(none)'
+        f' {EACH_INTERVAL}, "node") WHERE $timeFilter {EACH_INTERVAL} fill(null)'
     )
 
 

@@ -4,6 +4,7 @@ import itertools
 import json
 import re
 from collections.abc import Iterator
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -152,9 +153,11 @@ def test_panel_needs_no_colour_to_be_read(panel: Json) -> None:
         looks.CALIBRATION,
     ],
 )
-def test_every_state_has_its_word(colours: dict[Any, str]) -> None:
+def test_every_state_has_its_word(colours: dict[StrEnum, str]) -> None:
     """A state that the contract gains is not shown as a bare number."""
-    assert set(colours) == set(type(next(iter(colours))))
+    kind: type[StrEnum] = type(next(iter(colours)))
+
+    assert set(colours) == set(kind)
 
 
 @pytest.mark.parametrize("query", [pytest.param(query, id=where) for where, query in queries()])
@@ -257,10 +260,24 @@ def test_rule_says_whom_it_concerns_and_what_to_do(rule: Json) -> None:
 
     assert ".Labels.node" in texts["summary"] or ".Labels.id" in texts["summary"]
     assert len(texts["description"]) > 60
-    assert texts["dashboard"].removeprefix("/d/").partition("?")[0] in BOARDS
+    assert (
+        texts["page"].removeprefix("{{ externalURL }}d/").partition("?")[0] == rule["dashboardUid"]
+    )
     assert "$" not in json.dumps([texts, rule["labels"], rule["title"]])
     assert rule["labels"]["severity"] in list(alerts.Severity)
     assert re.fullmatch(r"\d+[sm]", rule["for"])
+
+
+@pytest.mark.parametrize("rule", [pytest.param(r, id=r["uid"]) for r in RULES])
+def test_rule_leads_to_the_panel_that_shows_it(rule: Json) -> None:
+    """It asks the measurement that the rule asks."""
+    panels = BOARDS[rule["dashboardUid"]]["panels"]
+    (panel,) = (panel for panel in panels if panel["id"] == rule["panelId"])
+    measurement = re.findall(r'FROM "(\w+)"', rule["data"][0]["model"]["query"])
+
+    assert re.findall(r'FROM "(\w+)"', panel["targets"][0]["query"]) == measurement
+    assert rule["annotations"]["__dashboardUid__"] == rule["dashboardUid"]
+    assert rule["annotations"]["__panelId__"] == str(rule["panelId"])
 
 
 def test_every_alert_is_explained() -> None:
