@@ -84,7 +84,8 @@ class Panel:
 
     Attributes:
         description: what is seen, and what a reader should make of it.
-        interval: shortest step of time; that of what is said each minute is a minute.
+        interval: shortest step of time.
+        most_points: of one series; without it as many as the panel is wide.
     """
 
     kind: Literal["stat", "timeseries", "table", "state-timeline", "bargauge"]
@@ -99,6 +100,7 @@ class Panel:
     transformations: tuple[Json, ...] = ()
     is_table: bool = False
     interval: str | None = None
+    most_points: int | None = None
 
     def json(self, number: int, *, x: int, y: int) -> Json:
         """As it stands on a page."""
@@ -120,6 +122,8 @@ class Panel:
             made["transformations"] = list(self.transformations)
         if self.interval is not None:
             made["interval"] = self.interval
+        if self.most_points is not None:
+            made["maxDataPoints"] = self.most_points
         return made
 
 
@@ -139,6 +143,7 @@ class Board:
     links: tuple[Json, ...]
     annotations: tuple[Json, ...] = ()
     span: str = "now-6h"
+    refresh: str = "30s"
 
     @property
     def titles(self) -> list[str]:
@@ -161,7 +166,7 @@ class Board:
             "editable": False,
             "graphTooltip": 1,
             "schemaVersion": SCHEMA_VERSION,
-            "refresh": "30s",
+            "refresh": self.refresh,
             "time": {"from": self.span, "to": "now"},
             "links": list(self.links),
             "templating": {"list": list(self.variables)},
@@ -259,6 +264,7 @@ def lines(
     interval: str | None = None,
     between: tuple[str, str] | None = None,
     links: Sequence[Json] = (),
+    most_points: int | None = None,
 ) -> Panel:
     """Values over time.
 
@@ -278,6 +284,7 @@ def lines(
         interval: see `Panel`.
         between: names of two series; the area from the first down to the second is filled.
         links: from a point.
+        most_points: see `Panel`.
     """
     steps: list[Json] = [{"color": "transparent", "value": None}]
     if limit is not None:
@@ -329,6 +336,7 @@ def lines(
         options={"legend": _legend(), "tooltip": {"mode": "multi", "sort": "desc"}},
         overrides=tuple(overrides),
         interval=interval,
+        most_points=most_points,
     )
 
 
@@ -341,6 +349,7 @@ def states(
     width: int = 12,
     height: int = 8,
     interval: str | None = None,
+    most_points: int | None = None,
 ) -> Panel:
     """Coloured bands with words over time, one a node; 20 on a page."""
     return Panel(
@@ -367,6 +376,7 @@ def states(
             "tooltip": {"mode": "single", "sort": "none"},
         },
         interval=interval,
+        most_points=most_points,
     )
 
 
