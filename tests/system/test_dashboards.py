@@ -30,6 +30,7 @@ from tests.simulated_half_hour import (
     HEALTHY,
     HOLE,
     HOT,
+    LEARNING,
     LINE_1,
     MINUTE_US,
     MUTE,
@@ -138,24 +139,29 @@ def _tags_of_series(query: str) -> set[str]:
     return set(re.findall(r'"(\w+)"', query.partition("GROUP BY")[2]))
 
 
+NOT_NORMAL = {ALARM, WARNING, LEARNING, STOPPED, DEAF, OFFLINE, MUTE}
+
+
 @pytest.mark.parametrize(
     ("title", "nodes"),
     [
-        ("Alarm", 1),
-        ("Warning", 1),
-        ("Normal", 10),
-        ("Learning", 1),
-        ("Stopped", 1),
-        ("Microphone trouble", 1),
-        ("No windows", 2),
-        ("Offline", 1),
+        ("Alarm", {ALARM}),
+        ("Warning", {WARNING}),
+        ("Normal", set(NODES) - NOT_NORMAL),
+        ("Learning", {LEARNING}),
+        ("Stopped", {STOPPED}),
+        ("Microphone trouble", {DEAF}),
+        ("No windows", {OFFLINE, MUTE}),
+        ("Offline", {OFFLINE}),
     ],
 )
-def test_fleet_counts_its_nodes(database: InfluxDb, title: str, nodes: int) -> None:
+def test_fleet_counts_its_nodes(database: InfluxDb, title: str, nodes: set[str]) -> None:
     """A machine that is not heard now is not counted as normal, whatever it was."""
-    (row,) = run(database, panel_of("fleet", title), choice())["A"]
+    panel = panel_of("fleet", title)
+    (row,) = run(database, panel, choice())["A"]
 
-    assert row["nodes"] == nodes
+    assert row["nodes"] == len(nodes)
+    assert {node for node in NODES if run(database, panel, choice(node))["A"]} == nodes
 
 
 def test_fleet_counts_nothing_of_what_is_not_there(database: InfluxDb) -> None:
@@ -184,6 +190,16 @@ def test_triage_has_the_worst_first(database: InfluxDb) -> None:
     assert rows[0]["machine"] == CODES[MachineState].index(MachineState.ALARM)
     assert rows[0]["last window"] == clock(29, 58)
     assert "away" not in rows[0]
+
+
+def test_fleet_shows_the_worst_node_beside_the_mean(database: InfluxDb) -> None:
+    """One machine in alarm is not lost among sixteen that are well."""
+    series = run(database, panel_of("fleet", "Flagged windows"), choice())
+    fleet, worst = ([r["mean" if n == "A" else "max"] for r in series[n]] for n in ("A", "B"))
+    before, after = 4 * 6, 20 * 6  # minutes of ten seconds
+
+    assert (fleet[before], worst[before]) == (0, 0)
+    assert (round(fleet[after], 3), worst[after]) == (round(1 / 14, 3), 1)
 
 
 def test_models_are_counted_by_node(database: InfluxDb) -> None:
