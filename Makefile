@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input install --qui
 SECONDS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench bench-update dashboards grafana-types lock pi clean
+.PHONY: help setup demo test check format bench bench-update dashboards grafana-code lock pi clean
 
 help: ## what each command does
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -40,9 +40,10 @@ bench-update: $(VENV)/.dev ## a release to 50 nodes on this machine while they h
 dashboards: $(VENV)/.dev ## write Grafana's dashboards and alert rules anew
 	$(BIN)/python -m collector.grafana
 
-grafana-types: ## Grafana's own schema, by which tests check the dashboards (needs npm; 25 MB)
+grafana-code: ## Grafana's own packages, by which tests check the dashboards (needs npm; 160 MB)
 	npm install --no-save --no-package-lock --ignore-scripts --no-audit --no-fund --silent \
-		--prefix .grafana-types @grafana/schema@11.6.0 typescript@5.9.3
+		--prefix .grafana-code @grafana/data@11.6.0 @grafana/schema@11.6.0 react@18.3.1 react-dom@18.3.1 \
+		rxjs@7.8.1 typescript@5.9.3
 
 lock: ## resolve requirements/*.txt anew (needs uv)
 	requirements/lock.sh
@@ -51,7 +52,7 @@ pi: ## on a Raspberry Pi: install or upgrade the node as a service (docs/pi.md)
 	@$(if $(filter 0,$(shell id -u)),,sudo) node/install-pi.sh
 
 clean: ## remove the virtual environments
-	rm -rf $(VENV) $(VENV)-tflite .grafana-types
+	rm -rf $(VENV) $(VENV)-tflite .grafana-code
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "earshot needs Python 3.11, 3.12 or 3.13 and found none: install one (Debian: apt install python3 python3-venv) or say make PYTHON=/path/to/python" >&2; exit 1; }

@@ -4,16 +4,27 @@ After Grafana's own sources: `pkg/tsdb/influxdb` (macros, one table of all serie
 transformations, and the evaluation of alert rules. Nothing is rendered.
 """
 
+import json
+import os
 import re
+import shutil
+import subprocess
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 from tests.servers import InfluxDb
 
 Json = dict[str, Any]
 Row = dict[str, Any]
+
+PACKAGES = Path(__file__).parents[1] / ".grafana-code" / "node_modules"
+"""Grafana's own, of npm; `make grafana-code` fetches them."""
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
@@ -61,6 +72,38 @@ def run(database: InfluxDb, panel: Json, choice: Choice) -> dict[str, list[Row]]
             for row in rows
         ]
     return found
+
+
+def node_program() -> str:
+    """Path of node; the test skips where it, or Grafana's packages, are not."""
+    node = shutil.which("node")
+    if node is None or not PACKAGES.is_dir():
+        pytest.skip("Grafana's packages are not here: `make grafana-code` (needs npm)")
+    return node
+
+
+def ask_grafana(tables: Sequence[Json], values: Sequence[Json]) -> Json:
+    """What Grafana's own code makes of these: see `grafana_code.cjs`."""
+    done = subprocess.run(
+        [node_program(), str(Path(__file__).with_name("grafana_code.cjs"))],
+        input=json.dumps({"tables": tables, "values": values}),
+        env={**os.environ, "NODE_PATH": str(PACKAGES)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    answer: Json = json.loads(done.stdout)
+    return answer
+
+
+def frames(found: Mapping[str, list[Row]]) -> list[Json]:
+    """The answers of `run` as Grafana's server hands them on; no frame for no rows."""
+    return [
+        {"refId": letter, "fields": [_field(name, [row[name] for row in rows]) for name in rows[0]]}
+        for letter, rows in found.items()
+        if rows
+    ]
 
 
 def table(database: InfluxDb, panel: Json, choice: Choice) -> list[Row]:
@@ -118,6 +161,16 @@ def firing(database: InfluxDb, rule: Json, *, at_us: int, every_seconds: int) ->
     pending = seconds(rule["for"])
     times = [at_us - ago * 1_000_000 for ago in range(0, pending + 1, every_seconds)]
     return set.intersection(*(evaluate(database, rule, at_us=t).firing for t in times))
+
+
+def _field(name: str, values: list[Any]) -> Json:
+    if name == "Time":
+        times = [datetime.fromisoformat(value).timestamp() * 1000 for value in values]
+        return {"name": name, "type": "time", "values": times}
+    is_text = any(isinstance(value, str) for value in values)
+    config = {"displayNameFromDS": name}
+    kind = "string" if is_text else "number"
+    return {"name": name, "type": kind, "values": values, "config": config}
 
 
 def _regex(chosen: Sequence[str] | str) -> str:

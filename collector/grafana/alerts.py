@@ -1,7 +1,7 @@
 """Alert rules: what rings, after how long, and what to do.
 
-Rules know Grafana's `$timeFilter` alone. Texts use `{{ .Labels.node }}` rather than `$labels`:
-Grafana takes a dollar in a provisioned text for an environment variable.
+Rules know Grafana's `$timeFilter` alone. Texts use `{{ .Labels.node }}`, not `$labels`: where
+in a provisioned rule Grafana takes a dollar for an environment variable depends on its release.
 """
 
 from dataclasses import dataclass
@@ -141,9 +141,8 @@ RULES = (
         pending="1m",
         severity=Severity.CRITICAL,
         summary="{who}: the machine is in alarm",
-        action="Go and listen to it, at the frequencies that its page shows under Top bands. If"
-        " it is"
-        " healthy and only does something new, calibrate {who} while it does.",
+        action="Go and listen to it, at the frequencies that its page shows under Top bands. If it"
+        " is healthy and only does something new, calibrate {who} while it does.",
         page="earshot-machine",
         panel="State",
     ),
@@ -157,9 +156,8 @@ RULES = (
         pending="2m",
         severity=Severity.WARNING,
         summary="{who} is offline: its machine is not watched",
-        action="See to its power and network. If it was switched off for good, clear its retained"
-        " messages"
-        " and silence this; it ends by itself seven days after the node left.",
+        action="See to its power and network. If it was switched off for good, silence this for"
+        " it; it ends by itself seven days after the node left.",
         page="earshot-node",
         panel="Presence",
     ),
@@ -174,9 +172,8 @@ RULES = (
         severity=Severity.WARNING,
         summary="Nothing is stored of {who} any more",
         action="All nodes at once: it is the collector, the broker or the database. {who} alone:"
-        " is it"
-        " online, and are its windows waiting? With a clock far off, its points lie at another"
-        " time.",
+        " is it online, and are its windows waiting? With a clock far off, its points lie at"
+        " another time.",
         page="earshot-node",
         panel="Windows that wait",
     ),
@@ -191,8 +188,8 @@ RULES = (
         severity=Severity.WARNING,
         summary="{who} cannot hear its machine",
         action="Its page says what the microphone is: silent or gone, see to the plug; clipped,"
-        " lower the"
-        " gain; quiet, raise it or go nearer. `python -m node check` on the node measures it.",
+        " lower the gain; quiet, raise it or go nearer. `python -m node check` on the node"
+        " measures it.",
         page="earshot-node",
         panel="Microphone over time",
     ),
@@ -208,8 +205,8 @@ RULES = (
         severity=Severity.WARNING,
         summary="{who}: windows wait, and they become more",
         action="One node: its link is too slow or breaks (see Reconnects). All nodes: the"
-        " collector stores"
-        " nothing, or sends no receipts. Nothing is lost until the outbox is full.",
+        " collector stores nothing, or sends no receipts. Nothing is lost until the outbox is"
+        " full.",
         page="earshot-node",
         panel="Windows that wait",
     ),
@@ -224,8 +221,7 @@ RULES = (
         severity=Severity.WARNING,
         summary="{who} does not know the time",
         action="Its times cannot be trusted. Let it reach a time server (`timedatectl` on the"
-        " node); a Pi"
-        " without a network needs a clock with a battery.",
+        " node); a Pi without a network needs a clock with a battery.",
         page="earshot-node",
         panel="Clock over time",
     ),
@@ -240,8 +236,7 @@ RULES = (
         severity=Severity.WARNING,
         summary="{who} did not take the release that was ordered",
         action="It goes on with what it ran. The rollout page gives the reason, docs/updates.md"
-        " what to do"
-        " about it. It ends with the next order, or after a day.",
+        " what to do about it. It ends with the next order, or after a day.",
         page="earshot-rollout",
         panel="Wanted and running",
     ),
@@ -256,9 +251,8 @@ RULES = (
         severity=Severity.CRITICAL,
         summary="{who}: windows were produced and are nowhere",
         action="For ten minutes they have been neither stored, nor waiting, nor given up:"
-        " something lost"
-        " them. `python -m collector ledger` says which; then look at the broker's limits"
-        " (max_queued_messages) and at dead letters.",
+        " something lost them. `python -m collector ledger` says which; then look at the broker's"
+        " limits (max_queued_messages) and at dead letters.",
         page="earshot-pipeline",
         panel="Missing and in transit",
     ),
@@ -274,8 +268,7 @@ RULES = (
         severity=Severity.CRITICAL,
         summary="Collector {who} stores nothing",
         action="See its log, and `python -m collector health`. Nodes keep their windows and the"
-        " broker keeps"
-        " messages meanwhile; all of it is stored when the collector is back.",
+        " broker keeps messages meanwhile; all of it is stored when the collector is back.",
         page="earshot-pipeline",
         panel="Windows stored",
         subject="id",

@@ -71,10 +71,10 @@ def words(colours: Mapping[Any, str]) -> list[dict[str, Any]]:
     return _mapping({str(code(state)): (_word(state), colours[state]) for state in colours})
 
 
-def yes_no(*, yes: str, no: str, bad: int, colour: str = VERMILLION) -> list[dict[str, Any]]:
+def yes_no(*, yes: str, no: str, bad: int) -> list[dict[str, Any]]:
     """Value mappings of 0 and 1, of which one is bad."""
     return _mapping(
-        {str(v): (text, colour if v == bad else GREEN) for v, text in ((0, no), (1, yes))}
+        {str(v): (text, VERMILLION if v == bad else GREEN) for v, text in ((0, no), (1, yes))}
     )
 
 

@@ -208,7 +208,6 @@ def value(
     bad_from: float | None = None,
     text: str | None = None,
     width: int = 4,
-    interval: str | None = None,
 ) -> Panel:
     """The last value, large.
 
@@ -221,7 +220,6 @@ def value(
         bad_from: from here on it is orange.
         text: name of the value, if it is a text: all fields would include the time.
         width: of 24.
-        interval: see `Panel`.
     """
     steps: list[Json] = [{"color": GREEN if bad_from is not None else BLUE, "value": None}]
     if bad_from is not None:
@@ -244,7 +242,6 @@ def value(
             "mappings": list(mappings),
         },
         options=options,
-        interval=interval,
     )
 
 
@@ -520,7 +517,7 @@ def variable(
     return made
 
 
-def annotation(name: str, query: str, *, colour: str, text: str, tags: str, ends: str = "") -> Json:
+def annotation(name: str, query: str, *, colour: str, text: str, tags: str) -> Json:
     """Marks on every graph of a page: the time of each row, with its columns as text."""
     target = {
         "refId": "Anno",
@@ -530,7 +527,7 @@ def annotation(name: str, query: str, *, colour: str, text: str, tags: str, ends
         "textColumn": text,
         "tagsColumn": tags,
         "titleColumn": "",
-        "timeEndColumn": ends,
+        "timeEndColumn": "",
     }
     return {
         "name": name,

@@ -7,6 +7,7 @@ once (`tests.simulated_half_hour`), and what went wrong has to be where a person
 import json
 import re
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from collector.settings import InfluxDbSection
 from collector.sinks.influxdb import InfluxDbSink
 from contract.messages import CODES, MachineState, UpdatePhase
 from tests import simulated_half_hour as half_hour
-from tests.grafana import Choice, Json, evaluate, firing, run, seconds, table
+from tests.grafana import Choice, Json, ask_grafana, evaluate, firing, frames, run, seconds, table
 from tests.servers import InfluxDb
 from tests.simulated_half_hour import (
     ALARM,
@@ -451,3 +452,63 @@ def test_rule_without_any_data_rings_only_for_collectors() -> None:
     assert {n for n, rule in RULES.items() if rule["noDataState"] == "Alerting"} == {
         "collector-stopped"
     }
+
+
+def test_grafanas_own_code_makes_the_same_tables(database: InfluxDb) -> None:
+    """Of all nodes and of a healthy one: the same columns in the same order, the same rows."""
+    asked, expected, names = [], [], []
+    for chosen in (choice(), choice(HEALTHY)):
+        for board in BOARDS.values():
+            for panel in board["panels"]:
+                if panel["type"] == "table":
+                    # Sorting is the table's own, not a transformation.
+                    plain = panel | {"options": panel["options"] | {"sortBy": []}}
+                    found = frames(run(database, panel, chosen))
+                    asked.append({"frames": found, "transformations": panel["transformations"]})
+                    expected.append(table(database, plain, chosen))
+                    names.append(panel["title"])
+    tables = ask_grafana(asked, [])["tables"]
+
+    for name, made, rows in zip(names, tables, expected, strict=True):
+        assert made["columns"] == (list(rows[0]) if rows else []), name
+        assert len(made["rows"]) == len(rows), name
+        for cells, row in zip(
+            sorted(made["rows"], key=str), sorted(map(_cells, rows), key=str), strict=True
+        ):
+            assert cells == row, name
+    assert len(tables) == 26
+
+
+def test_grafanas_own_code_shows_words_and_colours() -> None:
+    """Of each value that has a word; and it knows each unit."""
+    values, expected, units = [], [], set()
+    for board in BOARDS.values():
+        for panel in board["panels"]:
+            units.add(panel["fieldConfig"]["defaults"]["unit"])
+            for config in _field_configs(panel):
+                units |= {config["unit"]} if "unit" in config else set()
+                for mapping in config.get("mappings", []):
+                    for code, shown in mapping["options"].items():
+                        values.append({"config": config, "value": int(code)})
+                        expected.append({"text": shown["text"], "color": shown["color"]})
+    answer = ask_grafana([], values)
+
+    assert answer["texts"] == expected
+    assert {"text": "ALARM", "color": "#D55E00"} in answer["texts"]
+    assert units <= set(answer["units"])
+
+
+def _cells(row: Json) -> list[object]:
+    """As Grafana has them: times in milliseconds."""
+    times = re.compile(r"^2026-11-22T\d\d:\d\d:\d\d(\.\d+)?Z$")
+    return [
+        datetime.fromisoformat(v).timestamp() * 1000 if isinstance(v, str) and times.match(v) else v
+        for v in row.values()
+    ]
+
+
+def _field_configs(panel: Json) -> Iterator[Json]:
+    """Of all fields, and of each that is shown in a way of its own."""
+    yield panel["fieldConfig"]["defaults"]
+    for override in panel["fieldConfig"]["overrides"]:
+        yield {p["id"]: p["value"] for p in override["properties"] if "." not in p["id"]}

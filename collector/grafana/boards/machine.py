@@ -68,8 +68,8 @@ BOARD = Board(
         ),
         lines(
             "Statistic and threshold",
-            "What the model leaves over of the sound, and the threshold in force; what lies between"
-            " is the margin. Vertical marks are changes of the model.",
+            "What the model leaves over of the sound, and the threshold in force; what lies"
+            " between is the margin. Vertical marks are changes of the model.",
             Query(_over_time('mean("threshold")'), alias="threshold", colour=looks.VERMILLION),
             Query(_over_time('mean("statistic")'), alias="statistic", colour=looks.BLUE),
             unit="none",

@@ -96,8 +96,8 @@ BOARD = Board(
         ),
         lines(
             "Sound lost",
-            "Blocks that capture lost because the board was too slow, and times that the microphone"
-            " was opened anew.",
+            "Blocks that capture lost because the board was too slow, and times that the"
+            " microphone was opened anew.",
             Query(_health('non_negative_difference(max("overruns"))'), alias="overruns"),
             Query(_health('non_negative_difference(max("reopened"))'), alias="reopened"),
             unit="short",

@@ -48,8 +48,7 @@ BOARD = Board(
         value(
             "Missing windows",
             "Over all ledgers now: produced, and for more than ten minutes neither stored nor"
-            " waiting nor"
-            " given up. It should be 0.",
+            " waiting nor given up. It should be 0.",
             'SELECT last("missing_windows") AS "missing" FROM "pipeline" WHERE $timeFilter',
             bad_from=1.0,
         ),
@@ -62,8 +61,8 @@ BOARD = Board(
         ),
         value(
             "Dead letters",
-            "Messages that could not be stored, since the collector's start. Their texts are on the"
-            " topic `deadletter` and in the collector's log.",
+            "Messages that could not be stored, since the collector's start. Their texts are on"
+            " the topic `deadletter` and in the collector's log.",
             'SELECT last("dead_letters") AS "dead letters" FROM "pipeline" WHERE $timeFilter',
             bad_from=1.0,
         ),
@@ -107,8 +106,7 @@ BOARD = Board(
         lines(
             "Missing and in transit",
             "In transit: neither stored nor explained, and not for long. What stays so for ten"
-            " minutes"
-            " is missing.",
+            " minutes is missing.",
             Query(_ledger("missing"), alias="missing", colour=looks.VERMILLION),
             Query(_ledger("in_transit"), alias="in transit", colour=looks.SKY_BLUE),
             Query(_ledger("waiting"), alias="waiting on nodes", colour=looks.ORANGE),
@@ -134,10 +132,8 @@ BOARD = Board(
         table(
             "Ledger",
             "produced = stored + waiting + discarded + in transit + missing + lost tail, of each"
-            " node's boot of"
-            " which there was news last; those with holes first. A tail is what went with the"
-            " memory of a"
-            " node that was killed.",
+            " node's boot of which there was news last; those with holes first. A tail is what"
+            " went with the memory of a node that was killed.",
             Query(
                 'SELECT last("produced") AS "produced", "stored", "waiting",'
                 f' "in_transit" AS "in transit", "missing", {_DISCARDED} AS "discarded",'
@@ -157,8 +153,7 @@ BOARD = Board(
         table(
             "Boots without a goodbye",
             "A node that was killed or lost its power: so many windows went with its memory, as"
-            " far as known"
-            " and at most.",
+            " far as known and at most.",
             Query(
                 'SELECT "lost_tail" AS "lost tail", "tail_windows" AS "at most", "produced",'
                 ' "stored", "node", "boot"'

@@ -1,21 +1,19 @@
 """The dashboards against Grafana's own TypeScript schema, by the TypeScript compiler.
 
-`make grafana-types` fetches both; the test itself needs no network. The compiler finds unknown keys
+`make grafana-code` fetches both; the test itself needs no network. The compiler finds unknown keys
 and wrong types in pages, in panels' options and in the settings of fields, which Grafana drops
 silently. It does not know InfluxDB's queries, the options of transformations, or overrides.
 """
 
 import json
 import re
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
-import pytest
+from tests.grafana import PACKAGES, node_program
 
 ROOT = Path(__file__).parents[3]
-TYPES = ROOT / ".grafana-types" / "node_modules"
 DASHBOARDS = sorted((ROOT / "collector" / "grafana" / "dashboards").glob("*.json"))
 
 # A JSON file has the text of an enumeration's value where TypeScript asks for the enumeration.
@@ -75,10 +73,8 @@ def _read(file: Path) -> dict[str, Any]:
 
 def _complaints(folder: Path, boards: list[dict[str, Any]]) -> list[str]:
     """What the compiler says of these pages, with the line that it means."""
-    node = shutil.which("node")
-    if node is None or not TYPES.is_dir():
-        pytest.skip("Grafana's types are not here: `make grafana-types` (needs npm)")
-    (folder / "node_modules").symlink_to(TYPES)
+    node = node_program()
+    (folder / "node_modules").symlink_to(PACKAGES)
     source = [_PRELUDE]
     for kind, (name, _) in _PANELS.items():
         path = f"{kind.replace('-', '')}/panelcfg/x/{name}PanelCfg_types.gen"
@@ -98,7 +94,7 @@ def _complaints(folder: Path, boards: list[dict[str, Any]]) -> list[str]:
     (folder / "boards.ts").write_text("\n".join(source), "utf-8")
     options = "--noEmit --strict --skipLibCheck --module esnext --moduleResolution bundler"
     done = subprocess.run(
-        [node, str(TYPES / "typescript/bin/tsc"), *options.split(), "boards.ts"],
+        [node, str(PACKAGES / "typescript/bin/tsc"), *options.split(), "boards.ts"],
         cwd=folder,
         capture_output=True,
         text=True,
