@@ -7,6 +7,8 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	&& { echo $$p; break; }; done)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input install --quiet
 SECONDS ?=
+# Of Grafana's packages: not every release of Grafana has them.
+GRAFANA ?= 12.4.6
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check format bench bench-update dashboards grafana-code lock pi clean
@@ -40,10 +42,10 @@ bench-update: $(VENV)/.dev ## a release to 50 nodes on this machine while they h
 dashboards: $(VENV)/.dev ## write Grafana's dashboards and alert rules anew
 	$(BIN)/python -m collector.grafana
 
-grafana-code: ## Grafana's own packages, by which tests check the dashboards (needs npm; 160 MB)
+grafana-code: ## Grafana's own packages, by which tests check the dashboards (needs npm; 170 MB)
 	npm install --no-save --no-package-lock --ignore-scripts --no-audit --no-fund --silent \
-		--prefix .grafana-code @grafana/data@11.6.0 @grafana/schema@11.6.0 react@18.3.1 react-dom@18.3.1 \
-		rxjs@7.8.1 typescript@5.9.3
+		--prefix .grafana-code @grafana/data@$(GRAFANA) @grafana/schema@$(GRAFANA) react@18.3.1 react-dom@18.3.1 \
+		rxjs@7.8.2 typescript@5.9.3
 
 lock: ## resolve requirements/*.txt anew (needs uv)
 	requirements/lock.sh

@@ -93,7 +93,7 @@ def ask_grafana(tables: Sequence[Json], values: Sequence[Json]) -> Json:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    answer: Json = json.loads(done.stdout)
+    answer: Json = json.loads(done.stdout.splitlines()[-1])
     return answer
 
 

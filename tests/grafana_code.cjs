@@ -3,8 +3,11 @@
 // Reads {tables: [{frames, transformations}], values: [{config, value}]} and writes
 // {tables: [{columns, rows}], texts: [{text, color}], units: [id]}.
 
-// It expects a browser, and uses no more of one than this.
-Object.assign(global, { window: global, document: {}, navigator: { languages: ["en"] } });
+// Grafana expects a browser, and asks it for no more than this. One of its libraries would ask for
+// more if it saw one: it comes first.
+require("react-use");
+const window = { addEventListener() {} };
+Object.assign(global, { window, navigator: { languages: ["en"] } });
 
 const { lastValueFrom } = require("rxjs");
 const grafana = require("@grafana/data");
@@ -42,7 +45,8 @@ async function main() {
     texts: asked.values.map(text),
     units: grafana.getValueFormats().flatMap((group) => group.submenu.map((unit) => unit.value)),
   };
-  process.stdout.write(JSON.stringify(answer));
+  // On a line of its own: libraries advertise themselves above it.
+  console.log("\n" + JSON.stringify(answer));
 }
 
 main();

@@ -18,7 +18,7 @@ EXPRESSION_UID = "__expr__"
 """Grafana's name of its own calculations."""
 SOURCE: Json = {"type": "influxdb", "uid": SOURCE_UID}
 SCHEMA_VERSION = 41
-"""Of Grafana 11.6; newer ones migrate it when they load it."""
+"""Of Grafana 11.6; newer ones migrate a page when they load it."""
 GRID_COLUMNS = 24
 
 _LINE_COLOURS = (SKY_BLUE, VERMILLION, GREEN, ORANGE, BLUE, PURPLE, GREY)
@@ -479,7 +479,6 @@ def table(
             "cellHeight": "sm",
             "frameIndex": 0,
             "sortBy": [{"displayName": name, "desc": desc} for name, desc in sort],
-            "footer": {"show": False, "reducer": ["sum"]},
         },
         overrides=tuple(column.override() for column in columns),
         transformations=tuple(steps),

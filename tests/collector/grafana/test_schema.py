@@ -39,7 +39,7 @@ _MISTAKES: tuple[tuple[tuple[str | int, ...], str, object], ...] = (
     (("panels", 0, "options"), "colourMode", "value"),
     (("panels", 0, "options"), "colorMode", "loud"),
     (("panels", 9, "fieldConfig", "defaults", "custom"), "drawStyle", "bar"),
-    (("panels", 8, "options", "footer"), "show", "no"),
+    (("panels", 8, "options", "sortBy", 0), "desc", "no"),
     (("templating", "list", 0), "refresh", 7),
 )
 """Where in the first page, and what."""
