@@ -9,9 +9,11 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input install --qui
 SECONDS ?=
 HOST ?=
 RENEW ?=
+# Of Grafana's packages: not every release of Grafana has them.
+GRAFANA ?= 12.4.6
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench bench-pipeline bench-update soak lock pi secrets sim clean
+.PHONY: help setup demo test check format bench bench-pipeline bench-update soak dashboards grafana-code lock pi secrets sim clean
 
 help: ## what each command does
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -46,6 +48,14 @@ bench-update: $(VENV)/.dev ## a release to 50 nodes on this machine while they h
 soak: $(VENV)/.dev ## real programs under fault after fault; `make soak MINUTES=30 SEED=1` counts what is lost
 	$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),30) --seed $(or $(SEED),1) --out soak.json
 
+dashboards: $(VENV)/.dev ## write Grafana's dashboards and alert rules anew
+	$(BIN)/python -m collector.grafana
+
+grafana-code: ## Grafana's own packages, by which tests check the dashboards (needs npm; 170 MB)
+	npm install --no-save --no-package-lock --ignore-scripts --no-audit --no-fund --silent \
+		--prefix .grafana-code @grafana/data@$(GRAFANA) @grafana/schema@$(GRAFANA) react@18.3.1 react-dom@18.3.1 \
+		rxjs@7.8.2 typescript@5.9.3
+
 lock: ## resolve requirements/*.txt anew (needs uv)
 	requirements/lock.sh
 
@@ -62,7 +72,7 @@ sim: secrets ## three virtual nodes beside the servers of docker-compose.yml
 	docker compose --profile sim up -d --build
 
 clean: ## remove the virtual environments
-	rm -rf $(VENV) $(VENV)-tflite
+	rm -rf $(VENV) $(VENV)-tflite .grafana-code
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "earshot needs Python 3.11, 3.12 or 3.13 and found none: install one (Debian: apt install python3 python3-venv) or say make PYTHON=/path/to/python" >&2; exit 1; }
