@@ -362,7 +362,7 @@ class Training:
 
     def end(self) -> tuple[int, list[str]]:
         """Wait; return the exit code and the lines on standard error."""
-        _, stderr = self.process.communicate(timeout=90)
+        _, stderr = self.process.communicate(timeout=400)
         return self.process.returncode, stderr.splitlines()
 
 
