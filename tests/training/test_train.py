@@ -354,7 +354,7 @@ class Training:
 
     def wait_until_it_writes(self) -> None:
         """Return while the release is put together."""
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 300
         while not any((part / "manifest.json").exists() for part in self.parts):
             assert time.monotonic() < deadline
             assert self.process.poll() is None, self.process.stderr and self.process.stderr.read()
