@@ -29,7 +29,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]
         env=environment({}),
         capture_output=True,
         text=True,
-        timeout=170,
+        timeout=400,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -497,7 +497,7 @@ def _live(broker: Mosquitto, world: Path, sound: Path) -> str:
         env={k: v for k, v in environment(settings).items() if not k.startswith("XDG_")} | known,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=400,
         check=False,
     )
     assert ended.returncode == 0, ended.stderr

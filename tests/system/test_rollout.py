@@ -46,7 +46,7 @@ class Shop:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=170,
+            timeout=400,
             check=False,
         )
         assert done.returncode == code, done.stdout + done.stderr

@@ -114,7 +114,7 @@ def run_training(training_environment: dict[str, str]) -> RunTraining:
             env=training_environment,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=400,
             check=False,
         )
 

@@ -155,7 +155,7 @@ def test_training_is_repeatable() -> None:
         )
         for more in ([], ["2", "reference"])
     ]
-    outputs = [process.communicate(timeout=150) for process in processes]
+    outputs = [process.communicate(timeout=400) for process in processes]
     # TensorFlow has nothing to say, not even that there is no GPU.
     assert [stderr for _, stderr in outputs] == ["", ""]
     first, second = (json.loads(stdout) for stdout, _ in outputs)

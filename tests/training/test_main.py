@@ -186,10 +186,10 @@ def test_interrupted(tmp_path: Path, number: signal.Signals) -> None:
     """Stopped half-way, it takes away what it began and says so."""
     arguments = ["synthesize", "--out", str(tmp_path / "data"), "--train-clips", "9999"]
     with start("training", *arguments, settings={}) as process:
-        wait_until(lambda: bool(list(tmp_path.rglob("*.wav"))), "a clip", seconds=30)
+        wait_until(lambda: bool(list(tmp_path.rglob("*.wav"))), "a clip", seconds=120)
 
         process.send_signal(number)
-        _, stderr = process.communicate(timeout=30)
+        _, stderr = process.communicate(timeout=120)
 
     assert process.returncode == 130
     assert stderr == "earshot training: interrupted; nothing was written\n"

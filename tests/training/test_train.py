@@ -354,7 +354,7 @@ class Training:
 
     def wait_until_it_writes(self) -> None:
         """Return while the release is put together."""
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 300
         while not any((part / "manifest.json").exists() for part in self.parts):
             assert time.monotonic() < deadline
             assert self.process.poll() is None, self.process.stderr and self.process.stderr.read()
@@ -362,7 +362,7 @@ class Training:
 
     def end(self) -> tuple[int, list[str]]:
         """Wait; return the exit code and the lines on standard error."""
-        _, stderr = self.process.communicate(timeout=90)
+        _, stderr = self.process.communicate(timeout=400)
         return self.process.returncode, stderr.splitlines()
 
 
