@@ -564,6 +564,7 @@ def test_a_fleet_works_behind_these_rules(own_broker: FleetBroker, tmp_path: Pat
         "EARSHOT_MQTT_USERNAME": "collector",
         "EARSHOT_MQTT_PASSWORD_FILE": str(secrets / "collector" / "mqtt-password"),
         "EARSHOT_SQLITE_PATH": str(store),
+        "EARSHOT_COLLECTOR_STATE_FOLDER": str(tmp_path / "collector"),
     }
     with (
         own_broker.peer("operator", topics.every_collector_status()) as ear,

@@ -47,6 +47,9 @@ from tests.simulated_half_hour import (
 )
 
 GRAFANA = Path(__file__).parents[2] / "collector" / "grafana"
+# One database with its half hour for all of them.
+pytestmark = pytest.mark.xdist_group("dashboards")
+
 BOARDS = {
     file.stem.removeprefix("earshot-"): json.loads(file.read_text("utf-8"))
     for file in (GRAFANA / "dashboards").glob("*.json")
@@ -438,7 +441,7 @@ def test_rule_knows_the_healthy(database: InfluxDb, name: str) -> None:
     assert healthy not in found.firing
 
 
-@pytest.mark.parametrize("name", FIRING.keys() - {"backlog", "clock"})
+@pytest.mark.parametrize("name", sorted(FIRING.keys() - {"backlog", "clock"}))
 def test_rule_is_quiet_before_the_fault(database: InfluxDb, name: str) -> None:
     """In the fourth minute all is well, but for a growing backlog and a clock."""
     at_us = BEGIN_US + 4 * MINUTE_US
