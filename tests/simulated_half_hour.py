@@ -363,6 +363,7 @@ def _ledger(node: str, minute: int) -> Iterator[LedgerEntry]:
         "node": node,
         "in_transit": 1 if produced else 0,
         "lost_tail": 0,
+        "rejected": 1 if node == HOLE and minute >= 14 else 0,
         "tail_windows": 0,
         "end": BootEnd.RUNNING,
         "discarded_full": 4 if node == BACKLOG else 0,
@@ -372,7 +373,8 @@ def _ledger(node: str, minute: int) -> Iterator[LedgerEntry]:
         "discarded_unsaved": 0,
     }
     at_us = BEGIN_US + minute * MINUTE_US + NODES.index(node) + 1
-    explained = waiting + missing + values["in_transit"] + values["discarded_full"]
+    explained = waiting + missing
+    explained += sum(values[name] for name in ("in_transit", "rejected", "discarded_full"))
     yield LedgerEntry(
         **values,
         boot=_BOOT,

@@ -367,7 +367,7 @@ def test_rollout_counts_failures_by_reason(database: InfluxDb) -> None:
 def test_pipeline_shows_the_hole_first(database: InfluxDb) -> None:
     """Its account adds up, and no other node misses anything."""
     first, *others = table(database, panel_of("pipeline", "Ledger"), choice())
-    parts = ("stored", "waiting", "in transit", "missing", "discarded", "lost tail")
+    parts = ("stored", "rejected", "waiting", "in transit", "missing", "discarded", "lost tail")
 
     assert (first["node"], first["missing"]) == (HOLE, 25)
     assert not any(row["missing"] for row in others)

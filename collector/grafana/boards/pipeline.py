@@ -131,11 +131,12 @@ BOARD = Board(
         ),
         table(
             "Ledger",
-            "produced = stored + waiting + discarded + in transit + missing + lost tail, of each"
-            " node's boot of which there was news last; those with holes first. A tail is what"
-            " went with the memory of a node that was killed.",
+            "produced = stored + rejected + waiting + discarded + in transit + missing + lost tail,"
+            " of each node's boot of which there was news last; those with holes first. What the"
+            " database has rejected is among the dead letters; a tail is what went with the memory"
+            " of a node that was killed.",
             Query(
-                'SELECT last("produced") AS "produced", "stored", "waiting",'
+                'SELECT last("produced") AS "produced", "stored", "rejected", "waiting",'
                 f' "in_transit" AS "in transit", "missing", {_DISCARDED} AS "discarded",'
                 ' "lost_tail" AS "lost tail", "end_code" AS "boot"'
                 ' FROM "ledger" WHERE $timeFilter GROUP BY "node"',
