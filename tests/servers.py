@@ -35,6 +35,7 @@ _DEBIAN_PACKAGES: Final = {
     "influxd": "influxdb",
     "mosquitto": "mosquitto",
     "mosquitto_passwd": "mosquitto",
+    "mosquitto_sub": "mosquitto-clients",
     "nginx": "nginx-light",
     "openssl": "openssl",
     "pacat": "pulseaudio-utils",
@@ -99,7 +100,7 @@ def free_port() -> int:
     return next(port for port in _SHUFFLED_PORTS if _is_free(port))
 
 
-def wait_until(condition: Callable[[], bool], what: str, *, seconds: float = 10.0) -> None:
+def wait_until(condition: Callable[[], bool], what: str, *, seconds: float = 30.0) -> None:
     """Poll until the condition holds.
 
     Raises:
