@@ -25,6 +25,8 @@ restarted() {
 }
 
 mosquitto --daemon -p 1883
+# Somebody takes the windows: a node that is stopped while it holds some has not ended in good order.
+until mosquitto_sub -t 'earshot/#' >/dev/null; do sleep 0.1; done &
 /srv/earshot/node/install-pi.sh --site-packages /srv/site-packages --python /usr/bin/python3
 echo $? >/out/installed
 install -o earshot -g earshot -m 0600 /out/node.toml /etc/earshot/node.toml

@@ -86,7 +86,7 @@ class Listener:
             found += backlog.windows
         return sorted(found, key=lambda window: window.seq)
 
-    def wait_for_windows(self, count: int, *, seconds: float = 30.0) -> None:
+    def wait_for_windows(self, count: int, *, seconds: float = 60.0) -> None:
         """Until so many windows have come."""
         wait_until(lambda: len(self.windows()) >= count, f"{count} windows", seconds=seconds)
 
@@ -245,7 +245,7 @@ def start(package: str, *arguments: str, settings: Mapping[str, str]) -> Program
 
 
 def run(
-    package: str, *arguments: str, settings: Mapping[str, str], seconds: float = 60.0
+    package: str, *arguments: str, settings: Mapping[str, str], seconds: float = 300.0
 ) -> subprocess.CompletedProcess[str]:
     """`python -m PACKAGE ARGUMENTS` until it ends."""
     with start(package, *arguments, settings=settings) as program:

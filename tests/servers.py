@@ -104,7 +104,7 @@ def free_port() -> int:
     return next(port for port in _SHUFFLED_PORTS if _is_free(port))
 
 
-def wait_until(condition: Callable[[], bool], what: str, *, seconds: float = 10.0) -> None:
+def wait_until(condition: Callable[[], bool], what: str, *, seconds: float = 30.0) -> None:
     """Poll until the condition holds.
 
     Raises:

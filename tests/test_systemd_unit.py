@@ -119,7 +119,7 @@ def test_helpers_have_no_known_traps(script: str) -> None:
 @pytest.fixture(scope="module")
 def evening(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The folder with the outcomes of one evening of a node under a real systemd."""
-    for program in ("systemctl", "unshare", "mosquitto"):
+    for program in ("systemctl", "unshare", "mosquitto", "mosquitto_sub"):
         require(program)
     _or_skip(os.geteuid() == 0, "a systemd of one's own needs root")
     if _version(SYSTEM_PYTHON) != _version(sys.executable):

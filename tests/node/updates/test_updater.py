@@ -47,7 +47,7 @@ class Node:
         booted = self.store.boot()
         self.runs = booted.release
         self.updater = Updater(
-            UpdateSection(keys_file="keys", chunk_seconds=0.05, **settings),  # type: ignore[arg-type]
+            UpdateSection(keys_file="keys", chunk_seconds=0.5, **settings),  # type: ignore[arg-type]
             self.store,
             booted,
             TRUSTED,
@@ -64,7 +64,7 @@ class Node:
         broker.deliver = self.updater.give
         broker.connect(ALL)
 
-    def go_on(self, *, seconds: float = 20.0) -> Update:
+    def go_on(self, *, seconds: float = 120.0) -> Update:
         """Until the update has ended, one way or another."""
         deadline = time.monotonic() + seconds
         seen = len(self.told)
@@ -358,14 +358,14 @@ def test_download_that_was_interrupted_finds_room_for_the_rest(
 
 
 def _until_trial(node: Node) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while not any(isinstance(task, TryOut) for task in node.tasks):
         assert time.monotonic() < deadline, "no trial"
         node.updater.step(timeout_seconds=0.01)
 
 
 def _end_the_next_child() -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         children = Path(f"/proc/{os.getpid()}/task").glob("*/children")
         for pid in " ".join(path.read_text() for path in children).split():
