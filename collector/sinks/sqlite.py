@@ -1,9 +1,9 @@
 """The embedded store: one SQLite file, one table per measurement.
 
-Tables: `window`, `status`, `birth`, `state`, `event`, `health`, `update`, `collector`, `ledger` and
-`pipeline`, one for each message in `contract.messages.STORED`. Columns: the message's tags (text,
-never null), then `time_us` (microseconds since 1970, UTC), then every field of
-`contract.points.columns`, null where the message had no value. Booleans are 0 or 1; a state is
+Tables: `window`, `status`, `birth`, `state`, `event`, `health`, `update`, `collector`, `ledger`,
+`pipeline` and `window_hour`, one for each message in `contract.messages.STORED`. Columns: the
+message's tags (text, never null), then `time_us` (microseconds since 1970, UTC), then every field
+of `contract.points.columns`, null where the message had no value. Booleans are 0 or 1; a state is
 there as text and as `<name>_code`. The primary key is tags and time, so that writing a point twice
 changes nothing; an index `<table>_by_time` serves questions about the whole fleet. `update` and
 `window` are words of SQL: quote them. `schema_sql()` gives the statements themselves.
@@ -31,8 +31,9 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
+from collector.hours import HOUR_US, figures
 from collector.sinks import PointsRejectedError, SinkSetupError, SinkUnavailableError
-from contract.messages import STORED, Message
+from contract.messages import STORED, Message, WindowHour
 from contract.points import FieldValue, Point, columns
 from contract.ranges import Ranges
 
@@ -61,6 +62,15 @@ SELECT min(seq), max(seq) FROM (
   SELECT seq, seq - dense_rank() OVER (ORDER BY seq) AS island FROM "window"
   WHERE node = ? AND boot = ? AND seq IS NOT NULL
 ) GROUP BY island ORDER BY 1
+"""
+
+# By the index of times: by the key, which begins with node and model, SQLite would read all that is
+# stored of the node.
+_HOURS = """
+SELECT model, count(*), count(score), sum(anomaly),
+  avg(score), max(score), avg(mse), avg(level_dbfs)
+FROM "window" INDEXED BY "window_by_time"
+WHERE node = ? AND time_us >= ? AND time_us < ? GROUP BY model ORDER BY model
 """
 
 
@@ -120,6 +130,19 @@ class SqliteSink:
             return Ranges(self._connection.execute(_STORED_SEQS, (node, boot)))
         except sqlite3.Error as error:
             raise SinkUnavailableError(f"{self._path}: {error}") from error
+
+    def hours(self, node: str, hour_us: int) -> list[WindowHour]:
+        """Figures of one hour of a node, for each model.
+
+        Raises:
+            SinkUnavailableError: the file is locked or fails.
+        """
+        self._reopen_if_replaced()
+        try:
+            rows = self._connection.execute(_HOURS, (node, hour_us, hour_us + HOUR_US)).fetchall()
+        except sqlite3.Error as error:
+            raise SinkUnavailableError(f"{self._path}: {error}") from error
+        return [figures(node, hour_us, model, row) for model, *row in rows]
 
     def close(self) -> None:
         """Close the file; nothing is left to write."""
