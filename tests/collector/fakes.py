@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 from collector.hours import figures, hour_of
 from collector.service import Inbox
-from collector.sinks import PointsRejectedError
+from collector.sinks import PointsRejectedError, SinkUnavailableError
 from contract.errors import EarshotError
 from contract.messages import WindowHour
 from contract.points import Point
@@ -99,6 +99,8 @@ class MemorySink:
     def __init__(self) -> None:
         self.failure: EarshotError | None = None
         """Raised by every write while set."""
+        self.fails_for: str | None = None
+        """A measurement that cannot be stored now."""
         self.refuses: Callable[[Point], bool] = lambda _: False
         """Points that make a batch fail; the others of the batch are not stored."""
         self.points: dict[tuple[str, tuple[str, ...], int], Point] = {}
@@ -113,6 +115,8 @@ class MemorySink:
         self.tries += 1
         if self.failure is not None:
             raise self.failure
+        if any(point.measurement == self.fails_for for point in points):
+            raise SinkUnavailableError(f"{self.fails_for}: away")
         if any(map(self.refuses, points)):
             raise PointsRejectedError("a bad point")
         self.batches.append(len(points))
