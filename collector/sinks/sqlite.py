@@ -64,13 +64,20 @@ SELECT min(seq), max(seq) FROM (
 ) GROUP BY island ORDER BY 1
 """
 
-# By the index of times: by the key, which begins with node and model, SQLite would read all that is
-# stored of the node.
+# The key is node, model and time: with a node's models found one after the other in it, an hour is
+# a few pieces of the table, however many nodes there are (measured: 2.4 ms; 94 ms by the index of
+# times with 30 nodes).
 _HOURS = """
-SELECT model, count(*), count(score), sum(anomaly),
+WITH RECURSIVE models (model) AS (
+  SELECT min(model) FROM "window" WHERE node = ?1
+  UNION ALL
+  SELECT (SELECT min(model) FROM "window" WHERE node = ?1 AND model > models.model)
+  FROM models WHERE models.model IS NOT NULL
+)
+SELECT heard.model, count(*), count(score), sum(anomaly),
   avg(score), max(score), avg(mse), avg(level_dbfs)
-FROM "window" INDEXED BY "window_by_time"
-WHERE node = ? AND time_us >= ? AND time_us < ? GROUP BY model ORDER BY model
+FROM models CROSS JOIN "window" AS heard ON heard.model = models.model
+WHERE node = ?1 AND time_us >= ?2 AND time_us < ?3 GROUP BY heard.model ORDER BY heard.model
 """
 
 
