@@ -1,15 +1,18 @@
 """The ledger in memory and on disk, kept together; the store is asked where both know nothing.
 
-The story's two entries are `enter`, after each write, and `evaluate`, each minute.
+The story's entries are `enter`, after each write, `evaluate`, each minute, and `count_hour`, when
+one is due.
 """
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
+from collector.hours import QUIET_SECONDS, Hour, Hours, hour_of
 from collector.ledger import Boot, Change, Key, Ledger, key_of
 from collector.ledger_file import LedgerFile
 from collector.sinks import Sink
-from contract.messages import Message
+from contract.messages import Backlog, Message, Window
+from contract.points import points
 from contract.ranges import Ranges
 from contract.topics import Kind
 
@@ -30,6 +33,7 @@ class Books:
         gap_seconds: what has been unexplained for so long is missing.
         now_us: since then we listen; what was on its way before gets its time anew.
         kept_boots: beyond so many in memory, those that are over are read when they are heard of.
+        quiet_seconds: an hour is counted when so long no window has come for it.
 
     Raises:
         SinkUnavailableError: the file cannot be read.
@@ -43,6 +47,7 @@ class Books:
         gap_seconds: float,
         now_us: int,
         kept_boots: int = _KEPT_BOOTS,
+        quiet_seconds: float = QUIET_SECONDS,
     ) -> None:
         self._kept_boots = kept_boots
         self._file = file
@@ -55,6 +60,10 @@ class Books:
         self._unsaved: defaultdict[Key, Ranges] = defaultdict(Ranges)
         self._unsaved_rejected: defaultdict[Key, Ranges] = defaultdict(Ranges)
         self._pruned_us = 0
+        self._hours = Hours(quiet_seconds=quiet_seconds)
+        self._unsaved_hours: set[Hour] = set()
+        for hour in file.dirty_hours():
+            self._hours.hear(hour, now_us=now_us)
         self._ledger.nodes = file.nodes()
         for boot in file.open_boots():
             self._ledger.put(boot)
@@ -91,6 +100,7 @@ class Books:
                 continue
             if seqs:
                 stored[key] += seqs
+                self._hear_hours(message, now_us)
             # A hundred windows of one boot say once that it runs.
             if message.KIND is Kind.WINDOW:
                 if key in windows_of:
@@ -138,6 +148,34 @@ class Books:
                     self._ledger.forget(key)
         return self._file.missing()
 
+    def hour_due(self, *, now_us: int) -> Hour | None:
+        """An hour to count now."""
+        return self._hours.due(now_us=now_us)
+
+    def count_hour(self, hour: Hour) -> None:
+        """Store an hour's figures, of all windows of it that are stored.
+
+        Raises:
+            SinkUnavailableError: not now; it stays due.
+            PointsRejectedError: the store does not want its figures; see `give_up_hour`.
+        """
+        found = self._sink.hours(*hour)
+        self._sink.write([point for message in found for point in points(message, arrived_us=0)])
+        self.give_up_hour(hour)
+
+    def give_up_hour(self, hour: Hour) -> None:
+        """Do not count it, until another window of it comes.
+
+        Raises:
+            SinkUnavailableError: not now; it stays due.
+        """
+        self._file.forget_hour(hour)
+        self._hours.done(hour)
+
+    def put_off_hour(self, hour: Hour, *, now_us: int) -> None:
+        """Count it later, so that others have their turn."""
+        self._hours.hear(hour, now_us=now_us)
+
     def begin_anew(self, *, now_us: int, blind_since_us: int) -> None:
         """After a time in which nothing could be heard or stored."""
         self._ledger.begin_anew(now_us=now_us, blind_since_us=blind_since_us)
@@ -151,6 +189,19 @@ class Books:
         """What a node need not keep of a boot; None for one that was forgotten."""
         boot = self._ledger.boots.get(key) or self._file.boot(key)
         return None if boot is None else boot.settled
+
+    def _hear_hours(self, message: Message, now_us: int) -> None:
+        windows: Sequence[Window] = ()
+        match message:
+            case Window():
+                windows = (message,)
+            case Backlog():
+                windows = message.windows
+        for window in windows:
+            hour = (window.node, hour_of(window.start_us))
+            if hour not in self._hours:
+                self._unsaved_hours.add(hour)
+            self._hours.hear(hour, now_us=now_us)
 
     def _load(self, key: Key, now_us: int) -> None:
         if key not in self._ledger.boots:
@@ -174,7 +225,9 @@ class Books:
             [(name, node) for name in names if (node := self._ledger.nodes.get(name))],
             [(key, self._unsaved[key]) for key in keys if key in self._unsaved],
             [(key, self._unsaved_rejected[key]) for key in keys if key in self._unsaved_rejected],
+            self._unsaved_hours,
         )
+        self._unsaved_hours.clear()
 
     def _make_room(self) -> None:
         too_many = len(self._ledger.boots) - self._kept_boots

@@ -1,8 +1,8 @@
 """The ledger on disk: `ledger.db` in the state folder, a SQLite file that anybody may read.
 
 Tables: `node` (which boot of a node runs), `boot` (one account each), `stored` (the numbers of its
-stored windows, as ranges) and `rejected` (of those that the store refuses, likewise). Times are
-microseconds since 1970, UTC.
+stored windows, as ranges), `rejected` (of those that the store refuses, likewise) and `dirty_hour`
+(hours of which windows are stored and not counted yet). Times are microseconds since 1970, UTC.
 
     SELECT node, boot, sum(last - first + 1) AS stored FROM stored GROUP BY node, boot;
 
@@ -21,6 +21,7 @@ from collections.abc import Iterable
 from operator import attrgetter
 from pathlib import Path
 
+from collector.hours import Hour
 from collector.ledger import Boot, Key, Node, Patience
 from collector.sinks import SinkUnavailableError
 from collector.state_folder import LEDGER, StateFolderError
@@ -68,6 +69,8 @@ _SCHEMA = (
         for table in _OF_RANGES
     ),
     "CREATE INDEX IF NOT EXISTS boot_by_heard ON boot (heard_us)",
+    "CREATE TABLE IF NOT EXISTS dirty_hour (node TEXT NOT NULL, hour_us INTEGER NOT NULL,"
+    " PRIMARY KEY (node, hour_us)) STRICT, WITHOUT ROWID",
 )
 _Row = tuple[object, ...]
 
@@ -105,8 +108,9 @@ class LedgerFile:
         nodes: Iterable[tuple[str, Node]] = (),
         stored: Iterable[tuple[Key, Ranges]] = (),
         rejected: Iterable[tuple[Key, Ranges]] = (),
+        hours: Iterable[Hour] = (),
     ) -> None:
-        """Write accounts, and the ranges that have grown, in one transaction.
+        """Write accounts, the ranges that have grown and hours to be counted, in one transaction.
 
         Raises:
             SinkUnavailableError: not now; nothing is written.
@@ -127,6 +131,7 @@ class LedgerFile:
                 self._connection.execute(statement, row)
             for table, grown in zip(_OF_RANGES, (stored, rejected), strict=True):
                 self._put_ranges(table, [(*key, *r) for key, ranges in grown for r in ranges])
+            self._connection.executemany("INSERT OR IGNORE INTO dirty_hour VALUES (?, ?)", hours)
             self._connection.execute("COMMIT")
         except sqlite3.Error as error:
             self._roll_back()
@@ -171,6 +176,28 @@ class LedgerFile:
         try:
             rows = self._connection.execute("SELECT node, boot, since_us, heard_us FROM node")
             return {node: Node(*values) for node, *values in rows}
+        except sqlite3.Error as error:
+            raise SinkUnavailableError(f"{self._path}: {error}") from error
+
+    def dirty_hours(self) -> list[Hour]:
+        """Hours that wait to be counted.
+
+        Raises:
+            SinkUnavailableError: not now.
+        """
+        try:
+            return self._connection.execute("SELECT node, hour_us FROM dirty_hour").fetchall()
+        except sqlite3.Error as error:
+            raise SinkUnavailableError(f"{self._path}: {error}") from error
+
+    def forget_hour(self, hour: Hour) -> None:
+        """It is counted.
+
+        Raises:
+            SinkUnavailableError: not now.
+        """
+        try:
+            self._connection.execute("DELETE FROM dirty_hour WHERE node = ? AND hour_us = ?", hour)
         except sqlite3.Error as error:
             raise SinkUnavailableError(f"{self._path}: {error}") from error
 

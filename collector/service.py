@@ -3,7 +3,8 @@
 What is acknowledged has been stored and is in the ledger, or has been told as a dead letter that
 the broker has confirmed. What is not acknowledged comes again, and storing it again changes
 nothing. So a crash at any point, of anybody, costs a repetition at most. Beside that, nodes get
-receipts of what is stored; nothing waits for these, and one that was lost is made again.
+receipts of what is stored; nothing waits for these, and one that was lost is made again. And while
+no batch is due, hours that are over are counted.
 
 One thread does all this; the session's thread only puts events into the inbox.
 """
@@ -23,6 +24,7 @@ import msgspec
 from collector.batcher import Batcher
 from collector.books import Books
 from collector.dead_letters import DeadLetterFile
+from collector.hours import QUIET_SECONDS, Hour
 from collector.intake import Intake, Item
 from collector.ledger import Change, Key, key_of, seqs_of
 from collector.ledger_file import LedgerFile
@@ -75,6 +77,8 @@ _TURN_SECONDS = 1.0
 # While a batch waits for company, we look for it so often rather than wake for every message: to
 # hand the interpreter to and fro costs a fifth of all that a message costs.
 _LULL_SECONDS = 0.01
+# To count hours takes at most a fifth of the time, however slow the store: windows come first.
+_REST_AFTER_AN_HOUR = 4.0
 
 
 class Stop:
@@ -148,6 +152,7 @@ class Collector:
         letters: where messages that cannot be stored are kept.
         retry: how long to wait for the sink.
         vitals: what is told of our own health.
+        quiet_seconds: an hour is counted when so long no window has come for it.
     """
 
     def __init__(
@@ -161,6 +166,7 @@ class Collector:
         letters: DeadLetterFile,
         retry: RetryPolicy | None = None,
         vitals: Vitals | None = None,
+        quiet_seconds: float = QUIET_SECONDS,
     ) -> None:
         self.counts: Counter[str] = Counter()
         """Received, stored, batches, dropped, and `dead <reason>`; for the log and for tests."""
@@ -178,8 +184,15 @@ class Collector:
         self._deaf_since_us = _now_us()
         """While there is no broker: since when."""
         self._books = Books(
-            ledger, sink, gap_seconds=section.gap_seconds, now_us=self._deaf_since_us
+            ledger,
+            sink,
+            gap_seconds=section.gap_seconds,
+            now_us=self._deaf_since_us,
+            quiet_seconds=quiet_seconds,
         )
+        self._hours_at = 0.0
+        """No hour is counted before."""
+        self._hours_failures = 0
         self._receipts = ReceiptSchedule(seconds=section.receipt_seconds)
         self._figures_at = time.monotonic() + section.figures_seconds
         self._last_figures_us = 0
@@ -229,6 +242,8 @@ class Collector:
                 if self._inbox.empty() or self._batcher.is_full:
                     return
                 self._take_event(0.0)
+                continue
+            if self._inbox.empty() and self._count_an_hour():
                 continue
             if left is not None and self._inbox.empty():
                 time.sleep(min(left, _LULL_SECONDS))
@@ -574,6 +589,43 @@ class Collector:
             except SinkUnavailableError as error:
                 self._say_once("figures", "what is missing is not kept: %s", error)
         self._store_own(self._pipeline(now_us), at_us=now_us)
+
+    def _count_an_hour(self) -> bool:
+        """Store the figures of one hour, if one is over; whether it was tried."""
+        began = time.monotonic()
+        if began < self._hours_at:
+            return False
+        now_us = _now_us()
+        hour = self._books.hour_due(now_us=now_us)
+        if hour is None:
+            return False
+        delay = 0.0
+        try:
+            self._store_hour(hour)
+        except SinkUnavailableError as error:
+            # Nothing else waits for it: windows may well be stored meanwhile.
+            level = logging.DEBUG if self._hours_failures else logging.ERROR
+            logger.log(level, "cannot count hours, trying on: %s", error)
+            self._hours_failures += 1
+            self._books.put_off_hour(hour, now_us=now_us)
+            delay = self._retry.delay_seconds(
+                self._hours_failures, at_least=error.retry_after_seconds
+            )
+        else:
+            if self._hours_failures:
+                logger.warning("hours are counted again after %d tries", self._hours_failures)
+            self._hours_failures = 0
+        now = time.monotonic()
+        self._hours_at = now + max(delay, (now - began) * _REST_AFTER_AN_HOUR)
+        return True
+
+    def _store_hour(self, hour: Hour) -> None:
+        try:
+            self._books.count_hour(hour)
+            self.counts["hours"] += 1
+        except PointsRejectedError as error:
+            self._say_once("hour", "the store refuses hourly figures: %s", error)
+            self._books.give_up_hour(hour)
 
     def _pipeline(self, now_us: int) -> Pipeline:
         lag_p50_s, lag_p95_s = self._vitals.take_lags()

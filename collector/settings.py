@@ -81,6 +81,8 @@ class InfluxDbSection(msgspec.Struct, frozen=True, kw_only=True):
     url: Name = "http://localhost:8086"
     org: Name = "earshot"
     bucket: Name = "earshot"
+    hourly_bucket: Name | None = None
+    """For hourly figures, which are worth keeping for longer than windows; None is `bucket`."""
     token: str | None = None
     token_file: str | None = None
     """A file that holds nothing but the token; keeps it out of settings and environment."""

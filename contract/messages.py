@@ -535,6 +535,32 @@ class Pipeline(Message, frozen=True, kw_only=True):
     memory_rss_bytes: Count
 
 
+class WindowHour(Message, frozen=True, kw_only=True):
+    """All stored windows of one node and model that began within one hour, in a few figures.
+
+    Made by the collector, never sent; for comparisons over years, when the windows are long gone.
+    """
+
+    KIND: ClassVar[Kind] = Kind.WINDOW_HOUR
+    TIME: ClassVar[str] = "start_us"
+    TAGS: ClassVar[tuple[str, ...]] = ("node", "model")
+
+    node: NodeId
+    model: ModelLabel
+    start_us: TimeUs
+    """The hour's beginning, in UTC."""
+    windows: Count
+    scored: Count
+    """Of these; the others could not be judged."""
+    flagged: Count
+    """Of these, anomalies."""
+    score_mean: float | None
+    score_max: float | None
+    mse_mean: float | None
+    level_mean_dbfs: float | None
+    """Mean of the windows' levels, each in dB."""
+
+
 class Receipt(Message, frozen=True, kw_only=True):
     """Collector to node: what of one boot is stored, from one number to another."""
 
@@ -619,6 +645,7 @@ STORED: tuple[type[Message], ...] = (
     CollectorStatus,
     LedgerEntry,
     Pipeline,
+    WindowHour,
 )
 """Messages with a measurement of their own; a backlog is stored as its windows."""
 

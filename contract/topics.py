@@ -31,7 +31,7 @@ _NUMBER = re.compile(r"^(0|[1-9][0-9]{0,5})\Z")
 class Kind(StrEnum):
     """What a topic carries; the value is the topic's last fixed level, and the measurement's name.
 
-    `LEDGER` and `PIPELINE` have no topic: a collector makes and stores them itself.
+    `LEDGER`, `PIPELINE` and `WINDOW_HOUR` have no topic: a collector makes and stores them itself.
     """
 
     STATUS = "status"
@@ -53,6 +53,7 @@ class Kind(StrEnum):
     DEAD_LETTER = "deadletter"
     LEDGER = "ledger"
     PIPELINE = "pipeline"
+    WINDOW_HOUR = "window_hour"
 
 
 FROM_NODE = (

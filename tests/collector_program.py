@@ -6,7 +6,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Self
@@ -102,12 +102,15 @@ class Client:
 class Program:
     """`python -m collector` with a settings file; its output goes to files."""
 
-    def __init__(self, directory: Path, settings: str) -> None:
+    def __init__(
+        self, directory: Path, settings: str, *, environment: Mapping[str, str] | None = None
+    ) -> None:
         directory.mkdir(exist_ok=True)
         self.config_file = directory / "collector.toml"
         self.config_file.write_text(settings)
         self.state_folder = directory / "state"
         self._error_file = directory / "stderr"
+        self._environment = environment or {}
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -116,7 +119,8 @@ class Program:
 
     @property
     def environment(self) -> dict[str, str]:
-        return {**os.environ, "EARSHOT_COLLECTOR_STATE_FOLDER": str(self.state_folder)}
+        own = {"EARSHOT_COLLECTOR_STATE_FOLDER": str(self.state_folder)}
+        return {**os.environ, **own, **self._environment}
 
     def rss_bytes(self) -> int:
         """Memory that it holds now."""

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from collector.grafana.panels import HOURLY_SOURCE_UID, SOURCE_UID
 from tests.servers import InfluxDb
 
 Json = dict[str, Any]
@@ -66,12 +67,21 @@ def run(database: InfluxDb, panel: Json, choice: Choice) -> dict[str, list[Row]]
     found = {}
     for target in panel["targets"]:
         query = choice.fill(target["query"], interval_seconds=interval_seconds(panel))
-        rows = database.query(query)
+        rows = database.query(query, bucket=bucket_of(database, panel["datasource"]["uid"]))
         found[target["refId"]] = [
             {"Time" if name == "time" else name: value for name, value in row.items()}
             for row in rows
         ]
     return found
+
+
+def bucket_of(database: InfluxDb, source_uid: str) -> str:
+    """The bucket that one of the provisioned sources asks."""
+    buckets = {
+        SOURCE_UID: database.bucket,
+        HOURLY_SOURCE_UID: f"{database.bucket}_hourly",
+    }
+    return buckets[source_uid]
 
 
 def node_program() -> str:

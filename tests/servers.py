@@ -458,14 +458,21 @@ class InfluxDb(Server):
         self._create_bucket()
         return self.bucket
 
-    def query(self, influxql: str) -> list[dict[str, Any]]:
+    def query(self, influxql: str, *, bucket: str | None = None) -> list[dict[str, Any]]:
         """Rows of all statements and series: tags and columns by name, `time` in RFC 3339.
+
+        Args:
+            influxql: statements.
+            bucket: that they are about; None is `bucket`.
 
         Raises:
             QueryError: InfluxDB refused a statement, or is away (`status` 502).
         """
         status, body = _http(
-            self._front.port, "POST", "/query", urlencode({"db": self.bucket, "q": influxql})
+            self._front.port,
+            "POST",
+            "/query",
+            urlencode({"db": bucket or self.bucket, "q": influxql}),
         )
         if status != http.client.OK:
             raise QueryError(status, body)

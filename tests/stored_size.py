@@ -1,9 +1,11 @@
-"""How much disk a window takes in InfluxDB, for docs/operations.md.
+"""How much disk a window, or an hour's figures, take in InfluxDB, for docs/operations.md.
 
     .venv/bin/python -m tests.stored_size --nodes 10 --hours 24
+    .venv/bin/python -m tests.stored_size --nodes 10 --hours 8760 --hourly
 
-Windows as nodes make them, each second, through the collector's sink into a real InfluxDB 1.6.7,
-whose files are those of 2.x (TSM); then what its folder takes once it has been compacted.
+Windows as nodes make them, each second, or what is counted of them, through the collector's sink
+into a real InfluxDB 1.6.7, whose files are those of 2.x (TSM); then what its folder takes once it
+has been compacted.
 """
 
 import argparse
@@ -14,6 +16,7 @@ from pathlib import Path
 
 import msgspec
 
+from collector.hours import HOUR_US
 from collector.settings import InfluxDbSection
 from collector.sinks.influxdb import InfluxDbSink
 from contract.messages import Window
@@ -36,6 +39,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n", maxsplit=1)[0])
     parser.add_argument("--nodes", type=int, default=10)
     parser.add_argument("--hours", type=float, default=24.0)
+    parser.add_argument("--hourly", action="store_true", help="figures of hours, not windows")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         server = InfluxDb(Path(folder) / "influxdb")
@@ -47,7 +51,12 @@ def main() -> None:
             )
             sink = InfluxDbSink(section)
             written, batch = 0, []
-            for point in windows(options.nodes, round(options.hours * 3600)):
+            made = (
+                hours(options.nodes, round(options.hours))
+                if options.hourly
+                else windows(options.nodes, round(options.hours * 3600))
+            )
+            for point in made:
                 batch.append(point)
                 if len(batch) == _BATCH:
                     sink.write(batch)
@@ -58,9 +67,10 @@ def main() -> None:
             data, waiting = Path(folder) / "influxdb" / "data", Path(folder) / "influxdb" / "wal"
             wait_until(lambda: _bytes(waiting, "*.wal") == 0, "all written out", seconds=300)
             # A full compaction leaves one file of each week.
-            wait_until(lambda: _files(data) <= _WEEKS, "the compaction", seconds=300)
+            weeks = _WEEKS + int(options.hours / 24 / 7)
+            wait_until(lambda: _files(data) <= weeks, "the compaction", seconds=300)
             size = _bytes(data, "*.tsm")
-    print(f"{written} windows, {size / 1e6:.1f} MB, {size / written:.1f} bytes a window")  # noqa: T201
+    print(f"{written} points, {size / 1e6:.1f} MB, {size / written:.1f} bytes a point")  # noqa: T201
 
 
 def windows(nodes: int, seconds: int) -> Iterator[Point]:
@@ -86,6 +96,26 @@ def window(number: int, second: int, start_us: int, mse: float, chance: random.R
         level_dbfs=chance.gauss(-31.0, 1.0),
         latency_ms=chance.lognormvariate(1.4, 0.2),
     )
+
+
+def hours(nodes: int, count: int) -> Iterator[Point]:
+    """What a collector counts of them: all but a few scored."""
+    chance = random.Random(1)
+    for number in range(count):
+        for node in range(nodes):
+            hour = msgspec.structs.replace(
+                examples.WINDOW_HOUR,
+                node=f"press-{node:02}",
+                start_us=examples.WINDOW_HOUR.start_us + number * HOUR_US,
+                windows=3600 - chance.randrange(3),
+                scored=3590 - chance.randrange(10),
+                flagged=chance.randrange(20),
+                score_mean=chance.gauss(0.7, 0.01),
+                score_max=chance.gauss(1.2, 0.2),
+                mse_mean=chance.gauss(31.0, 0.5),
+                level_mean_dbfs=chance.gauss(-31.0, 0.5),
+            )
+            yield from points(hour, arrived_us=0)
 
 
 def _bytes(folder: Path, pattern: str) -> int:

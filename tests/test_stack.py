@@ -200,6 +200,12 @@ def test_collector_takes_its_settings(services: dict[str, Service], tmp_path: Pa
         settings.influxdb.bucket
         == services["influxdb"]["environment"]["DOCKER_INFLUXDB_INIT_BUCKET"]
     )
+    names = {
+        services[name]["environment"]["EARSHOT_INFLUXDB_HOURLY_BUCKET"]
+        for name in ("influxdb", "grafana", "collector")
+    }
+    assert names == {settings.influxdb.hourly_bucket}
+    assert settings.influxdb.bucket not in names
 
 
 def test_virtual_nodes_find_what_their_settings_name(services: dict[str, Service]) -> None:
@@ -326,6 +332,8 @@ STUB_INFLUX = """\
 # A stub of the command line of InfluxDB 2: it writes down how it was called, and answers as one.
 printf '%s\\n' "$*" >>"$CALLS"
 case "$1 $2" in
+    "bucket create")
+        [ "$FAILING" = bucket ] || printf 'ab1de5\\tearshot-hourly\\tinfinite\\t168h0m0s\\n' ;;
     "auth create") printf '01\\tcollector: reads\\tthe-token==\\tadmin\\t02\\t[read]\\n' ;;
     "v1 $FAILING") echo "Error: no" >&2; exit 1 ;;
 esac
@@ -356,6 +364,7 @@ class FirstStart:
                 "DOCKER_INFLUXDB_INIT_BUCKET_ID": "b0c4e7",
                 "DOCKER_INFLUXDB_INIT_BUCKET": "earshot",
                 "DOCKER_INFLUXDB_INIT_ORG": "earshot",
+                "EARSHOT_INFLUXDB_HOURLY_BUCKET": "earshot-hourly",
                 "DOCKER_INFLUXDB_INIT_USERNAME": "admin",
                 "EARSHOT_GRAFANA_PASSWORD_FILE": str(self.password_file),
                 "EARSHOT_TOKEN_FOLDER": str(self.folder),
@@ -378,21 +387,34 @@ def first_start(tmp_path: Path) -> FirstStart:
 
 
 def test_first_start_gives_no_more_rights_than_needed(first_start: FirstStart) -> None:
-    """The collector reads and writes one bucket, Grafana reads it; neither gets any other right."""
+    """The collector reads windows and writes both buckets, Grafana reads both, and that is all."""
     assert first_start.run().returncode == 0
 
     rights = [
         re.findall(r"--((?:read|write|all|operator)\S*) ?(\S*)", c) for c in first_start.calls
     ]
     assert rights == [
-        [("read-bucket", "b0c4e7"), ("write-bucket", "b0c4e7")],
         [],
-        [("read-bucket", "b0c4e7")],
+        [("read-bucket", "b0c4e7"), ("write-bucket", "b0c4e7"), ("write-bucket", "ab1de5")],
+        [],
+        [],
+        [("read-bucket", "b0c4e7"), ("read-bucket", "ab1de5")],
     ]
-    assert [call.split()[:3] for call in first_start.calls][1:] == [
+    assert [call.split()[:3] for call in first_start.calls][2:] == [
+        ["v1", "dbrp", "create"],
         ["v1", "dbrp", "create"],
         ["v1", "auth", "create"],
     ]
+
+
+def test_first_start_makes_a_bucket_that_forgets_nothing(first_start: FirstStart) -> None:
+    """For hourly figures; InfluxQL finds each bucket under its own name."""
+    first_start.run()
+
+    create, *_ = first_start.calls
+    assert create.startswith("bucket create --org earshot --name earshot-hourly --retention 0 ")
+    mappings = [re.findall(r"--(?:bucket-id|db) (\S+)", call) for call in first_start.calls[2:4]]
+    assert mappings == [["b0c4e7", "earshot"], ["ab1de5", "earshot-hourly"]]
 
 
 def test_first_start_hands_over_the_token(first_start: FirstStart) -> None:
@@ -420,6 +442,8 @@ def test_first_start_of_a_second_installation(first_start: FirstStart) -> None:
     [
         {"DOCKER_INFLUXDB_INIT_BUCKET_ID": ""},
         {"EARSHOT_GRAFANA_PASSWORD_FILE": "/nowhere"},
+        {"EARSHOT_INFLUXDB_HOURLY_BUCKET": ""},
+        {"FAILING": "bucket"},
         {"FAILING": "dbrp"},
         {"FAILING": "auth"},
         {"PATH": os.defpath},

@@ -16,7 +16,10 @@ Json = dict[str, Any]
 SOURCE_UID = "earshot-influxdb"
 EXPRESSION_UID = "__expr__"
 """Grafana's name of its own calculations."""
+HOURLY_SOURCE_UID = "earshot-influxdb-hourly"
+"""Of the bucket that is kept for years: a statement of InfluxQL names no bucket of another."""
 SOURCE: Json = {"type": "influxdb", "uid": SOURCE_UID}
+HOURLY_SOURCE: Json = {"type": "influxdb", "uid": HOURLY_SOURCE_UID}
 SCHEMA_VERSION = 41
 """Of Grafana 11.6; newer ones migrate a page when they load it."""
 GRID_COLUMNS = 24
@@ -86,6 +89,8 @@ class Panel:
         description: what is seen, and what a reader should make of it.
         interval: shortest step of time.
         most_points: of one series; without it as many as the panel is wide.
+        span: shown instead of the chosen time, up to now, unless that is of fixed dates.
+        source: where it asks.
     """
 
     kind: Literal["stat", "timeseries", "table", "state-timeline", "bargauge"]
@@ -101,6 +106,8 @@ class Panel:
     is_table: bool = False
     interval: str | None = None
     most_points: int | None = None
+    span: str | None = None
+    source: Json = field(default_factory=lambda: SOURCE)
 
     def json(self, number: int, *, x: int, y: int) -> Json:
         """As it stands on a page."""
@@ -109,12 +116,12 @@ class Panel:
             "type": self.kind,
             "title": self.title,
             "description": self.description,
-            "datasource": SOURCE,
+            "datasource": self.source,
             "gridPos": {"x": x, "y": y, "w": self.width, "h": self.height},
             "fieldConfig": {"defaults": self.defaults, "overrides": list(self.overrides)},
             "options": self.options,
             "targets": [
-                _target(query, letter, is_table=self.is_table)
+                _target(query, letter, self.source, is_table=self.is_table)
                 for letter, query in zip(string.ascii_uppercase, self.queries, strict=False)
             ],
         }
@@ -124,6 +131,8 @@ class Panel:
             made["interval"] = self.interval
         if self.most_points is not None:
             made["maxDataPoints"] = self.most_points
+        if self.span is not None:
+            made["timeFrom"] = self.span
         return made
 
 
@@ -570,10 +579,10 @@ NODE_COLUMN = Column("node", links=node_links("${__value.text}"))
 SERIES_LINKS = node_links("${__field.labels.node}")
 
 
-def _target(query: Query, letter: str, *, is_table: bool) -> Json:
+def _target(query: Query, letter: str, source: Json, *, is_table: bool) -> Json:
     made: Json = {
         "refId": letter,
-        "datasource": SOURCE,
+        "datasource": source,
         "rawQuery": True,
         "query": query.text,
         "resultFormat": "table" if is_table else "time_series",

@@ -5,6 +5,7 @@ from typing import Protocol
 
 from collector.settings import CollectorSettings, SinkKind
 from contract.errors import EarshotError
+from contract.messages import WindowHour
 from contract.points import Point
 from contract.ranges import Ranges
 
@@ -42,6 +43,17 @@ class Sink(Protocol):
 
     def stored_seqs(self, node: str, boot: str) -> Ranges:
         """Numbers of the windows of one boot that are stored; asked rarely, and may take long.
+
+        Raises:
+            SinkUnavailableError: not now.
+        """
+
+    def hours(self, node: str, hour_us: int) -> list[WindowHour]:
+        """What is stored of a node's windows of one hour, in figures: one entry for each model.
+
+        Args:
+            node: its id.
+            hour_us: when the hour began, in microseconds since 1970.
 
         Raises:
             SinkUnavailableError: not now.

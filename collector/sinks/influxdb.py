@@ -19,11 +19,14 @@ from influxdb_client.domain.write_precision import WritePrecision
 from influxdb_client.rest import ApiException
 from influxdb_client.service.write_service import WriteService
 
+from collector.hours import HOUR_US, figures
 from collector.settings import InfluxDbSection
 from collector.sinks import PointsRejectedError, SinkUnavailableError
 from collector.sinks.line_protocol import line
+from contract.messages import WindowHour
 from contract.points import Point
 from contract.ranges import Ranges
+from contract.topics import Kind
 
 _OK = 200
 _NO_CONTENT = 204
@@ -41,6 +44,14 @@ _READ_MEANINGS = {
     404: "no such bucket, or none with this name for InfluxQL (see `influx v1 dbrp create`)",
 }
 
+_SECOND_US = 1_000_000
+
+# One value each, in the order of `figures`. Each window has a `seq`.
+_HOUR_FIGURES = (
+    'SELECT count("seq"), count("score"), sum("anomaly"), mean("score"), max("score"), mean("mse"),'
+    ' mean("level_dbfs")'
+)
+
 # As many rows as an InfluxDB 1.x gives at once, whatever its settings.
 _PAGE_ROWS = 10_000
 
@@ -57,7 +68,7 @@ _GZIP_LEVEL = 1
 
 
 class InfluxDbSink:
-    """A bucket of an InfluxDB.
+    """A bucket of an InfluxDB, and if the settings say so another for what is kept for years.
 
     Raises:
         ValueError: the settings' token or URL cannot be used (`settings.load` has checked them).
@@ -68,6 +79,7 @@ class InfluxDbSink:
         self._url = settings.url
         self._org = settings.org
         self._bucket = settings.bucket
+        self._hourly_bucket = settings.hourly_bucket or settings.bucket
         self._timeout_seconds = settings.timeout_seconds
         self._client = InfluxDBClient(
             settings.url,
@@ -79,12 +91,20 @@ class InfluxDbSink:
         self._writer = WriteService(self._client.api_client)  # type: ignore[no-untyped-call]
 
     def write(self, points: Sequence[Point]) -> None:
-        """Store points by one request.
+        """Store points by one request for each bucket.
 
         Raises:
             SinkUnavailableError: no answer, or one that says nothing about the points.
             PointsRejectedError: the database refuses some of the points, or so many at once.
         """
+        hourly = [point for point in points if point.measurement == Kind.WINDOW_HOUR]
+        if not hourly:
+            self._write(points, self._bucket)
+            return
+        self._write([p for p in points if p.measurement != Kind.WINDOW_HOUR], self._bucket)
+        self._write(hourly, self._hourly_bucket)
+
+    def _write(self, points: Sequence[Point], bucket: str) -> None:
         if not points:
             return
         try:
@@ -94,13 +114,13 @@ class InfluxDbSink:
         try:
             self._writer.post_write(  # type: ignore[no-untyped-call]
                 self._org,
-                self._bucket,
+                bucket,
                 gzip.compress(body, _GZIP_LEVEL),
                 precision=WritePrecision.US,
                 content_encoding="gzip",
             )
         except ApiException as error:
-            raise self._translated(error) from error
+            raise self._translated(error, bucket) from error
         except (urllib3.exceptions.HTTPError, OSError, UnicodeDecodeError) as error:
             raise SinkUnavailableError(f"InfluxDB {self._url}: {_shown(str(error))}") from error
         # A web page that welcomes everybody is no database: the client takes any 2xx for success.
@@ -131,12 +151,29 @@ class InfluxDbSink:
                 found.add(int(seq), int(seq))
         return found
 
+    def hours(self, node: str, hour_us: int) -> list[WindowHour]:
+        """Figures of one hour of a node, for each model, by InfluxQL.
+
+        Raises:
+            SinkUnavailableError: no answer, or none to the question.
+        """
+        begin, end = hour_us // _SECOND_US, (hour_us + HOUR_US) // _SECOND_US
+        found = self._series(
+            f"""{_HOUR_FIGURES} FROM "window" WHERE "node" = '{node}'"""
+            f' AND time >= {begin}s AND time < {end}s GROUP BY "model"'
+        )
+        return [figures(node, hour_us, tags["model"], row[1:]) for tags, (row,) in found]
+
     def close(self) -> None:
         """Close the connections."""
         self._client.close()  # type: ignore[no-untyped-call]
 
     def _query(self, influxql: str) -> list[list[Any]]:
-        """Rows of one statement about one series, each with its time first.
+        """Rows of one statement about one series, each with its time first."""
+        return [row for _, rows in self._series(influxql) for row in rows]
+
+    def _series(self, influxql: str) -> list[tuple[dict[str, str], list[list[Any]]]]:
+        """Tags and rows of each series that one statement finds; a row has its time first.
 
         Not through the client's query API, which speaks Flux alone.
         """
@@ -165,7 +202,9 @@ class InfluxDbSink:
                 raise SinkUnavailableError(
                     f"InfluxDB {self._url}: asked what is stored: {_shown(str(result['error']))}"
                 )
-            return [row for series in result.get("series", []) for row in series["values"]]
+            return [
+                (series.get("tags", {}), series["values"]) for series in result.get("series", [])
+            ]
         except (urllib3.exceptions.HTTPError, OSError, UnicodeDecodeError) as error:
             raise SinkUnavailableError(f"InfluxDB {self._url}: {_shown(str(error))}") from error
         except (ValueError, LookupError, TypeError) as error:
@@ -174,15 +213,16 @@ class InfluxDbSink:
                 " is this the address of an InfluxDB?"
             ) from error
 
-    def _translated(self, error: ApiException) -> SinkUnavailableError | PointsRejectedError:
+    def _translated(
+        self, error: ApiException, bucket: str
+    ) -> SinkUnavailableError | PointsRejectedError:
         status, text = error.status, _database_says(error.body)
         # A 400 from something in between (a proxy that wants TLS, say) is not about the points.
         if status in _REJECTIONS and (text is not None or status == _TOO_LARGE):
             return PointsRejectedError(f"InfluxDB {status}: {text or 'request too large'}")
         meaning = _MEANINGS.get(status, "") or _shown(text or str(error.reason))
         return SinkUnavailableError(
-            f"InfluxDB {self._url} (organisation {self._org}, bucket {self._bucket}):"
-            f" {status} {meaning}",
+            f"InfluxDB {self._url} (organisation {self._org}, bucket {bucket}): {status} {meaning}",
             retry_after_seconds=_retry_after(error),
         )
 

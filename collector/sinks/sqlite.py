@@ -1,9 +1,9 @@
 """The embedded store: one SQLite file, one table per measurement.
 
-Tables: `window`, `status`, `birth`, `state`, `event`, `health`, `update`, `collector`, `ledger` and
-`pipeline`, one for each message in `contract.messages.STORED`. Columns: the message's tags (text,
-never null), then `time_us` (microseconds since 1970, UTC), then every field of
-`contract.points.columns`, null where the message had no value. Booleans are 0 or 1; a state is
+Tables: `window`, `status`, `birth`, `state`, `event`, `health`, `update`, `collector`, `ledger`,
+`pipeline` and `window_hour`, one for each message in `contract.messages.STORED`. Columns: the
+message's tags (text, never null), then `time_us` (microseconds since 1970, UTC), then every field
+of `contract.points.columns`, null where the message had no value. Booleans are 0 or 1; a state is
 there as text and as `<name>_code`. The primary key is tags and time, so that writing a point twice
 changes nothing; an index `<table>_by_time` serves questions about the whole fleet. `update` and
 `window` are words of SQL: quote them. `schema_sql()` gives the statements themselves.
@@ -31,8 +31,9 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
+from collector.hours import HOUR_US, figures
 from collector.sinks import PointsRejectedError, SinkSetupError, SinkUnavailableError
-from contract.messages import STORED, Message
+from contract.messages import STORED, Message, WindowHour
 from contract.points import FieldValue, Point, columns
 from contract.ranges import Ranges
 
@@ -61,6 +62,22 @@ SELECT min(seq), max(seq) FROM (
   SELECT seq, seq - dense_rank() OVER (ORDER BY seq) AS island FROM "window"
   WHERE node = ? AND boot = ? AND seq IS NOT NULL
 ) GROUP BY island ORDER BY 1
+"""
+
+# The key is node, model and time: with a node's models found one after the other in it, an hour is
+# a few pieces of the table, however many nodes there are (measured: 2.4 ms; 94 ms by the index of
+# times with 30 nodes).
+_HOURS = """
+WITH RECURSIVE models (model) AS (
+  SELECT min(model) FROM "window" WHERE node = ?1
+  UNION ALL
+  SELECT (SELECT min(model) FROM "window" WHERE node = ?1 AND model > models.model)
+  FROM models WHERE models.model IS NOT NULL
+)
+SELECT heard.model, count(*), count(score), sum(anomaly),
+  avg(score), max(score), avg(mse), avg(level_dbfs)
+FROM models CROSS JOIN "window" AS heard ON heard.model = models.model
+WHERE node = ?1 AND time_us >= ?2 AND time_us < ?3 GROUP BY heard.model ORDER BY heard.model
 """
 
 
@@ -120,6 +137,19 @@ class SqliteSink:
             return Ranges(self._connection.execute(_STORED_SEQS, (node, boot)))
         except sqlite3.Error as error:
             raise SinkUnavailableError(f"{self._path}: {error}") from error
+
+    def hours(self, node: str, hour_us: int) -> list[WindowHour]:
+        """Figures of one hour of a node, for each model.
+
+        Raises:
+            SinkUnavailableError: the file is locked or fails.
+        """
+        self._reopen_if_replaced()
+        try:
+            rows = self._connection.execute(_HOURS, (node, hour_us, hour_us + HOUR_US)).fetchall()
+        except sqlite3.Error as error:
+            raise SinkUnavailableError(f"{self._path}: {error}") from error
+        return [figures(node, hour_us, model, row) for model, *row in rows]
 
     def close(self) -> None:
         """Close the file; nothing is left to write."""

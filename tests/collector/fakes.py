@@ -1,10 +1,13 @@
 """A broker and a store that work, in memory; for tests of the service without sockets."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 
+from collector.hours import figures, hour_of
 from collector.service import Inbox
-from collector.sinks import PointsRejectedError
+from collector.sinks import PointsRejectedError, SinkUnavailableError
 from contract.errors import EarshotError
+from contract.messages import WindowHour
 from contract.points import Point
 from contract.ranges import Ranges
 from contract.session import (
@@ -96,6 +99,8 @@ class MemorySink:
     def __init__(self) -> None:
         self.failure: EarshotError | None = None
         """Raised by every write while set."""
+        self.fails_for: str | None = None
+        """A measurement that cannot be stored now."""
         self.refuses: Callable[[Point], bool] = lambda _: False
         """Points that make a batch fail; the others of the batch are not stored."""
         self.points: dict[tuple[str, tuple[str, ...], int], Point] = {}
@@ -110,6 +115,8 @@ class MemorySink:
         self.tries += 1
         if self.failure is not None:
             raise self.failure
+        if any(point.measurement == self.fails_for for point in points):
+            raise SinkUnavailableError(f"{self.fails_for}: away")
         if any(map(self.refuses, points)):
             raise PointsRejectedError("a bad point")
         self.batches.append(len(points))
@@ -126,6 +133,22 @@ class MemorySink:
             for p in self.points.values()
             if p.measurement == "window" and (p.tags["node"], p.fields["boot"]) == (node, boot)
         )
+
+    def hours(self, node: str, hour_us: int) -> list[WindowHour]:
+        """How many windows of each model there are in an hour, or raise; no other figures."""
+        if self.failure is not None:
+            raise self.failure
+        models = Counter(
+            p.tags["model"]
+            for p in self.points.values()
+            if p.measurement == "window"
+            and p.tags["node"] == node
+            and hour_of(p.time_us) == hour_us
+        )
+        return [
+            figures(node, hour_us, model, (count, None, None, None, None, None, None))
+            for model, count in sorted(models.items())
+        ]
 
     def close(self) -> None:
         """Nothing to close."""

@@ -323,3 +323,17 @@ def test_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
         locked(tmp_path / "file"),
     ):
         pass
+
+
+def test_ledger_from_before_hours_were_counted_gets_their_table(tmp_path: Path) -> None:
+    """And keeps what it has."""
+    with closing(LedgerFile(tmp_path)) as file:
+        file.save([Boot(*KEY, 0, 0)])
+    with closing(sqlite3.connect(tmp_path / LEDGER)) as old:
+        old.execute("DROP TABLE dirty_hour")
+
+    with closing(LedgerFile(tmp_path)) as file:
+        file.save([], hours=[("press-07", 0), ("press-07", 0)])
+
+        assert file.dirty_hours() == [("press-07", 0)]
+        assert file.boot(KEY) is not None

@@ -13,10 +13,12 @@ import msgspec
 import pytest
 
 from collector.dead_letters import DeadLetterFile
+from collector.hours import QUIET_SECONDS
 from collector.ledger_file import LedgerFile
 from collector.service import Collector, Inbox, RetryPolicy, last_will, session_options
 from collector.settings import CollectorSection
 from collector.sinks import SinkUnavailableError
+from collector.state_folder import LEDGER
 from collector.vitals import Vitals
 from contract import topics
 from contract.errors import ConnectionRefusedByBrokerError
@@ -50,9 +52,16 @@ class Bench:
     collector: Collector
     """Of the newest run."""
 
-    def __init__(self, folder: Path, section: CollectorSection = SECTION) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        section: CollectorSection = SECTION,
+        *,
+        quiet_seconds: float = QUIET_SECONDS,
+    ) -> None:
         self.folder = folder
         self.section = section
+        self.quiet_seconds = quiet_seconds
         self.inbox = Inbox()
         self.broker = FakeBroker(self.inbox)
         self.sink = MemorySink()
@@ -74,6 +83,7 @@ class Bench:
                 letters=letters,
                 retry=Hasty(),
                 vitals=self.vitals,
+                quiet_seconds=self.quiet_seconds,
             )
             self._ready.set()
             self.collector.run()
@@ -106,7 +116,7 @@ class Bench:
         return [p for p in list(self.sink.points.values()) if p.measurement == measurement]
 
     def wait(self, condition: Callable[[], bool]) -> None:
-        wait_until(condition, "the collector to be there", seconds=5.0)
+        wait_until(condition, "the collector to be there", seconds=60.0)
 
 
 def test_stored_messages_are_acknowledged_in_order_of_arrival(tmp_path: Path) -> None:
@@ -494,6 +504,89 @@ def test_ledger_and_figures_are_stored_at_the_end(tmp_path: Path) -> None:
     expected |= {"connected": 1, "storing": 1, "missing_windows": 0, "reconnects": 0}
     assert figures.fields.items() >= expected.items()
     assert float(figures.fields["lag_p50_s"]) <= float(figures.fields["lag_p95_s"])
+
+
+OLD_US = 1_700_000_000_000_000
+"""An hour that is over, whatever the time."""
+
+
+def send_old(bench: Bench, *seqs: int) -> None:
+    for seq in seqs:
+        old = window(seq, start_us=OLD_US + seq)
+        bench.broker.send(topic_of(old), encode(old))
+
+
+def counted(bench: Bench) -> list[object]:
+    return [point.fields["windows"] for point in bench.stored("window_hour")]
+
+
+def test_hour_that_is_over_is_counted(tmp_path: Path) -> None:
+    """And once more with the windows that come late; it is not waited for when we stop."""
+    bench = Bench(tmp_path, quiet_seconds=0.05)
+    with bench.running():
+        send_old(bench, 0, 1, 2)
+        bench.wait(lambda: counted(bench) == [3])
+        send_old(bench, 3)
+        bench.wait(lambda: counted(bench) == [4])
+
+    assert not bench.broker.unacknowledged
+    assert bench.collector.counts["windows"] == 4
+
+
+def test_hour_is_not_counted_before_it_was_quiet(tmp_path: Path) -> None:
+    """It stays written down for the next start."""
+    bench = Bench(tmp_path)
+    with bench.running():
+        send_old(bench, 0)
+        bench.wait(lambda: not bench.broker.unacknowledged)
+    assert counted(bench) == []
+
+    bench.quiet_seconds = 0.05
+    with bench.running():
+        bench.wait(lambda: counted(bench) == [1])
+
+
+def test_hours_that_cannot_be_stored_hold_nobody_up(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Windows are stored and acknowledged meanwhile; one line when it breaks, one when it works."""
+    bench = Bench(tmp_path, quiet_seconds=0.01)
+    bench.sink.fails_for = "window_hour"
+    with bench.running():
+        send_old(bench, 0)
+        bench.wait(lambda: "cannot count hours" in caplog.text)
+        send_old(bench, 1)
+        bench.wait(lambda: not bench.broker.unacknowledged)
+        assert bench.vitals.storing
+        assert counted(bench) == []
+        bench.sink.fails_for = None
+        bench.wait(lambda: counted(bench) == [2])
+
+    assert caplog.text.count("cannot count hours, trying on: window_hour: away") == 1
+    assert caplog.text.count("hours are counted again") == 1
+    assert bench.collector.counts["write errors"] == 0
+
+
+def test_hours_that_the_store_refuses_are_one_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Their windows are stored; nothing is tried for ever."""
+    bench = Bench(tmp_path, quiet_seconds=0.01)
+    bench.sink.refuses = lambda point: point.measurement == "window_hour"
+    with bench.running():
+        for seq in range(3):
+            send_old(bench, seq)
+            bench.wait(lambda: not bench.broker.unacknowledged)
+            bench.wait(lambda: not dirty_hours(bench))
+
+    assert caplog.text.count("the store refuses hourly figures") == 1
+    assert bench.sink.seqs() == [0, 1, 2]
+    assert not bench.letters()
+
+
+def dirty_hours(bench: Bench) -> int:
+    with closing(sqlite3.connect(bench.folder / LEDGER)) as connection:
+        return int(connection.execute("SELECT count(*) FROM dirty_hour").fetchone()[0])
 
 
 def test_missing_windows_are_one_line_and_so_is_their_return(

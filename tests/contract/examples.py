@@ -33,6 +33,7 @@ from contract.messages import (
     Update,
     UpdatePhase,
     Window,
+    WindowHour,
 )
 
 GOLDEN = Path(__file__).parents[1] / "data/golden/schema-1"
@@ -287,6 +288,18 @@ PIPELINE = Pipeline(
     missing_windows=10,
     memory_rss_bytes=62_914_560,
 )
+WINDOW_HOUR = WindowHour(
+    node=NODE,
+    model="fan@17",
+    start_us=1_795_356_000_000_000,
+    windows=3600,
+    scored=3590,
+    flagged=12,
+    score_mean=0.6875,
+    score_max=1.5,
+    mse_mean=31.0,
+    level_mean_dbfs=-31.5,
+)
 
 EXAMPLES = {
     "window": Example("earshot/1/n/press-07/window", WINDOW),
@@ -307,5 +320,5 @@ EXAMPLES = {
 }
 """By the name of the golden file."""
 
-MADE_BY_COLLECTORS = {"ledger": LEDGER, "pipeline": PIPELINE}
+MADE_BY_COLLECTORS = {"ledger": LEDGER, "pipeline": PIPELINE, "window-hour": WINDOW_HOUR}
 """Stored, and never on the wire."""

@@ -270,6 +270,20 @@ EXPECTED: dict[str, Point] = {
         },
         AT_US,
     ),
+    "window-hour": Point(
+        "window_hour",
+        {"node": NODE, "model": "fan@17"},
+        {
+            "windows": 3600,
+            "scored": 3590,
+            "flagged": 12,
+            "score_mean": 0.6875,
+            "score_max": 1.5,
+            "mse_mean": 31.0,
+            "level_mean_dbfs": -31.5,
+        },
+        1_795_356_000_000_000,
+    ),
 }
 
 MESSAGES: dict[str, Message] = {

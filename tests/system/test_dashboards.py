@@ -13,11 +13,26 @@ from pathlib import Path
 import pytest
 import yaml
 
+from collector.grafana.panels import HOURLY_SOURCE_UID
+from collector.hours import HOUR_US, hour_of
 from collector.settings import InfluxDbSection
 from collector.sinks.influxdb import InfluxDbSink
-from contract.messages import CODES, MachineState, UpdatePhase
+from contract.messages import CODES, MachineState, UpdatePhase, WindowHour
+from contract.points import Point
+from contract.points import points as points_of
 from tests import simulated_half_hour as half_hour
-from tests.grafana import Choice, Json, ask_grafana, evaluate, firing, frames, run, seconds, table
+from tests.grafana import (
+    Choice,
+    Json,
+    ask_grafana,
+    bucket_of,
+    evaluate,
+    firing,
+    frames,
+    run,
+    seconds,
+    table,
+)
 from tests.servers import InfluxDb
 from tests.simulated_half_hour import (
     ALARM,
@@ -66,22 +81,60 @@ PANELS = [
     for panel in board["panels"]
 ]
 _BATCH_POINTS = 5000
+DAY_US = 24 * HOUR_US
 
 
 @pytest.fixture(scope="module")
 def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InfluxDb]:
-    """An InfluxDB that holds the half hour."""
+    """An InfluxDB that holds the half hour, and beside it the hours of the months before."""
     with InfluxDb(tmp_path_factory.mktemp("influxdb")) as server:
+        hourly_bucket = bucket_of(server, HOURLY_SOURCE_UID)
+        server.query(f'CREATE DATABASE "{hourly_bucket}"')
         sink = InfluxDbSink(
             InfluxDbSection(
-                url=server.url, org=server.org, bucket=server.bucket, token=server.token
+                url=server.url,
+                org=server.org,
+                bucket=server.bucket,
+                hourly_bucket=hourly_bucket,
+                token=server.token,
             )
         )
-        points = half_hour.stored_points()
+        points = [*half_hour.stored_points(), *hourly_points()]
         for begin in range(0, len(points), _BATCH_POINTS):
             sink.write(points[begin : begin + _BATCH_POINTS])
         sink.close()
         yield server
+
+
+WORN_DAYS = 100
+"""So long ago the machine in alarm began to sound worse."""
+HOURS_END_US = hour_of(BEGIN_US)
+
+
+def hourly_points() -> Iterator[Point]:
+    """Half a year of two machines; one wears. In every 24th hour nothing could be judged."""
+    for node in (HEALTHY, ALARM):
+        for ago in range(180 * 24, 0, -1):
+            worn = node == ALARM and ago <= WORN_DAYS * 24
+            judged = ago % 24 != 0
+            hour = WindowHour(
+                node=node,
+                model="fan@17",
+                start_us=HOURS_END_US - ago * HOUR_US,
+                windows=1800,
+                scored=1800 if judged else 0,
+                flagged=(450 if worn else 0) if judged else 0,
+                score_mean=(0.9 if worn else 0.6) if judged else None,
+                score_max=(1.8 if worn else 0.8) if judged else None,
+                mse_mean=27.0 if judged else None,
+                level_mean_dbfs=-31.0,
+            )
+            yield from points_of(hour, arrived_us=0)
+
+
+def months(*nodes: str) -> Choice:
+    """What panels over months show."""
+    return Choice(HOURS_END_US - 180 * DAY_US, HOURS_END_US, {"node": nodes or ALL, "group": ALL})
 
 
 def choice(*nodes: str, groups: Sequence[str] | str = ALL) -> Choice:
@@ -107,7 +160,8 @@ def test_each_query_of_a_panel_finds_something(database: InfluxDb, board: str, p
     # A page of one node, where its own trouble fills every panel.
     nodes = {"machine": (ALARM,), "node": (DEAF,)}.get(board, ())
 
-    for letter, rows in run(database, panel, choice(*nodes)).items():
+    chosen = months(*nodes) if "timeFrom" in panel else choice(*nodes)
+    for letter, rows in run(database, panel, chosen).items():
         assert rows, letter
         silent = [n for n in rows[0] if all(row[n] is None for row in rows)]
         assert not silent, letter
@@ -288,6 +342,44 @@ def test_machine_shows_the_score_above_its_threshold(database: InfluxDb) -> None
 
     assert min(above) == clock(18)
     assert len(above) == 12 * 6  # of ten seconds, to the end of the half hour
+
+
+def day_of(row: Json) -> int:
+    """How many days before the last hour."""
+    time = datetime.fromisoformat(row["Time"]).timestamp() * 1_000_000
+    return int((HOURS_END_US - time) // DAY_US)
+
+
+def test_machine_shows_over_months_that_it_wears(database: InfluxDb) -> None:
+    """From hourly figures, long after its windows are gone; a healthy one stays as it was."""
+    panel = panel_of("machine", "Months")
+    for node, before, after in ((ALARM, 0.8, 1.8), (HEALTHY, 0.8, 0.8)):
+        highest = run(database, panel, months(node))["A"]
+        means = run(database, panel, months(node))["B"]
+        found = {
+            worn: {row["max"] for row in highest if (day_of(row) < WORN_DAYS) is worn}
+            for worn in (False, True)
+        }
+
+        assert found == {False: {before, None}, True: {after, None}}
+        assert len(means) == 180 * 24 + 1
+        assert means[-2]["mean"] == pytest.approx(0.9 if node == ALARM else 0.6)
+
+
+def test_hours_in_which_nothing_was_judged_count_for_nothing(database: InfluxDb) -> None:
+    """A share of nothing is no share, and no 0 either."""
+    rows = run(database, panel_of("machine", "Months, flagged"), months(ALARM))["A"]
+    shares = {row["share"] for row in rows if day_of(row) < WORN_DAYS}
+
+    assert shares == {0.25, None}
+    assert [row["share"] for row in rows].count(None) == 180 + 1
+
+
+def test_hours_are_not_among_the_windows(database: InfluxDb) -> None:
+    """The panels ask the other source, because the first one's bucket has none."""
+    assert database.query('SELECT * FROM "window_hour"') == []
+    for title in ("Months", "Months, flagged"):
+        assert panel_of("machine", title)["datasource"]["uid"] == HOURLY_SOURCE_UID
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,12 @@
 """Machine: what one machine sounds like beside what it should."""
 
+from dataclasses import replace
+
 from collector.grafana import looks
 from collector.grafana.boards.choices import ONE_NODE, links_from
 from collector.grafana.influxql import CHOSEN, EACH_INTERVAL, OF_NODES_LATELY
 from collector.grafana.panels import (
+    HOURLY_SOURCE,
     Board,
     Column,
     Query,
@@ -21,6 +24,45 @@ def _over_time(expression: str, *, fill: str = "null") -> str:
 
 _LAST_WINDOW = f'FROM "window" WHERE {CHOSEN}'
 _LAST_STATE = f'FROM "state" WHERE {OF_NODES_LATELY}'
+
+_HOURS = f'FROM "window_hour" WHERE {CHOSEN}'
+
+# Of hourly figures, which are there when the windows are long gone.
+_MONTHS = (
+    lines(
+        "Months",
+        "Score of each hour, its mean and its highest, over half a year or the dates that are"
+        " chosen; 1 is the threshold. A machine that wears shows here.",
+        Query(
+            f'SELECT max("score_max") {_HOURS} {EACH_INTERVAL} fill(null)',
+            alias="highest",
+            colour=looks.ORANGE,
+        ),
+        Query(
+            f'SELECT mean("score_mean") {_HOURS} {EACH_INTERVAL} fill(null)',
+            alias="mean",
+            colour=looks.BLUE,
+        ),
+        unit="none",
+        axis="score",
+        low=0,
+        limit=1,
+    ),
+    lines(
+        "Months, flagged",
+        "Share of the scored windows, over the same time.",
+        Query(
+            f'SELECT sum("flagged") / sum("scored") AS "share" {_HOURS} AND "scored" > 0'
+            f" {EACH_INTERVAL} fill(null)",
+            alias="flagged",
+            colour=looks.VERMILLION,
+        ),
+        unit="percentunit",
+        axis="flagged windows",
+        low=0,
+        high=1,
+    ),
+)
 
 BOARD = Board(
     uid="earshot-machine",
@@ -149,6 +191,7 @@ BOARD = Board(
             order=["time", "bands", "peak score", "phase"],
             width=12,
         ),
+        *(replace(panel, source=HOURLY_SOURCE, span="180d", interval="1h") for panel in _MONTHS),
         table(
             "Episodes",
             "Each time the machine sounded wrong: when it began, how it went on, how it ended.",

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from collector.grafana import alerts, files, looks
-from collector.grafana.panels import EXPRESSION_UID, GRID_COLUMNS, SOURCE_UID
+from collector.grafana.panels import EXPRESSION_UID, GRID_COLUMNS, HOURLY_SOURCE_UID, SOURCE_UID
 from contract.messages import STORED
 from contract.points import columns
 
@@ -119,7 +119,9 @@ def test_panel_says_what_it_shows(panel: Json) -> None:
 
     assert len(panel["description"]) > 20
     assert defaults["unit"]
-    assert panel["datasource"] == {"type": "influxdb", "uid": SOURCE_UID}
+    hourly = any('FROM "window_hour"' in target["query"] for target in panel["targets"])
+    uid = HOURLY_SOURCE_UID if hourly else SOURCE_UID
+    assert panel["datasource"] == {"type": "influxdb", "uid": uid}
     assert all(target["datasource"] == panel["datasource"] for target in panel["targets"])
     if panel["type"] == "timeseries":
         assert defaults["custom"]["axisLabel"]
@@ -215,26 +217,31 @@ def test_fleet_leads_to_machine_and_node() -> None:
     assert "/d/earshot-node?var-node=${__value.text}&${__url_time_range}" in text
 
 
-def test_sources_have_one_uid() -> None:
-    """Pages and rules name what is provisioned."""
-    (source,) = _provisioned("datasources/earshot.yaml")["datasources"]
+def test_sources_are_those_that_pages_and_rules_name() -> None:
+    """One for each bucket, and the first is what Grafana offers."""
+    sources = _provisioned("datasources/earshot.yaml")["datasources"]
 
-    assert source["uid"] == SOURCE_UID
-    assert (source["type"], source["jsonData"]["version"]) == ("influxdb", "InfluxQL")
+    assert [source["uid"] for source in sources] == [SOURCE_UID, HOURLY_SOURCE_UID]
+    assert [source.get("isDefault", False) for source in sources] == [True, False]
+    assert len({source["name"] for source in sources}) == len(sources)
+    for source in sources:
+        assert (source["type"], source["jsonData"]["version"]) == ("influxdb", "InfluxQL")
     used = {part["datasourceUid"] for rule in RULES for part in rule["data"]}
     assert used == {SOURCE_UID, EXPRESSION_UID}
 
 
 def test_secrets_are_not_in_the_files() -> None:
     """The token comes from a file, all else of the address from the environment."""
-    (source,) = _provisioned("datasources/earshot.yaml")["datasources"]
+    sources = _provisioned("datasources/earshot.yaml")["datasources"]
 
-    assert source["secureJsonData"] == {"password": "$__file{/run/secrets/grafana_influxdb_token}"}
-    assert [source["url"], source["user"], source["jsonData"]["dbName"]] == [
-        "$EARSHOT_INFLUXDB_URL",
-        "$EARSHOT_INFLUXDB_USER",
-        "$EARSHOT_INFLUXDB_BUCKET",
-    ]
+    for source, name in zip(sources, ("BUCKET", "HOURLY_BUCKET"), strict=True):
+        password = {"password": "$__file{/run/secrets/grafana_influxdb_token}"}
+        assert source["secureJsonData"] == password
+        assert [source["url"], source["user"], source["jsonData"]["dbName"]] == [
+            "$EARSHOT_INFLUXDB_URL",
+            "$EARSHOT_INFLUXDB_USER",
+            f"$EARSHOT_INFLUXDB_{name}",
+        ]
 
 
 def test_alerts_reach_the_contact_point() -> None:

@@ -10,8 +10,10 @@ import pytest
 from collector.settings import InfluxDbSection
 from collector.sinks import PointsRejectedError, SinkUnavailableError
 from collector.sinks.influxdb import InfluxDbSink
+from contract.points import points
 from tests.collector.examples import BOOT, START_US, window_points
 from tests.collector.sinks.stub_influxdb import Answer, StubInfluxDb
+from tests.contract.examples import WINDOW_HOUR
 
 
 @pytest.fixture
@@ -247,3 +249,33 @@ def test_question_that_is_met_by_silence_is_waited_out(stub: StubInfluxDb) -> No
         pytest.raises(SinkUnavailableError, match="timed out"),
     ):
         sink.stored_seqs("press-07", BOOT)
+
+
+def test_hour_is_one_question(sink: InfluxDbSink, stub: StubInfluxDb) -> None:
+    """In whole seconds, which every InfluxDB reads; counts of nothing are null, and become 0."""
+    rows = [[1_700_000_000_000_000, 2, None, None, None, None, None, -31]]
+    series = {"name": "window", "tags": {"model": "fan@17"}, "columns": [], "values": rows}
+    stub.answer = Answer(200, json.dumps({"results": [{"series": [series]}]}).encode())
+
+    (hour,) = sink.hours("press-07", 1_699_999_200_000_000)
+
+    (request,) = stub.requests
+    query = {n: values[0] for n, values in parse_qs(urlsplit(request.path).query).items()}
+    assert query["q"].endswith(
+        """ FROM "window" WHERE "node" = 'press-07'"""
+        ' AND time >= 1699999200s AND time < 1700002800s GROUP BY "model"'
+    )
+    assert (hour.model, hour.start_us) == ("fan@17", 1_699_999_200_000_000)
+    assert (hour.windows, hour.scored, hour.flagged) == (2, 0, 0)
+    assert (hour.score_mean, hour.level_mean_dbfs) == (None, -31.0)
+
+
+def test_missing_hourly_bucket_is_named(stub: StubInfluxDb) -> None:
+    """Windows go on elsewhere: the error has to say which of the two is meant."""
+    settings = InfluxDbSection(url=stub.url, bucket="b", hourly_bucket="years", token="secret")
+    stub.answer = Answer(404, b'{"code":"not found","message":"bucket"}')
+    with (
+        closing(InfluxDbSink(settings)) as sink,
+        pytest.raises(SinkUnavailableError, match="bucket years"),
+    ):
+        sink.write(list(points(WINDOW_HOUR, arrived_us=0)))
