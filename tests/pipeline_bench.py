@@ -521,12 +521,13 @@ def _start_process(
 
 
 def _collector(sink: str, folder: Path, influxdb: InfluxDb | None) -> CollectorProcess:
+    state = {"EARSHOT_COLLECTOR_STATE_FOLDER": str(folder / "collector-state")}
     if influxdb is None or sink == "sqlite":
-        return _with_sqlite(folder / "earshot.db")
-    return _with_influxdb(influxdb)
+        return _with_sqlite(folder / "earshot.db", state)
+    return _with_influxdb(influxdb, state)
 
 
-def _with_sqlite(path: Path) -> CollectorProcess:
+def _with_sqlite(path: Path, state: dict[str, str]) -> CollectorProcess:
     def windows() -> int:
         if not path.exists():
             return 0
@@ -536,12 +537,12 @@ def _with_sqlite(path: Path) -> CollectorProcess:
                 return int(reader.execute('SELECT count(*) FROM "window"').fetchone()[0])
         return 0
 
-    settings = {"EARSHOT_SINK_KIND": "sqlite", "EARSHOT_SQLITE_PATH": str(path)}
+    settings = state | {"EARSHOT_SINK_KIND": "sqlite", "EARSHOT_SQLITE_PATH": str(path)}
     return CollectorProcess(settings, windows, windows)
 
 
-def _with_influxdb(influxdb: InfluxDb) -> CollectorProcess:
-    settings = {
+def _with_influxdb(influxdb: InfluxDb, state: dict[str, str]) -> CollectorProcess:
+    settings = state | {
         "EARSHOT_SINK_KIND": "influxdb",
         "EARSHOT_INFLUXDB_URL": influxdb.url,
         "EARSHOT_INFLUXDB_ORG": influxdb.org,
