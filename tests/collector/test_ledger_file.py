@@ -189,6 +189,17 @@ def test_store_is_asked_so_often_about_one_node_and_no_more(tmp_path: Path) -> N
     assert len(sink.asked) == 21
 
 
+def test_row_that_cannot_be_read_is_told_in_one_line(tmp_path: Path) -> None:
+    """Damage that SQLite does not see is none of its errors."""
+    with closing(LedgerFile(tmp_path)) as file:
+        file.save([Boot(*KEY, 1, 2)])
+        with closing(sqlite3.connect(tmp_path / LEDGER, isolation_level=None)) as other:
+            other.execute("UPDATE boot SET patience = '[[1'")
+
+        with pytest.raises(SinkUnavailableError, match=r"ledger\.db: "):
+            books(file)
+
+
 def test_boot_that_is_over_is_forgotten_after_a_month(tmp_path: Path) -> None:
     """One that may still run is not, nor one that was heard of lately."""
     gone = status(PresenceReason.STOPPED)
