@@ -55,6 +55,9 @@ _RETRY_SECONDS: Final = 15.0
 _RETRY_MOST_SECONDS: Final = 600.0
 # Events are few; this is a year of false alarms at one a day, or a fault in the making.
 _MAX_EVENTS: Final = 400
+# Late windows with the broker that nobody has receipted: 20 messages, half a megabyte for each node
+# of a fleet. A receipt takes some two seconds: 500 windows a second, the largest outbox in minutes.
+_CREDIT_WINDOWS: Final = 1000
 # Time for a window to get to the disk, once that is due: of what may be lost.
 _SAVING_SECONDS: Final = 1.0
 
@@ -112,6 +115,8 @@ class _Boot:
         self.in_flight: set[int] = set()
         self.passed = Ranges()
         """Numbers that do not wait: sent, or not held (any more)."""
+        self.confirmed = Ranges()
+        """Numbers that the broker has and nobody has receipted."""
         self.undeleted = Ranges()
         """Stored, and on a disk that could not be written then: not to be sent again."""
 
@@ -165,6 +170,8 @@ class Outbox:
         self._expire_due = now
         self._discarded: dict[DiscardReason, int] = {}
         self._silence_told = False
+        self._may_ask = False
+        """Whether one message is due that asks whether somebody stores again."""
         self._end_told = False
         """Whether the broker has the last account of this boot."""
         self.held = 0
@@ -217,6 +224,16 @@ class Outbox:
         if len(boot.unsaved) > self.rules.max_windows:
             self._give_one_up(boot)
 
+    @property
+    def has_credit(self) -> bool:
+        """Whether the broker may be given late windows: not all at once, where receipts come.
+
+        It would have to keep, for a collector that comes back after a day, that day of all nodes.
+        """
+        if self._may_ask or not self._unreceipted.somebody_stores:
+            return True
+        return sum(len(boot.confirmed) for boot in self._boots.values()) < _CREDIT_WINDOWS
+
     def live(self, now: float, seconds: float) -> Entry | None:
         """The oldest of the windows that wait and are no older than so many seconds."""
         found = None
@@ -254,6 +271,7 @@ class Outbox:
             if boot is self._current:
                 found = [entry for entry in found if entry.added_at < before]
             if found:
+                self._may_ask = False
                 return found
         return []
 
@@ -289,6 +307,7 @@ class Outbox:
             if self.rules.receipts == "broker":
                 self._let_go(found, first, last, now)
             else:
+                found.confirmed.add(first, last)
                 self._unreceipted.confirmed(boot, first, last, now)
 
     def refused(self, boot: str, seqs: Iterable[int], now: float) -> None:
@@ -391,6 +410,8 @@ class Outbox:
             self._expire(now, synced_us)
         for name, first, last in self._unreceipted.due(now, self._end_of_message):
             boot = self._boots[name]
+            boot.confirmed.remove(first, last)
+            self._may_ask = self._unreceipted.nobody_answers
             for begin, end in boot.undeleted.holes(first, last):
                 boot.passed.remove(begin, end)
         self._tell_silence()
@@ -656,6 +677,7 @@ class Outbox:
     ) -> int:
         """Hold a range of windows no more; gives how many that were."""
         count = 0
+        boot.confirmed.remove(first, last)
         in_memory: Iterable[int] = boot.memory
         if last - first < len(boot.memory):
             in_memory = range(first, last + 1)
@@ -762,6 +784,9 @@ class Outbox:
         if not seqs and len(boot.undeleted) < boot.on_disk and not self._disk_works:
             # Nobody can tell now; what is gone is not sent again anyway.
             return min(last, first + MAX_BACKLOG_WINDOWS - 1)
+        if not seqs:
+            # Given up since.
+            boot.confirmed.remove(first, last)
         return max(seqs[:MAX_BACKLOG_WINDOWS], default=None)
 
     def _tell_silence(self) -> None:

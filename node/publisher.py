@@ -632,6 +632,8 @@ class Publisher:
 
     def _may_send_late(self) -> bool:
         assert self._connected is not None
+        if not self._outbox.has_credit:
+            return False
         # A place is left for a live window, where there is more than one.
         room = max(1, min(_BACKLOG_IN_FLIGHT, self._connected.max_in_flight - 1))
         late = sum(isinstance(each, _Windows) and each.late for each in self._in_flight.values())

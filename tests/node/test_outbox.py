@@ -840,6 +840,51 @@ def test_unreceipted_windows_are_sent_again_where_receipts_come() -> None:
     assert waiting(outbox) == list(range(150))
 
 
+def test_broker_gets_late_windows_on_credit_where_receipts_come(tmp_path: Path) -> None:
+    """Each receipt renews it, and so does time, for what a broker has dropped or we gave up."""
+    outbox = on_disk(tmp_path, max_age_seconds=3600.0)
+    fill(outbox, "." * 3000)
+    outbox.save(3000.0)
+    outbox.sent(BOOT, range(1000))
+    outbox.confirmed(BOOT, range(1000), 3000.0)
+    before_any = outbox.has_credit
+    outbox.receipted(receipt(0, 0, boot=NEXT_BOOT), 3001.0)
+    after_another = outbox.has_credit
+    outbox.receipted(receipt(0, 49), 3002.0)
+    renewed = outbox.has_credit
+    outbox.sent(BOOT, range(1000, 2000))
+    outbox.confirmed(BOOT, range(1000, 2000), 3003.0)
+    used_up = outbox.has_credit
+    outbox.tend(4000.0)
+    later = outbox.has_credit
+
+    assert (before_any, after_another, renewed, used_up, later) == (True, False, True, False, True)
+    # The oldest are too old by the time, and hold no credit.
+    outbox.sent(BOOT, range(50, 3000))
+    outbox.confirmed(BOOT, range(50, 3000), 4001.0)
+    assert not outbox.has_credit
+    outbox.tend(6500.0)
+    assert outbox.has_credit
+
+
+def test_one_message_asks_although_all_credit_is_used_up() -> None:
+    """A collector has answered once and is away since; nothing else may be heard of this node."""
+    outbox = Outbox(BOOT, node=NODE)
+    fill(outbox, "." * 3000)
+    outbox.receipted(receipt(0, 0, boot=NEXT_BOOT), 3000.0)
+    outbox.sent(BOOT, range(3000))
+    outbox.confirmed(BOOT, range(3000), 3001.0)
+    before = outbox.has_credit
+
+    outbox.tend(3700.0)
+    asks = outbox.has_credit
+    asked = waiting(outbox, 50)
+    after = outbox.has_credit
+
+    assert (before, asks, after) == (False, True, False)
+    assert asked == list(range(50))
+
+
 def test_one_message_asks_where_no_receipt_comes(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -1003,7 +1048,7 @@ class Accounts(RuleBasedStateMachine):
     def stop_and_start(self) -> None:
         assert self.outbox.end(self.now) == 0
         self.outbox.close(self.now)
-        self.restart()
+        self.restart(crashed=False)
 
     @rule()
     def save_and_crash(self) -> None:
@@ -1015,21 +1060,27 @@ class Accounts(RuleBasedStateMachine):
         self.outbox._file.close()
         self.scratch.cleanup()
         self.scratch = image
-        self.restart()
+        self.restart(crashed=True)
 
-    def restart(self) -> None:
+    def restart(self, *, crashed: bool) -> None:
         accounts = {
             boot: self.outbox.account(boot, at_us=0, hop_seconds=1.0) for boot in self.outbox.boots
         }
         self.start()
-        for boot, account in accounts.items():
-            if account.waiting:
-                again = self.outbox.account(boot, at_us=0, hop_seconds=1.0)
-                # What was deleted and not committed yet when it crashed is there again.
-                self.gone[boot] -= again.waiting - account.waiting
-                assert again.waiting >= account.waiting
-                assert again.produced == account.produced
-                assert again.discarded == account.discarded
+        for boot in set(accounts) & set(self.outbox.boots):
+            before = accounts[boot]
+            after = self.outbox.account(boot, at_us=0, hop_seconds=1.0)
+            if crashed:
+                # What was deleted and not committed is there again; what else came and went since
+                # the last commit is not known any more.
+                assert after.waiting >= before.waiting
+                assert after.produced <= before.produced
+                assert after.discarded <= before.discarded
+                self.produced[boot] = after.produced
+                self.gone[boot] = after.produced - after.waiting - after.discarded
+                assert self.gone[boot] >= 0
+            else:
+                assert after == msgspec.structs.replace(before, tail_windows=0)
 
     @invariant()
     def nothing_is_unaccounted(self) -> None:

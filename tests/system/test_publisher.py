@@ -12,9 +12,11 @@ from typing import NamedTuple, Self
 import msgspec
 import pytest
 
-from contract.messages import Birth, encode
+from contract import topics
+from contract.messages import Birth, Receipt, encode
 from contract.session import NO_MATCHING_SUBSCRIBERS, Session, SessionEvent, SessionOptions
 from contract.settings import MqttSettings
+from contract.topics import Kind
 from node.outbox import Outbox, OutboxRules
 from node.outbox_file import OutboxFile
 from node.publisher import Answer, Publisher
@@ -390,6 +392,49 @@ def test_earlier_boots_account_for_themselves_for_as_long_as_they_wait(
         publisher.give(examples.HEALTH)
         wait_until(lambda: told() == 3, "the account with the next health")
         publisher.stop(drain_seconds=0.1)
+
+
+def test_no_more_of_a_long_outbox_is_with_the_broker_than_on_credit(
+    listening: socket.socket, tmp_path: Path
+) -> None:
+    """A collector stores what the broker has for it; then, and not before, it gets the rest."""
+    boot = examples.WINDOW.boot
+    outbox_file = OutboxFile(tmp_path / "outbox.db")
+    publisher = _publisher(listening, lambda: examples.BIRTH, rules=OutboxRules(), file=outbox_file)
+    for seq in range(3000):
+        publisher._outbox.add(msgspec.structs.replace(examples.WINDOW, seq=seq), -1000.0)
+    publisher.start()
+
+    def code(topic: str, before: int) -> int:
+        if topic.endswith("/backlog") and before == 0:
+            receipt_of(0, 0)
+        return 0
+
+    def receipt_of(first: int, last: int) -> None:
+        receipt = Receipt(
+            node=examples.WINDOW.node,
+            boot=boot,
+            at_us=0,
+            stored_from=first,
+            stored_up_to=last,
+            holes=(),
+        )
+        topic = topics.node(examples.WINDOW.node, Kind.RECEIPT)
+        broker.publish(topic, encode(receipt), packet_id=last + 1)
+
+    with _Broker(listening, code) as broker:
+        wait_until(lambda: len(broker.on("backlog")) >= 20, "as much as is lent")
+        # What comes in after its answer was handled comes too late for more.
+        for _ in range(2):
+            healths = len(broker.on("health"))
+            publisher.give(examples.HEALTH)
+            wait_until(lambda: len(broker.on("health")) > healths, "the publisher to turn")  # noqa: B023
+        lent = len(broker.on("backlog"))
+        receipt_of(0, 999)
+        wait_until(lambda: len(broker.on("backlog")) > lent + 15, "more after a receipt")
+        publisher.stop(drain_seconds=0.1)
+
+    assert 20 <= lent <= 22
 
 
 def test_every_answer_goes_out(listening: socket.socket) -> None:
