@@ -132,6 +132,11 @@ class Books:
         """What has changed since the last time, by what was heard or by time alone."""
         open_boots = {key for key, boot in self._ledger.boots.items() if boot.open}
         keys = {key for key in self._changed if key in self._ledger.boots} | open_boots
+        for key in sorted(keys):
+            if self._ledger.is_about_to_miss(key, now_us=now_us):
+                # Another collector may have stored them, and told the node so.
+                self._ledger.boots[key].asked = False
+                self._ask_what_is_stored(key, first=1, now_us=now_us)
         changes = self._ledger.evaluate(sorted(keys), now_us=now_us)
         self._changed.clear()
         self._evaluated |= {(change.entry.node, change.entry.boot) for change in changes}
@@ -144,6 +149,8 @@ class Books:
             SinkUnavailableError: not now; the next time keeps it all.
         """
         self._save(self._evaluated)
+        for key in self._evaluated:
+            self._unsaved.pop(key, None)
         self._evaluated.clear()
         if now_us - self._pruned_us >= _PRUNED_EVERY_US:
             self._pruned_us = now_us

@@ -293,6 +293,11 @@ class Ledger:
                 changes.append(Change(entry, before))
         return changes
 
+    def is_about_to_miss(self, key: Key, *, now_us: int) -> bool:
+        """Whether `evaluate` may call more of a boot's windows missing than it did last."""
+        boot = self.boots[key]
+        return boot.patience.missing(now_us=now_us, gap_us=self._gap_us) > boot.missing
+
     def begin_anew(self, *, now_us: int, blind_since_us: int | None) -> None:
         """After a time in which nothing could be heard or stored: see `Patience.begin_anew`.
 

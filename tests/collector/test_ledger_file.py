@@ -189,6 +189,29 @@ def test_store_is_asked_so_often_about_one_node_and_no_more(tmp_path: Path) -> N
     assert len(sink.asked) == 21
 
 
+def test_windows_that_another_collector_has_stored_are_not_missing(tmp_path: Path) -> None:
+    """The store is asked before anything is called missing; what is not there either, is."""
+    sink = MemorySink()
+    with closing(LedgerFile(tmp_path)) as file:
+        ledger = books(file, sink)
+        ledger.enter([(window(0), (0,)), (account(6), ())], now_us=NOW_US)
+        ledger.evaluate(now_us=NOW_US)
+        # Its node sends them no more, for the other one has receipted them.
+        for seq in (1, 2, 3, 5):
+            sink.write(list(points(window(seq), arrived_us=0)))
+
+        later_us = NOW_US + DAY_US
+        (change,) = ledger.evaluate(now_us=later_us)
+        ledger.save_evaluated(now_us=later_us)
+        ledger.evaluate(now_us=later_us + 1)
+
+        assert (change.entry.stored, change.entry.missing) == (5, 1)
+        assert sink.asked == [KEY]
+        boot = file.boot(KEY)
+        assert boot is not None
+        assert list(boot.stored) == [(0, 3), (5, 5)]
+
+
 def test_row_that_cannot_be_read_is_told_in_one_line(tmp_path: Path) -> None:
     """Damage that SQLite does not see is none of its errors."""
     with closing(LedgerFile(tmp_path)) as file:
