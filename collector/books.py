@@ -4,17 +4,20 @@ The story's entries are `enter`, after each write, `evaluate`, each minute, and 
 one is due.
 """
 
-from collections import defaultdict
+import logging
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
 from collector.hours import QUIET_SECONDS, Hour, Hours, hour_of
 from collector.ledger import Boot, Change, Key, Ledger, key_of
 from collector.ledger_file import LedgerFile
-from collector.sinks import Sink
+from collector.sinks import Sink, SinkUnavailableError
 from contract.messages import Backlog, Message, Window
 from contract.points import points
 from contract.ranges import Ranges
 from contract.topics import Kind
+
+logger = logging.getLogger(__name__)
 
 # For a fleet of thousands of nodes that all send old windows.
 _KEPT_BOOTS = 10_000
@@ -22,6 +25,12 @@ _KEPT_BOOTS = 10_000
 _DAY_US = 24 * 3600 * 1_000_000
 _FORGOTTEN_AFTER_US = 30 * _DAY_US
 _PRUNED_EVERY_US = _DAY_US // 24
+# A store that cannot answer now is asked again after this: a try may take as long as its timeout.
+_ASKED_AGAIN_US = 60 * 1_000_000
+# To answer about a boot, a store may have to read all that it has of the node. Where a ledger was
+# lost, a node has one boot that runs and a few that wait; no node may hold up all others by more.
+_QUESTIONS_PER_NODE = 10
+_QUESTIONS_RENEWED_US = _DAY_US // 24
 
 
 class Books:
@@ -64,6 +73,11 @@ class Books:
         self._unsaved_hours: set[Hour] = set()
         for hour in file.dirty_hours():
             self._hours.hear(hour, now_us=now_us)
+        self._unanswered_us: int | None = None
+        """While the store cannot be asked: when it was asked last."""
+        self._questions: Counter[str] = Counter()
+        """By node, since they were last renewed."""
+        self._questions_us = now_us
         self._ledger.nodes = file.nodes()
         for boot in file.open_boots():
             self._ledger.put(boot)
@@ -110,7 +124,7 @@ class Books:
             self._ledger.hear(message, now_us=now_us)
             keys.add(key)
         for key, seqs in stored.items():
-            self._ask_what_is_stored(key, first=min(seqs))
+            self._ask_what_is_stored(key, first=min(seqs), now_us=now_us)
             for first, last in self._ledger.store(key, seqs, now_us=now_us):
                 self._unsaved[key].add(first, last)
         for key, seqs in (rejected or {}).items():
@@ -128,6 +142,11 @@ class Books:
         """What has changed since the last time, by what was heard or by time alone."""
         open_boots = {key for key, boot in self._ledger.boots.items() if boot.open}
         keys = {key for key in self._changed if key in self._ledger.boots} | open_boots
+        for key in sorted(keys):
+            if self._ledger.is_about_to_miss(key, now_us=now_us):
+                # Another collector may have stored them, and told the node so.
+                self._ledger.boots[key].asked = False
+                self._ask_what_is_stored(key, first=1, now_us=now_us)
         changes = self._ledger.evaluate(sorted(keys), now_us=now_us)
         self._changed.clear()
         self._evaluated |= {(change.entry.node, change.entry.boot) for change in changes}
@@ -140,6 +159,8 @@ class Books:
             SinkUnavailableError: not now; the next time keeps it all.
         """
         self._save(self._evaluated)
+        for key in self._evaluated:
+            self._unsaved.pop(key, None)
         self._evaluated.clear()
         if now_us - self._pruned_us >= _PRUNED_EVERY_US:
             self._pruned_us = now_us
@@ -207,15 +228,40 @@ class Books:
         if key not in self._ledger.boots:
             self._ledger.put(self._file.boot(key) or Boot(*key, now_us, now_us))
 
-    def _ask_what_is_stored(self, key: Key, *, first: int) -> None:
+    def _ask_what_is_stored(self, key: Key, *, first: int, now_us: int) -> None:
+        """Once for each boot of which memory and file do not know the beginning.
+
+        Nothing waits for the answer: until it is there we know of fewer windows than are stored,
+        so that receipts say less, and a count may be called missing that is not.
+        """
         boot = self._ledger.boots[key]
         if boot.asked:
             return
         # A boot that begins with its first window was never heard before.
         if first > 0:
-            for begin, end in self._sink.stored_seqs(*key):
+            if not self._may_ask(boot.node, now_us):
+                return
+            try:
+                found = self._sink.stored_seqs(*key)
+            except SinkUnavailableError as error:
+                level = logging.WARNING if self._unanswered_us is None else logging.DEBUG
+                logger.log(level, "what is stored of earlier windows is not known: %s", error)
+                self._unanswered_us = now_us
+                return
+            self._unanswered_us = None
+            for begin, end in found:
                 self._unsaved[key].add(*boot.stored.add(begin, end))
         boot.asked = True
+
+    def _may_ask(self, node: str, now_us: int) -> bool:
+        # Both differences as such: a clock that was set back must not silence us until it is there.
+        if self._unanswered_us is not None and abs(now_us - self._unanswered_us) < _ASKED_AGAIN_US:
+            return False
+        if abs(now_us - self._questions_us) >= _QUESTIONS_RENEWED_US:
+            self._questions_us = now_us
+            self._questions.clear()
+        self._questions[node] += 1
+        return self._questions[node] <= _QUESTIONS_PER_NODE
 
     def _save(self, keys: set[Key]) -> None:
         boots = [self._ledger.boots[key] for key in keys]

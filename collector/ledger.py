@@ -45,6 +45,8 @@ _OF_RUNNING_BOOT = frozenset(FROM_NODE) - {Kind.BACKLOG, Kind.ACCOUNT, Kind.EVEN
 
 # Steps of an unexplained count are as fine as this part of the time after which it is missing.
 _STEPS = 16
+# An absence is brief up to this part of it: a broker has kept for us what came meanwhile.
+_BRIEF = 10
 
 
 @dataclass(slots=True)
@@ -94,11 +96,20 @@ class Patience:
         return max((n for since, n in self.steps if since <= now_us - gap_us), default=0)
 
     def begin_anew(self, *, now_us: int, gap_us: int, blind_since_us: int) -> None:
-        """Time in which nobody could hear or store does not count against what was on its way."""
-        self.steps = [
-            (since if since <= blind_since_us - gap_us else max(since, now_us), count)
-            for since, count in self.steps
-        ]
+        """Time in which nobody could hear or store does not count against what was on its way.
+
+        After a brief one, the time before it does: a connection that breaks every few minutes must
+        not hide for ever what is missing. After a longer one there is much to hear first.
+        """
+        blind_us = max(0, now_us - blind_since_us)
+        brief = blind_us <= gap_us // _BRIEF
+
+        def begun(since: int) -> int:
+            if since <= blind_since_us - gap_us:
+                return since
+            return since + blind_us if brief else max(since, now_us)
+
+        self.steps = [(begun(since), count) for since, count in self.steps]
 
     @staticmethod
     def _without_old(steps: list[tuple[int, int]], before_us: int) -> list[tuple[int, int]]:
@@ -281,6 +292,11 @@ class Ledger:
                 self._last_at_us = entry.at_us
                 changes.append(Change(entry, before))
         return changes
+
+    def is_about_to_miss(self, key: Key, *, now_us: int) -> bool:
+        """Whether `evaluate` may call more of a boot's windows missing than it did last."""
+        boot = self.boots[key]
+        return boot.patience.missing(now_us=now_us, gap_us=self._gap_us) > boot.missing
 
     def begin_anew(self, *, now_us: int, blind_since_us: int | None) -> None:
         """After a time in which nothing could be heard or stored: see `Patience.begin_anew`.

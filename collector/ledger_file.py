@@ -248,7 +248,8 @@ class LedgerFile:
             for boot in found:
                 boot.stored, boot.rejected = (self._ranges(t, boot.key) for t in _OF_RANGES)
             self._connection.execute("COMMIT")
-        except sqlite3.Error as error:
+        except (sqlite3.Error, ValueError, TypeError) as error:
+            # The latter two: a row that is not as we wrote it.
             self._roll_back()
             raise SinkUnavailableError(f"{self._path}: {error}") from error
         return found

@@ -250,7 +250,8 @@ class Window(Message, frozen=True, kw_only=True):
     seq: Count
     """Counts every window of a boot from 0, also those that could not be scored."""
     start_us: TimeUs
-    """When the window's first sample was heard; strictly increasing per node."""
+    """When the window's first sample was heard; strictly increasing per node, unless it was
+    more than an hour ahead of a clock that is synchronised since."""
     duration_us: Count
     mse: float | None
     """Mean squared reconstruction error of the features."""

@@ -81,7 +81,8 @@ class WindowClock:
 
     A clock that is set forward is followed at once. One that is set back is not followed back:
     stamps go on at half the pace until it has caught up, and are `unsynced` while they are more
-    than a second off.
+    than a second off. Only a clock that is synchronised and more than an hour behind is believed at
+    once: what was stamped before it was set must have been wrong.
 
     While it `waits` for the system's clock to be synchronised, stamps are provisional.
 
@@ -125,13 +126,13 @@ class WindowClock:
         self._floor_us = -1 if above_us is None else above_us
         synced = self._state() is Clock.SYNCED
         if synced:
-            self._drop_nonsense()
+            self._floor_us = self._sensible(self._floor_us)
         elif wait_seconds:
             self._wait_until_ns = self._monotonic_ns() + round(wait_seconds * 1e9)
         self._last_us = self._floor_us
 
     def stamp(self, seq: int, captured_ns: int, duration_us: int) -> Stamp:
-        """The time stamp of a window; later than every one before.
+        """The time stamp of a window; later than every one before (but see above).
 
         Args:
             seq: its number.
@@ -162,7 +163,7 @@ class WindowClock:
                     "the clock is not synchronised: windows go out with the time it has, unsynced"
                 )
             return Settled({}, {})
-        self._drop_nonsense()
+        self._floor_us = self._sensible(self._floor_us)
         self._last_us, self._last_captured_ns = self._floor_us, None
         stamps = {each.seq: self._next(each.captured_ns) for each in held}
         ends_us = {
@@ -181,6 +182,9 @@ class WindowClock:
         return self.now_us() if self._state() is Clock.SYNCED else None
 
     def _next(self, captured_ns: int) -> Stamp:
+        state = self._state()
+        if state is Clock.SYNCED:
+            self._last_us = self._sensible(self._last_us)
         wall_us = (captured_ns + self._wall_ns() - self._monotonic_ns()) // 1000
         passed_us = 0
         if self._last_captured_ns is not None:
@@ -188,13 +192,14 @@ class WindowClock:
         self._last_captured_ns = captured_ns
         self._last_us = max(wall_us, self._last_us + max(1, passed_us // 2))
         is_off = abs(self._last_us - wall_us) > _OFF_US
-        return Stamp(self._last_us, Clock.UNSYNCED if is_off else self._state())
+        return Stamp(self._last_us, Clock.UNSYNCED if is_off else state)
 
-    def _drop_nonsense(self) -> None:
-        ahead_us = self._floor_us - self.now_us()
-        if ahead_us > _NONSENSE_US:
-            logger.warning(
-                "the last start has stamped windows %.1f h ahead of now: its clock was wrong",
-                ahead_us / 3.6e9,
-            )
-            self._floor_us = -1
+    def _sensible(self, last_us: int) -> int:
+        """The last stamp, or none where it was wrong, by a clock that is synchronised now."""
+        ahead_us = last_us - self.now_us()
+        if ahead_us <= _NONSENSE_US:
+            return last_us
+        logger.warning(
+            "windows have been stamped %.1f h ahead of now: the clock was wrong", ahead_us / 3.6e9
+        )
+        return -1

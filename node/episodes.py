@@ -102,7 +102,8 @@ class Episodes:
     def _continue(self, end_us: int, state: MachineState, rule: AlarmRule) -> EpisodePhase | None:
         assert self.open is not None
         worse = state is MachineState.ALARM and self.open.state is MachineState.WARNING
-        if not worse and end_us - self.open.told_us < CONTINUE_SECONDS * 1e6:
+        # The clock may have been set back by years: both ways.
+        if not worse and abs(end_us - self.open.told_us) < CONTINUE_SECONDS * 1e6:
             return None
         self._change(told_us=end_us)
         if worse:

@@ -17,6 +17,7 @@ It belongs to one thread, the publisher's; others may read `held`.
 import logging
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import islice
 from typing import Final, Literal
 
@@ -34,7 +35,7 @@ from contract.messages import (
 )
 from contract.ranges import Ranges, runs
 from node.accounts import BootAccount
-from node.outbox_file import OutboxFile, OutboxFileError, Row, Stored
+from node.outbox_file import OutboxFile, OutboxFileError, Row
 from node.unreceipted import Unreceipted
 
 logger = logging.getLogger(__name__)
@@ -54,6 +55,9 @@ _RETRY_SECONDS: Final = 15.0
 _RETRY_MOST_SECONDS: Final = 600.0
 # Events are few; this is a year of false alarms at one a day, or a fault in the making.
 _MAX_EVENTS: Final = 400
+# Late windows with the broker that nobody has receipted: 20 messages, half a megabyte for each node
+# of a fleet. A receipt takes some two seconds: 500 windows a second, the largest outbox in minutes.
+_CREDIT_WINDOWS: Final = 1000
 # Time for a window to get to the disk, once that is due: of what may be lost.
 _SAVING_SECONDS: Final = 1.0
 
@@ -111,6 +115,10 @@ class _Boot:
         self.in_flight: set[int] = set()
         self.passed = Ranges()
         """Numbers that do not wait: sent, or not held (any more)."""
+        self.confirmed = Ranges()
+        """Numbers that the broker has and nobody has receipted."""
+        self.undeleted = Ranges()
+        """Stored, and on a disk that could not be written then: not to be sent again."""
 
     @property
     def held(self) -> int:
@@ -156,17 +164,21 @@ class Outbox:
         self._retry_at = -float("inf")
         self._retry_seconds = _RETRY_SECONDS
         self._disk_works = file is not None
+        self._unread = False
+        """Whether what earlier starts have left could not be read: nothing is written till then."""
         self._delete_due: float | None = None
         self._expire_due = now
         self._discarded: dict[DiscardReason, int] = {}
         self._silence_told = False
+        self._may_ask = False
+        """Whether one message is due that asks whether somebody stores again."""
         self._end_told = False
         """Whether the broker has the last account of this boot."""
         self.held = 0
         """Windows, of all boots."""
-        if file is not None:
-            self._load(file)
         self._boots[boot] = self._current
+        if file is not None:
+            self._load(file, now)
 
     @property
     def last_start_us(self) -> int | None:
@@ -212,6 +224,16 @@ class Outbox:
         if len(boot.unsaved) > self.rules.max_windows:
             self._give_one_up(boot)
 
+    @property
+    def has_credit(self) -> bool:
+        """Whether the broker may be given late windows: not all at once, where receipts come.
+
+        It would have to keep, for a collector that comes back after a day, that day of all nodes.
+        """
+        if self._may_ask or not self._unreceipted.somebody_stores:
+            return True
+        return sum(len(boot.confirmed) for boot in self._boots.values()) < _CREDIT_WINDOWS
+
     def live(self, now: float, seconds: float) -> Entry | None:
         """The oldest of the windows that wait and are no older than so many seconds."""
         found = None
@@ -249,6 +271,7 @@ class Outbox:
             if boot is self._current:
                 found = [entry for entry in found if entry.added_at < before]
             if found:
+                self._may_ask = False
                 return found
         return []
 
@@ -282,8 +305,9 @@ class Outbox:
         found.in_flight.difference_update(seqs)
         for first, last in runs(seqs):
             if self.rules.receipts == "broker":
-                self._take_out(found, first, last, now)
+                self._let_go(found, first, last, now)
             else:
+                found.confirmed.add(first, last)
                 self._unreceipted.confirmed(boot, first, last, now)
 
     def refused(self, boot: str, seqs: Iterable[int], now: float) -> None:
@@ -313,9 +337,7 @@ class Outbox:
         boot = self._boots.get(receipt.boot)
         if boot is None:
             return 0
-        return sum(
-            self._take_out(boot, first, last, now) for first, last in _stored_ranges(receipt)
-        )
+        return sum(self._let_go(boot, first, last, now) for first, last in _stored_ranges(receipt))
 
     def restamp(self, stamps: Mapping[int, tuple[int, Clock]], ends_us: Mapping[int, int]) -> None:
         """Give windows and events of this boot, none of which is sent, their right time.
@@ -366,13 +388,7 @@ class Outbox:
         """The broker has it, or never will."""
         self._events.pop(key, None)
         self._unsaved_events.pop(key, None)
-        if key in self._events_on_disk and self._file is not None:
-            self._events_on_disk.discard(key)
-            try:
-                self._file.delete_event(key)
-                self._will_delete(now)
-            except OutboxFileError as error:
-                self._disk_failed(error)
+        self._delete_event(key, now)
 
     def tend(self, now: float, *, synced_us: int | None = None) -> None:
         """Do what time brings: save, delete, give up what is too old, send again.
@@ -382,6 +398,8 @@ class Outbox:
             synced_us: microseconds since 1970, if that is known.
         """
         self._now = now
+        if self._unread and self._file is not None and now >= self._retry_at:
+            self._load(self._file, now)
         oldest = self._oldest_unsaved_at()
         if oldest is not None:
             may_wait = max(0.0, self.rules.tail_seconds - _SAVING_SECONDS)
@@ -391,7 +409,11 @@ class Outbox:
             self._expire_due = now + _EXPIRE_SECONDS
             self._expire(now, synced_us)
         for name, first, last in self._unreceipted.due(now, self._end_of_message):
-            self._boots[name].passed.remove(first, last)
+            boot = self._boots[name]
+            boot.confirmed.remove(first, last)
+            self._may_ask = self._unreceipted.nobody_answers
+            for begin, end in boot.undeleted.holes(first, last):
+                boot.passed.remove(begin, end)
         self._tell_silence()
         if self._delete_due is not None and now >= self._delete_due:
             self._commit_deletions(now)
@@ -406,6 +428,8 @@ class Outbox:
         file, boot = self._file, self._current
         if file is None or (now < self._retry_at and not at_once):
             return not boot.unsaved
+        if self._unread and not self._load(file, now):
+            return False
         try:
             while boot.unsaved or self._unsaved_events:
                 seqs = tuple(islice(boot.unsaved, _ROWS_PER_COMMIT))
@@ -508,38 +532,62 @@ class Outbox:
                 return _age_seconds(boot.memory[next(iter(boot.unsaved))], now, synced_us)
         return 0.0
 
-    def _load(self, file: OutboxFile) -> None:
-        """Find what earlier boots have left."""
-        stored, events = Stored((), None), []
+    def _load(self, file: OutboxFile, now: float) -> bool:
+        """Find what earlier boots have left; gives whether it could be read, or never will be."""
         try:
             stored, events = file.load(), file.events()
         except OutboxFileError as error:
+            self._unread = not error.damaged
             self._disk_failed(error)
-        self._last_start_us = stored.last_start_us
+            return not self._unread
+        is_late, self._unread = self._unread, False
+        if self._last_start_us is None:
+            self._last_start_us = stored.last_start_us
+        earlier: dict[str, _Boot] = {}
         for each in stored.boots:
             account = each.account
             account.produced = max(account.produced, each.last_seq + 1)
             boot = _Boot(each.boot, account)
             boot.file_id, boot.on_disk, boot.last_saved = each.id, each.windows, each.last_seq
-            self._boots[each.boot] = boot
+            earlier[each.boot] = boot
             self.held += each.windows
             if not each.windows:
                 self._ended.append(each.boot)
+        self._boots = earlier | self._boots
         for key, payload in events:
-            self._events_given = max(self._events_given, key)
-            self._events_on_disk.add(key)
-            try:
-                self._events[key] = msgspec.json.decode(payload, type=Event)
-            except msgspec.MsgspecError:
-                self.event_done(key, self._began)
-        if self.held or self._events:
+            self._load_event(key, payload, now, is_late=is_late)
+        waiting = sum(boot.on_disk for boot in earlier.values())
+        if waiting or events:
             logger.info(
-                "%d windows and %d events of earlier starts wait to be sent",
-                self.held,
-                len(self._events),
+                "%d windows and %d events of earlier starts wait to be sent", waiting, len(events)
             )
-        elif not self._boots:
+        elif not earlier and not is_late:
             self._rest(file)
+        return True
+
+    def _load_event(self, key: int, payload: bytes, now: float, *, is_late: bool) -> None:
+        self._events_on_disk.add(key)
+        event = None
+        with suppress(msgspec.MsgspecError):
+            event = msgspec.json.decode(payload, type=Event)
+        if event is not None and not is_late:
+            self._events_given = max(self._events_given, key)
+            self._events[key] = event
+            return
+        self._delete_event(key, now)
+        if event is not None:
+            # An event of this start may have its number by now: it is written anew, with another.
+            self.add_event(event, self._began)
+
+    def _delete_event(self, key: int, now: float) -> None:
+        if key not in self._events_on_disk or self._file is None:
+            return
+        self._events_on_disk.discard(key)
+        try:
+            self._file.delete_event(key)
+            self._will_delete(now)
+        except OutboxFileError as error:
+            self._disk_failed(error)
 
     def _waiting_on_disk(self, boot: _Boot, limit: int) -> list[Entry]:
         found: list[Entry] = []
@@ -620,9 +668,16 @@ class Outbox:
             if seq not in boot.unsaved:
                 del boot.memory[seq]
 
-    def _take_out(self, boot: _Boot, first: int, last: int, now: float) -> int:
+    def _let_go(self, boot: _Boot, first: int, last: int, now: float) -> int:
+        """Take out what is stored; where the disk cannot be written now, once it can be."""
+        return self._take_out(boot, first, last, now, or_later=True)
+
+    def _take_out(
+        self, boot: _Boot, first: int, last: int, now: float, *, or_later: bool = False
+    ) -> int:
         """Hold a range of windows no more; gives how many that were."""
         count = 0
+        boot.confirmed.remove(first, last)
         in_memory: Iterable[int] = boot.memory
         if last - first < len(boot.memory):
             in_memory = range(first, last + 1)
@@ -634,6 +689,10 @@ class Outbox:
             except OutboxFileError as error:
                 self._disk_failed(error)
                 deleted = 0
+                if or_later and boot.on_disk and first <= boot.last_saved:
+                    # A card that is read-only now must not make us send all that is on it for ever.
+                    boot.undeleted.add(first, min(last, boot.last_saved))
+                    self._will_delete(now)
             if deleted:
                 boot.on_disk -= deleted
                 self.held -= deleted
@@ -717,8 +776,17 @@ class Outbox:
         boot = self._boots.get(name)
         if boot is None or not boot.held:
             return None
-        seqs = [row.seq for row in self._rows(boot, first, last, limit=MAX_BACKLOG_WINDOWS)]
+        seqs: list[int] = []
+        for begin, end in boot.undeleted.holes(first, last, most=1):
+            rows = self._rows(boot, begin, end, limit=MAX_BACKLOG_WINDOWS)
+            seqs += [row.seq for row in rows]
         seqs += [seq for seq in boot.unsaved if first <= seq <= last]
+        if not seqs and len(boot.undeleted) < boot.on_disk and not self._disk_works:
+            # Nobody can tell now; what is gone is not sent again anyway.
+            return min(last, first + MAX_BACKLOG_WINDOWS - 1)
+        if not seqs:
+            # Given up since.
+            boot.confirmed.remove(first, last)
         return max(seqs[:MAX_BACKLOG_WINDOWS], default=None)
 
     def _tell_silence(self) -> None:
@@ -762,8 +830,10 @@ class Outbox:
     def _commit_deletions(self, now: float) -> None:
         file = self._file
         self._delete_due = None
-        if file is None or not file.is_open:
+        if file is None or not (file.is_open or any(b.undeleted for b in self._boots.values())):
             return
+        if now >= self._retry_at:
+            self._delete_undeleted(now)
         if now < self._retry_at:
             self._delete_due = self._retry_at
             return
@@ -780,6 +850,14 @@ class Outbox:
                 self._rest(file)
         except OutboxFileError as error:
             self._disk_failed(error)
+
+    def _delete_undeleted(self, now: float) -> None:
+        for boot in self._boots.values():
+            for first, last in tuple(boot.undeleted):
+                if now < self._retry_at:
+                    return
+                boot.undeleted.remove(first, last)
+                self._let_go(boot, first, last, now)
 
     def _rest(self, file: OutboxFile) -> None:
         try:
@@ -798,8 +876,10 @@ class Outbox:
             error,
             what,
         )
+        # A new file in place of a damaged one is tried at once, but not time and again.
+        at_once = error.damaged and self._disk_works
         self._disk_works = False
-        self._retry_at = self._now + (0.0 if error.damaged else self._retry_seconds)
+        self._retry_at = self._now + (0.0 if at_once else self._retry_seconds)
         self._retry_seconds = min(2 * self._retry_seconds, _RETRY_MOST_SECONDS)
 
     def _disk_is_well(self) -> None:
@@ -821,6 +901,7 @@ class Outbox:
             boot.unsaved = OrderedDict(sorted(boot.unsaved.items()))
             boot.expendable = OrderedDict(sorted(boot.expendable.items()))
             boot.on_disk, boot.last_saved, boot.file_id = 0, -1, None
+            boot.undeleted = Ranges()
             self.held -= lost
             self._discard(boot, DiscardReason.DAMAGED, lost)
             self._look_whether_ended(boot)

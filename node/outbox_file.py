@@ -141,7 +141,7 @@ class OutboxFile:
         Raises:
             OutboxFileError: it cannot be read.
         """
-        if not self.path.exists():
+        if not self._exists():
             return Stored((), None)
         with self._opened() as db:
             counts = {
@@ -159,7 +159,7 @@ class OutboxFile:
 
     def events(self) -> list[tuple[int, bytes]]:
         """Id and payload of every event, oldest first."""
-        if not self.path.exists():
+        if not self._exists():
             return []
         with self._opened() as db:
             return db.execute("SELECT id, payload FROM events ORDER BY id").fetchall()
@@ -291,6 +291,10 @@ class OutboxFile:
             return f"cannot be moved aside: {error.strerror}"
         return f"is now {aside.name}"
 
+    def _exists(self) -> bool:
+        with self._translated():
+            return self.path.exists()
+
     @contextmanager
     def _opened(self) -> Iterator[sqlite3.Connection]:
         with self._translated():
@@ -358,7 +362,12 @@ _DELETE: Final = "DELETE FROM windows WHERE boot = ? AND seq BETWEEN ? AND ?"
 
 
 def _account(payload: Any) -> BootAccount:
-    return msgspec.json.decode(payload, type=BootAccount)
+    """One that cannot be read, of another version maybe, costs a count and no windows."""
+    try:
+        return msgspec.json.decode(payload, type=BootAccount)
+    except (msgspec.MsgspecError, TypeError, UnicodeDecodeError) as error:
+        logger.warning("an account in the outbox begins anew: %s", error)
+        return BootAccount()
 
 
 def _size(path: Path) -> int:

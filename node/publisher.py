@@ -81,6 +81,9 @@ HEALTH_EXPIRY_SECONDS = 3600
 RESULT_EXPIRY_SECONDS = 60
 # How an update stands, while the broker is away: the last of it is what counts.
 _MAX_UPDATES = 400
+# Of earlier boots, told with each health: those of a node that has started time and again for days
+# take turns.
+_EARLIER_ACCOUNTS: Final = 100
 # Commands come from people, one by one.
 _MAX_ASKED = 20
 # Windows younger than this many hops are live.
@@ -275,6 +278,8 @@ class Publisher:
         """What is to be said of the node itself, the newest of each kind, and every answer."""
         self._accounts: dict[_NewsKey, Account] = {}
         """Those among the news."""
+        self._next_earlier = 0
+        """Which of the earlier boots, oldest first, accounts for itself next."""
         self._answers = 0
         self._updates_to_tell: OrderedDict[int, Publication] = OrderedDict()
         """How the update stands, each of it, until the broker has it."""
@@ -447,7 +452,7 @@ class Publisher:
             case Health():
                 health = self._with_outbox(mail)
                 self._publish_about_node(health, expiry_seconds=HEALTH_EXPIRY_SECONDS)
-                self._tell_account(self._boot)
+                self._tell_accounts()
             case Event():
                 if self._outbox.add_event(mail, time.monotonic()):
                     self._say_once(
@@ -517,6 +522,16 @@ class Publisher:
         )
         if len(self._updates_to_tell) > _MAX_UPDATES:
             self._updates_to_tell.popitem(last=False)
+
+    def _tell_accounts(self) -> None:
+        """Of this boot, and in turn of earlier ones: what is not repeated is taken for gone."""
+        self._tell_account(self._boot)
+        earlier = [boot for boot in self._outbox.boots if boot != self._boot]
+        place = self._next_earlier if self._next_earlier < len(earlier) else 0
+        told = earlier[place : place + _EARLIER_ACCOUNTS]
+        self._next_earlier = place + len(told)
+        for boot in told:
+            self._tell_account(boot)
 
     def _tell_account(self, boot: str) -> None:
         if boot not in self._outbox.boots:
@@ -617,6 +632,8 @@ class Publisher:
 
     def _may_send_late(self) -> bool:
         assert self._connected is not None
+        if not self._outbox.has_credit:
+            return False
         # A place is left for a live window, where there is more than one.
         room = max(1, min(_BACKLOG_IN_FLIGHT, self._connected.max_in_flight - 1))
         late = sum(isinstance(each, _Windows) and each.late for each in self._in_flight.values())

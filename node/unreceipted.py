@@ -41,6 +41,11 @@ class Unreceipted:
         self.nobody_answers = False
         """Whether windows are long confirmed, and no receipt at all has come since."""
 
+    @property
+    def somebody_stores(self) -> bool:
+        """Whether a receipt has ever come."""
+        return self._receipt_at is not None
+
     def confirmed(self, boot: str, first: int, last: int, now: float) -> None:
         """The broker has taken these."""
         if self._spans:

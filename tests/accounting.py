@@ -83,6 +83,9 @@ def _compared(rig: Rig, tail_windows: int) -> tuple[Totals, list[str]]:
                 f"{_name(run)}: {left} of {run_produced} windows are lost (at most {allowed} may"
                 f" be), from {missing[:5]} to {missing[-5:]}; ledger: {entry}"
             )
+        if run_discarded:
+            # No fault lasts so long, and no message is such, that a node had a reason.
+            problems.append(f"{_name(run)}: {run_discarded} windows were given up: {entry}")
         if not run.killed and entry.get("produced") != run.produced:
             problems.append(f"{_name(run)}: the ledger knows of another number: {entry}")
     strangers = set(seqs) - {run.boot for run in rig.runs}

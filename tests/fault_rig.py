@@ -142,6 +142,7 @@ class Disk:
 
     def fill(self) -> None:
         """Until not a byte more goes."""
+        assert self._mounted, "only a disk of its own is filled, never the computer's"
         with self._ballast.open("ab", buffering=0) as ballast, contextlib.suppress(OSError):
             while True:
                 ballast.write(b"\0" * 4096)

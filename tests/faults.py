@@ -231,13 +231,15 @@ def inject(
     """One fault after another, some of them together, for so long; gives how many of each."""
     counts: Counter[str] = Counter()
     until = time.monotonic() + seconds
+    full = {"node_disk_full", "collector_disk_full"}
+    possible = [name for name in ALL if name not in full or rig.collector_disk.can_be_full]
     # Each once, in any order, before one comes a second time.
     names: list[str] = []
     while time.monotonic() < until:
-        names = names or chance.sample(list(ALL), len(ALL))
+        names = names or chance.sample(possible, len(possible))
         chosen = [names.pop()]
         if chance.random() < _TOGETHER:
-            chosen += [name for name in chance.sample(list(ALL), 1) if _fits(name, chosen[0])]
+            chosen += [name for name in chance.sample(possible, 1) if _fits(name, chosen[0])]
         say(" and ".join(chosen).replace("_", " "))
         with ExitStack() as stack:
             for name in chosen:

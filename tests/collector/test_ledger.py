@@ -275,6 +275,20 @@ def test_time_in_which_nobody_listened_does_not_count() -> None:
     assert counts(story.entry()) == {"produced": 5, "stored": 3, "missing": 2}
 
 
+@pytest.mark.parametrize("blind_us", [0, 1_000_000, MINUTE_US])
+def test_connection_that_breaks_time_and_again_hides_nothing(blind_us: int) -> None:
+    """Each break alone is no time in which nodes could be heard; the time between them is."""
+    story = Story()
+    story.hear(window(0), account(5, waiting=1))
+    for _ in range(3):
+        story.wait(GAP_US - MINUTE_US)
+        blind_since_us = story.now_us
+        story.now_us += blind_us
+        story.ledger.begin_anew(now_us=story.now_us, blind_since_us=blind_since_us)
+
+    assert counts(story.entry()) == {"produced": 5, "stored": 1, "waiting": 1, "missing": 3}
+
+
 def test_entries_are_made_of_what_has_changed() -> None:
     """And no two have one time: boots of one node would be one point."""
     story = Story()

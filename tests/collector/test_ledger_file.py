@@ -6,7 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from collector.books import Books
@@ -64,7 +64,9 @@ def test_account_comes_back_as_it_was(tmp_path: Path) -> None:
 SEQS = st.lists(st.integers(0, 60), min_size=1, max_size=12)
 
 
+# Each batch waits for the disk: no deadline.
 @given(st.lists(SEQS, max_size=8))
+@settings(deadline=None)
 def test_ranges_on_disk_are_those_in_memory(batches: list[list[int]]) -> None:
     """Whatever grows together: each batch writes what it has touched alone."""
     with TemporaryDirectory() as folder, closing(LedgerFile(Path(folder))) as file:
@@ -143,19 +145,82 @@ def test_store_is_not_asked_about_a_boot_that_begins(tmp_path: Path) -> None:
     assert sink.asked == []
 
 
-def test_store_that_cannot_be_asked_is_waited_for(tmp_path: Path) -> None:
-    """Nothing is entered until it answers."""
+def test_store_that_cannot_be_asked_holds_nobody_up(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A token that may only write, or a question that takes too long: asked again, now and then."""
     sink = MemorySink()
-    sink.failure = SinkUnavailableError("away")
+    for seq in range(7):
+        sink.write(list(points(window(seq), arrived_us=0)))
+    sink.failure = SinkUnavailableError("the token may not read")
     with closing(LedgerFile(tmp_path)) as file:
         ledger = books(file, sink)
-        with pytest.raises(SinkUnavailableError):
-            ledger.enter([(window(7), (7,))], now_us=NOW_US)
-        assert file.boot(KEY) is None
+        for seq in range(7, 127):
+            ledger.enter([(window(seq), (seq,))], now_us=NOW_US + seq * 1_000_000)
+        unknown = file.boot(KEY)
+        questions = len(sink.asked)
 
         sink.failure = None
-        ledger.enter([(window(7), (7,))], now_us=NOW_US)
-        assert file.boot(KEY) is not None
+        touched = ledger.enter([(window(127), (127,))], now_us=NOW_US + 200_000_000)
+        known = file.boot(KEY)
+
+    assert unknown is not None
+    assert list(unknown.stored) == [(7, 126)]
+    assert questions == 2
+    assert caplog.text.count("may not read") == 1
+    assert touched == {KEY: Ranges([(0, 127)])}
+    assert known is not None
+    assert list(known.stored) == [(0, 127)]
+
+
+def test_store_is_asked_so_often_about_one_node_and_no_more(tmp_path: Path) -> None:
+    """Each question may read all that is stored of it: nobody else must wait for hundreds."""
+    sink = MemorySink()
+    heard = [(window(5, boot=f"{BOOT[:-3]}{number:03d}"), (5,)) for number in range(500)]
+    with closing(LedgerFile(tmp_path)) as file:
+        ledger = books(file, sink)
+
+        ledger.enter(heard, now_us=NOW_US)
+        ledger.enter([(window(5, node="fan-1"), (5,))], now_us=NOW_US)
+        of_one = [node for node, _ in sink.asked if node == "press-07"]
+        ledger.enter(heard, now_us=NOW_US + DAY_US)
+
+    assert len(of_one) == 10
+    assert len(sink.asked) == 21
+
+
+def test_windows_that_another_collector_has_stored_are_not_missing(tmp_path: Path) -> None:
+    """The store is asked before anything is called missing; what is not there either, is."""
+    sink = MemorySink()
+    with closing(LedgerFile(tmp_path)) as file:
+        ledger = books(file, sink)
+        ledger.enter([(window(0), (0,)), (account(6), ())], now_us=NOW_US)
+        ledger.evaluate(now_us=NOW_US)
+        # Its node sends them no more, for the other one has receipted them.
+        for seq in (1, 2, 3, 5):
+            sink.write(list(points(window(seq), arrived_us=0)))
+
+        later_us = NOW_US + DAY_US
+        (change,) = ledger.evaluate(now_us=later_us)
+        ledger.save_evaluated(now_us=later_us)
+        ledger.evaluate(now_us=later_us + 1)
+
+        assert (change.entry.stored, change.entry.missing) == (5, 1)
+        assert sink.asked == [KEY]
+        boot = file.boot(KEY)
+        assert boot is not None
+        assert list(boot.stored) == [(0, 3), (5, 5)]
+
+
+def test_row_that_cannot_be_read_is_told_in_one_line(tmp_path: Path) -> None:
+    """Damage that SQLite does not see is none of its errors."""
+    with closing(LedgerFile(tmp_path)) as file:
+        file.save([Boot(*KEY, 1, 2)])
+        with closing(sqlite3.connect(tmp_path / LEDGER, isolation_level=None)) as other:
+            other.execute("UPDATE boot SET patience = '[[1'")
+
+        with pytest.raises(SinkUnavailableError, match=r"ledger\.db: "):
+            books(file)
 
 
 def test_boot_that_is_over_is_forgotten_after_a_month(tmp_path: Path) -> None:

@@ -625,6 +625,133 @@ def test_folder_that_cannot_be_had_leaves_windows_in_memory(
     assert saved_rows(folder) == [0, 1, 2]
 
 
+@contextmanager
+def locked_by_another(folder: Path, mode: str) -> Iterator[None]:
+    """Another program has the outbox's file: all of it, or what is written."""
+    database = sqlite3.connect(folder / "outbox.db", isolation_level=None)
+    try:
+        if mode == "EXCLUSIVE":
+            database.execute("PRAGMA locking_mode = EXCLUSIVE")
+        database.execute(f"BEGIN {mode}")
+        yield
+        database.execute("ROLLBACK")
+    finally:
+        database.close()
+
+
+def test_what_cannot_be_read_at_the_start_is_found_later(tmp_path: Path) -> None:
+    """A disk that is full then, say: nothing is written over, and all goes out in the end."""
+    before = on_disk(tmp_path)
+    fill(before, "...")
+    before.add_event(EVENT, 3.0)
+    before.save(3.0)
+    before.close(3.0)
+    news = msgspec.structs.replace(EVENT, boot=NEXT_BOOT, episode_id="another")
+    with locked_by_another(tmp_path, "EXCLUSIVE"):
+        outbox = on_disk(tmp_path, boot=NEXT_BOOT)
+        outbox.add(window(".", 7, NEXT_BOOT), 1.0)
+        outbox.add_event(news, 1.0)
+        outbox.tend(10.0)
+
+    outbox.tend(100.0)
+
+    assert outbox.held == 4
+    assert outbox.boots == (BOOT, NEXT_BOOT)
+    assert [(w.boot, w.seq) for w in everything(outbox)] == [
+        *((BOOT, seq) for seq in range(3)),
+        (NEXT_BOOT, 7),
+    ]
+    after = on_disk(tmp_path, boot="01JD8Z6W3M9K4T2Q5R7V1X0YBE")
+    assert {event.episode_id for _, event in after.events()} == {EVENT.episode_id, "another"}
+    assert after.held == 4
+
+
+def test_folder_that_may_not_be_looked_into_leaves_windows_in_memory(tmp_path: Path) -> None:
+    """Not even whether there is a file can be known then; the node hears all the same."""
+    outbox = Outbox(BOOT, node=NODE, file=OutboxFile(tmp_path / ("x" * 300)))
+    fill(outbox, "...")
+
+    outbox.tend(10.0)
+
+    assert waiting(outbox) == [0, 1, 2]
+
+
+def test_file_that_is_broken_and_stays_is_not_tried_all_the_time(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where it cannot be moved aside, it is told rarely, and windows wait in memory."""
+    (tmp_path / "outbox.db").write_bytes(b"no database")
+    (tmp_path / "outbox.broken").mkdir()
+    (tmp_path / "outbox.broken" / "file").touch()
+    outbox = on_disk(tmp_path)
+    for tenths in range(600):
+        if tenths % 10 == 0:
+            outbox.add(window(".", tenths // 10), tenths / 10)
+        outbox.tend(tenths / 10)
+
+    assert outbox.held == 60
+    assert 1 <= caplog.text.count("cannot be used") <= 5
+
+
+def test_account_that_cannot_be_read_costs_no_windows(tmp_path: Path) -> None:
+    """A later version may know reasons that this one does not: the windows go out all the same."""
+    before = on_disk(tmp_path)
+    fill(before, "...")
+    before.save(3.0)
+    before.close(3.0)
+    with sqlite3.connect(tmp_path / "outbox.db") as database:
+        database.execute("""UPDATE boots SET account = '{"discarded":{"melted":1}}'""")
+    database.close()
+
+    after = on_disk(tmp_path, boot=NEXT_BOOT)
+
+    assert [w.seq for w in everything(after)] == [0, 1, 2]
+    assert account_of(after, BOOT)["produced"] == 3
+    assert not (tmp_path / "outbox.broken").exists()
+
+
+def test_windows_that_cannot_be_read_when_they_are_due_are_sent_later(tmp_path: Path) -> None:
+    """Nobody has receipted them: a disk that is away for a moment does not forget them."""
+    outbox = on_disk(tmp_path)
+    fill(outbox, "..")
+    outbox.save(2.0)
+    outbox.sent(BOOT, [0, 1])
+    outbox.confirmed(BOOT, [0, 1], 2.0)
+    outbox.receipted(receipt(0, 0, boot=NEXT_BOOT), 3.0)
+    assert outbox._file is not None
+    outbox._file.close()
+
+    with locked_by_another(tmp_path, "EXCLUSIVE"):
+        outbox.tend(700.0)
+
+    assert waiting(outbox) == [0, 1]
+
+
+def test_stored_windows_are_not_sent_again_from_a_disk_that_cannot_be_written(
+    tmp_path: Path,
+) -> None:
+    """Their rows go once it can be; until then, not all of a read-only card goes out for ever."""
+    outbox = on_disk(tmp_path)
+    fill(outbox, "." * 5)
+    outbox.save(5.0)
+    outbox.sent(BOOT, range(5))
+    outbox.confirmed(BOOT, range(5), 5.0)
+    assert outbox._file is not None
+    outbox._file.close()
+    with locked_by_another(tmp_path, "IMMEDIATE"):
+        outbox.receipted(receipt(0, 2**53, [(3, 3)]), 6.0)
+        held = outbox.held
+        outbox.tend(606.0)
+        again = waiting(outbox)
+
+    outbox.tend(2000.0)
+    outbox.tend(2010.0)
+
+    assert (held, again) == (5, [3])
+    assert outbox.held == 1
+    assert saved_rows(tmp_path) == [3]
+
+
 def test_windows_that_could_not_be_saved_are_counted_at_the_end(tmp_path: Path) -> None:
     """They are lost, and the last account says how many and why."""
     outbox = on_disk(tmp_path / "nowhere")
@@ -711,6 +838,51 @@ def test_unreceipted_windows_are_sent_again_where_receipts_come() -> None:
 
     assert too_soon == []
     assert waiting(outbox) == list(range(150))
+
+
+def test_broker_gets_late_windows_on_credit_where_receipts_come(tmp_path: Path) -> None:
+    """Each receipt renews it, and so does time, for what a broker has dropped or we gave up."""
+    outbox = on_disk(tmp_path, max_age_seconds=3600.0)
+    fill(outbox, "." * 3000)
+    outbox.save(3000.0)
+    outbox.sent(BOOT, range(1000))
+    outbox.confirmed(BOOT, range(1000), 3000.0)
+    before_any = outbox.has_credit
+    outbox.receipted(receipt(0, 0, boot=NEXT_BOOT), 3001.0)
+    after_another = outbox.has_credit
+    outbox.receipted(receipt(0, 49), 3002.0)
+    renewed = outbox.has_credit
+    outbox.sent(BOOT, range(1000, 2000))
+    outbox.confirmed(BOOT, range(1000, 2000), 3003.0)
+    used_up = outbox.has_credit
+    outbox.tend(4000.0)
+    later = outbox.has_credit
+
+    assert (before_any, after_another, renewed, used_up, later) == (True, False, True, False, True)
+    # The oldest are too old by the time, and hold no credit.
+    outbox.sent(BOOT, range(50, 3000))
+    outbox.confirmed(BOOT, range(50, 3000), 4001.0)
+    assert not outbox.has_credit
+    outbox.tend(6500.0)
+    assert outbox.has_credit
+
+
+def test_one_message_asks_although_all_credit_is_used_up() -> None:
+    """A collector has answered once and is away since; nothing else may be heard of this node."""
+    outbox = Outbox(BOOT, node=NODE)
+    fill(outbox, "." * 3000)
+    outbox.receipted(receipt(0, 0, boot=NEXT_BOOT), 3000.0)
+    outbox.sent(BOOT, range(3000))
+    outbox.confirmed(BOOT, range(3000), 3001.0)
+    before = outbox.has_credit
+
+    outbox.tend(3700.0)
+    asks = outbox.has_credit
+    asked = waiting(outbox, 50)
+    after = outbox.has_credit
+
+    assert (before, asks, after) == (False, True, False)
+    assert asked == list(range(50))
 
 
 def test_one_message_asks_where_no_receipt_comes(
@@ -876,7 +1048,7 @@ class Accounts(RuleBasedStateMachine):
     def stop_and_start(self) -> None:
         assert self.outbox.end(self.now) == 0
         self.outbox.close(self.now)
-        self.restart()
+        self.restart(crashed=False)
 
     @rule()
     def save_and_crash(self) -> None:
@@ -888,21 +1060,27 @@ class Accounts(RuleBasedStateMachine):
         self.outbox._file.close()
         self.scratch.cleanup()
         self.scratch = image
-        self.restart()
+        self.restart(crashed=True)
 
-    def restart(self) -> None:
+    def restart(self, *, crashed: bool) -> None:
         accounts = {
             boot: self.outbox.account(boot, at_us=0, hop_seconds=1.0) for boot in self.outbox.boots
         }
         self.start()
-        for boot, account in accounts.items():
-            if account.waiting:
-                again = self.outbox.account(boot, at_us=0, hop_seconds=1.0)
-                # What was deleted and not committed yet when it crashed is there again.
-                self.gone[boot] -= again.waiting - account.waiting
-                assert again.waiting >= account.waiting
-                assert again.produced == account.produced
-                assert again.discarded == account.discarded
+        for boot in set(accounts) & set(self.outbox.boots):
+            before = accounts[boot]
+            after = self.outbox.account(boot, at_us=0, hop_seconds=1.0)
+            if crashed:
+                # What was deleted and not committed is there again; what else came and went since
+                # the last commit is not known any more.
+                assert after.waiting >= before.waiting
+                assert after.produced <= before.produced
+                assert after.discarded <= before.discarded
+                self.produced[boot] = after.produced
+                self.gone[boot] = after.produced - after.waiting - after.discarded
+                assert self.gone[boot] >= 0
+            else:
+                assert after == msgspec.structs.replace(before, tail_windows=0)
 
     @invariant()
     def nothing_is_unaccounted(self) -> None:

@@ -6,15 +6,19 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import NamedTuple, Self
 
 import msgspec
 import pytest
 
-from contract.messages import Birth, encode
+from contract import topics
+from contract.messages import Birth, Receipt, encode
 from contract.session import NO_MATCHING_SUBSCRIBERS, Session, SessionEvent, SessionOptions
 from contract.settings import MqttSettings
+from contract.topics import Kind
 from node.outbox import Outbox, OutboxRules
+from node.outbox_file import OutboxFile
 from node.publisher import Answer, Publisher
 from tests.contract import examples
 from tests.servers import wait_until
@@ -47,13 +51,20 @@ def _publications(connection: socket.socket) -> bytes:
     return data[2 + data[1] :] or connection.recv(65_536)
 
 
-def _publisher(server: socket.socket, birth: Callable[[], Birth]) -> Publisher:
+def _publisher(
+    server: socket.socket,
+    birth: Callable[[], Birth],
+    *,
+    rules: OutboxRules | None = None,
+    file: OutboxFile | None = None,
+) -> Publisher:
     return Publisher(
         _settings(server),
         Outbox(
             examples.WINDOW.boot,
             node=examples.WINDOW.node,
-            rules=OutboxRules(receipts="broker", max_windows=100),
+            file=file,
+            rules=rules or OutboxRules(receipts="broker", max_windows=100),
         ),
         birth,
         node=examples.WINDOW.node,
@@ -354,6 +365,76 @@ def test_health_says_how_full_the_outbox_is(listening: socket.socket) -> None:
     assert b'"waiting":0,' in last.rest
     assert b'"discarded_unsaved":2' in last.rest
     assert b'"ended":true' in last.rest
+
+
+def test_earlier_boots_account_for_themselves_for_as_long_as_they_wait(
+    listening: socket.socket, tmp_path: Path
+) -> None:
+    """With each health, as this boot does: a ledger takes what is not repeated for gone."""
+    earlier_boot = "01JD8Z6W3M9K4T2Q5R7V1X0YBA"
+    path = tmp_path / "outbox.db"
+    earlier = Outbox(earlier_boot, node=examples.WINDOW.node, file=OutboxFile(path))
+    earlier.add(msgspec.structs.replace(examples.WINDOW, boot=earlier_boot, seq=0), 0.0)
+    earlier.end(1.0)
+    earlier.close(1.0)
+    publisher = _publisher(
+        listening, lambda: examples.BIRTH, rules=OutboxRules(), file=OutboxFile(path)
+    )
+    publisher.start()
+    with _Broker(listening, _takes_all) as broker:
+
+        def told() -> int:
+            return sum(earlier_boot.encode() in account.rest for account in broker.on("account"))
+
+        wait_until(lambda: told() == 1, "the account at the connection")
+        publisher.give(examples.HEALTH)
+        wait_until(lambda: told() == 2, "the account with the health")
+        publisher.give(examples.HEALTH)
+        wait_until(lambda: told() == 3, "the account with the next health")
+        publisher.stop(drain_seconds=0.1)
+
+
+def test_no_more_of_a_long_outbox_is_with_the_broker_than_on_credit(
+    listening: socket.socket, tmp_path: Path
+) -> None:
+    """A collector stores what the broker has for it; then, and not before, it gets the rest."""
+    boot = examples.WINDOW.boot
+    outbox_file = OutboxFile(tmp_path / "outbox.db")
+    publisher = _publisher(listening, lambda: examples.BIRTH, rules=OutboxRules(), file=outbox_file)
+    for seq in range(3000):
+        publisher._outbox.add(msgspec.structs.replace(examples.WINDOW, seq=seq), -1000.0)
+    publisher.start()
+
+    def code(topic: str, before: int) -> int:
+        if topic.endswith("/backlog") and before == 0:
+            receipt_of(0, 0)
+        return 0
+
+    def receipt_of(first: int, last: int) -> None:
+        receipt = Receipt(
+            node=examples.WINDOW.node,
+            boot=boot,
+            at_us=0,
+            stored_from=first,
+            stored_up_to=last,
+            holes=(),
+        )
+        topic = topics.node(examples.WINDOW.node, Kind.RECEIPT)
+        broker.publish(topic, encode(receipt), packet_id=last + 1)
+
+    with _Broker(listening, code) as broker:
+        wait_until(lambda: len(broker.on("backlog")) >= 20, "as much as is lent")
+        # What comes in after its answer was handled comes too late for more.
+        for _ in range(2):
+            healths = len(broker.on("health"))
+            publisher.give(examples.HEALTH)
+            wait_until(lambda: len(broker.on("health")) > healths, "the publisher to turn")  # noqa: B023
+        lent = len(broker.on("backlog"))
+        receipt_of(0, 999)
+        wait_until(lambda: len(broker.on("backlog")) > lent + 15, "more after a receipt")
+        publisher.stop(drain_seconds=0.1)
+
+    assert 20 <= lent <= 22
 
 
 def test_every_answer_goes_out(listening: socket.socket) -> None:
