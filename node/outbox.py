@@ -230,7 +230,7 @@ class Outbox:
 
         It would have to keep, for a collector that comes back after a day, that day of all nodes.
         """
-        if self._may_ask or not self._unreceipted.somebody_stores:
+        if self._may_ask or not self._unreceipted.expects_receipts:
             return True
         return sum(len(boot.confirmed) for boot in self._boots.values()) < _CREDIT_WINDOWS
 
@@ -329,6 +329,7 @@ class Outbox:
             now: on the monotonic clock.
             retained: whether the broker had kept it: then it does not show that anybody stores.
         """
+        self._unreceipted.seen = True
         if not retained:
             self._unreceipted.receipt_came(now)
             if self._silence_told:

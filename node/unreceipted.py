@@ -38,13 +38,15 @@ class Unreceipted:
         self._spans: deque[Span] = deque()
         self._receipt_at: float | None = None
         self._probe_at = -float("inf")
+        self.seen = False
+        """Whether a receipt has ever come, and be it one of long ago."""
         self.nobody_answers = False
         """Whether windows are long confirmed, and no receipt at all has come since."""
 
     @property
-    def somebody_stores(self) -> bool:
-        """Whether a receipt has ever come."""
-        return self._receipt_at is not None
+    def expects_receipts(self) -> bool:
+        """False where none has ever come, not even one that a broker kept, and long might have."""
+        return self.seen or not self.nobody_answers
 
     def confirmed(self, boot: str, first: int, last: int, now: float) -> None:
         """The broker has taken these."""

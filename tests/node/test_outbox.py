@@ -847,7 +847,7 @@ def test_broker_gets_late_windows_on_credit_where_receipts_come(tmp_path: Path) 
     outbox.save(3000.0)
     outbox.sent(BOOT, range(1000))
     outbox.confirmed(BOOT, range(1000), 3000.0)
-    before_any = outbox.has_credit
+    at_first = outbox.has_credit
     outbox.receipted(receipt(0, 0, boot=NEXT_BOOT), 3001.0)
     after_another = outbox.has_credit
     outbox.receipted(receipt(0, 49), 3002.0)
@@ -858,13 +858,31 @@ def test_broker_gets_late_windows_on_credit_where_receipts_come(tmp_path: Path) 
     outbox.tend(4000.0)
     later = outbox.has_credit
 
-    assert (before_any, after_another, renewed, used_up, later) == (True, False, True, False, True)
+    assert (at_first, after_another, renewed, used_up, later) == (False, False, True, False, True)
     # The oldest are too old by the time, and hold no credit.
     outbox.sent(BOOT, range(50, 3000))
     outbox.confirmed(BOOT, range(50, 3000), 4001.0)
     assert not outbox.has_credit
     outbox.tend(6500.0)
     assert outbox.has_credit
+
+
+@pytest.mark.parametrize("seen", [False, True])
+def test_all_goes_out_where_receipts_are_not_known(seen: bool) -> None:
+    """After the time in which one would have come: a consumer may send none, and store all."""
+    outbox = Outbox(BOOT, node=NODE)
+    fill(outbox, "." * 5000)
+    if seen:
+        outbox.receipted(receipt(0, 0, boot=NEXT_BOOT), 5000.0, retained=True)
+    outbox.sent(BOOT, range(3000))
+    outbox.confirmed(BOOT, range(3000), 5001.0)
+    before = outbox.has_credit
+
+    outbox.tend(5700.0)
+    outbox.late(50)
+    after = outbox.has_credit
+
+    assert (before, after) == (False, not seen)
 
 
 def test_one_message_asks_although_all_credit_is_used_up() -> None:
