@@ -220,9 +220,10 @@ _ONE_PART: Final = (
     {"broker_killed", "broker_stopped", "broker_forgets", "stranger_with_a_node_s_id"},
     {"broker_killed", "broker_stopped", "broker_forgets", "stranger_with_the_collector_s_id"},
     {"database_killed", "database_hangs"},
-    {"node_killed", "node_stopped"},
+    {"node_killed", "node_stopped", "node_disk_full"},
 )
-"""Of these, one at a time: a part that is down cannot be killed, nor connected to."""
+"""Of these, one at a time: a part that is down cannot be killed, nor connected to; and a node that
+ends with neither link nor disk can only say what it has lost."""
 
 
 def inject(
