@@ -114,26 +114,21 @@ def _compared(rig: Rig, tail_windows: int) -> tuple[Totals, list[str]]:
 def _disorder(rig: Rig, rows: list[dict[str, Any]]) -> list[str]:
     """In order of time, the windows of a boot are in order of their numbers, and boots in theirs.
 
-    Only what a node has kept of its last time stamp survives it: boots between which it was killed
-    count as one here, for then that may be nothing.
+    Only a node that ended in good order has kept its last time stamp for the boots after it.
     """
-    stretch: dict[str | None, int] = {}
-    for node in rig.nodes:
-        number = 0
-        for run in node.runs:
-            stretch[run.boot] = number
-            number += not run.killed
+    number = {run.boot: run.number for run in rig.runs}
+    ended_well = {run.boot for run in rig.runs if not run.killed}
     last_seq: dict[str, int] = {}
-    last_stretch: dict[str, int] = {}
+    last_number: dict[str, int] = {}
     problems = []
     for row in rows:
         node, boot, seq = row["node"], row["boot"], row["seq"]
         if seq <= last_seq.get(boot, -1):
             problems.append(f"{node}: window {seq} has a later time than {last_seq[boot]}")
-        if stretch.get(boot, 0) < last_stretch.get(node, 0):
+        if boot in ended_well and number[boot] < last_number.get(node, 0):
             problems.append(f"{node}: a window of {boot} has a later time than one of the next")
         last_seq[boot] = seq
-        last_stretch[node] = stretch.get(boot, 0)
+        last_number[node] = max(number.get(boot, 0), last_number.get(node, 0))
     return problems[:5]
 
 
