@@ -17,7 +17,7 @@ import numpy as np
 from node.release_store import read_release
 from node.runtime import find_runtime
 from node.scorer import Scorer
-from node.synthetic import FAULTS, MachineSound, Synthesizer
+from node.sound.synthetic import FAULTS, MachineSound, Synthesizer
 
 _SEVERITIES = (0.5, 0.6, 1.0)
 

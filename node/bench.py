@@ -36,7 +36,7 @@ from node.installed import Installed, installed_node
 from node.release_store import Release, read_release
 from node.result_row import checkout_hash, device_name, platform_name
 from node.runtime import LoadedModel, Runtime, find_runtime
-from node.sources.errors import SourceError
+from node.sound.errors import SourceError
 from node.whole_file import write_whole
 
 WARM_UP = 20
@@ -357,7 +357,7 @@ def start_once(
 
 def microphone_or_calculated() -> str:
     """The source that a node here would hear: its default microphone, or a calculated fan."""
-    from node.sources.microphone import list_microphones
+    from node.sound.microphone import list_microphones
 
     with suppress(SourceError):
         microphones = list_microphones()

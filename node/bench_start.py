@@ -24,8 +24,8 @@ import numpy as np
 import node.__main__ as program
 import node.service
 import node.settings
-import node.sources.choose
-import node.sources.microphone  # noqa: F401
+import node.sound.choose
+import node.sound.microphone  # noqa: F401
 from node.bench_memory import memory_of
 from node.bench_window import WindowPath
 from node.release_store import read_release

@@ -5,11 +5,11 @@ import time
 import numpy as np
 
 from contract.features import Float32Array
-from node.framing import Framer
 from node.release_store import Release
 from node.runtime import Runtime
 from node.scorer import Scored, Scorer
-from node.sources.sound import Block
+from node.sound.framing import Framer
+from node.sound.source import Block
 
 
 class WindowPath:
@@ -56,7 +56,7 @@ def block_samples(release: Release, sample_rate_hz: int) -> int:
 
 def machine_sound(release: Release, sample_rate_hz: int, *, windows: int) -> Float32Array:
     """Calculated sound of a healthy fan, shape (windows, samples of one window)."""
-    from node.synthetic import MachineSound, Synthesizer
+    from node.sound.synthetic import MachineSound, Synthesizer
 
     samples = block_samples(release, sample_rate_hz)
     sound = Synthesizer(MachineSound(), sample_rate_hz=sample_rate_hz).read(windows * samples)

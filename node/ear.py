@@ -14,11 +14,11 @@ from typing import Protocol
 import msgspec
 
 from contract.messages import MachineState, MicrophoneState, Problem
-from node.framing import FramedWindow, Framer, framer_for
 from node.machine_watch import Judgement, MachineWatch
-from node.microphone_health import MicrophoneHealth
 from node.scorer import Evidence, Scorer
-from node.sources.sound import AudioSource, Block
+from node.sound.framing import FramedWindow, Framer, framer_for
+from node.sound.microphone_health import MicrophoneHealth
+from node.sound.source import AudioSource, Block
 
 
 class HeardWindow(msgspec.Struct, frozen=True, kw_only=True, eq=False):

@@ -11,17 +11,17 @@ from typing import Literal, TextIO
 import msgspec
 
 from contract.release import Manifest
-from node.framing import FramedWindow, Framer, framer_for
 from node.release_store import Release
 from node.runtime import Runtime
 from node.scorer import Scorer
-from node.sources.recordings import (
+from node.sound.framing import FramedWindow, Framer, framer_for
+from node.sound.recordings import (
     Recording,
     RecordingSource,
     check_channel,
     find_recordings,
 )
-from node.sources.sound import EndOfSound
+from node.sound.source import EndOfSound
 
 Format = Literal["table", "json", "csv"]
 FORMATS: tuple[Format, ...] = ("table", "json", "csv")

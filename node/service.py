@@ -54,8 +54,8 @@ from node.site_store import (
     CalibrationStatus,
     SiteStore,
 )
-from node.sources.errors import SourceError
-from node.sources.sound import AudioSource, EndOfSound
+from node.sound.errors import SourceError
+from node.sound.source import AudioSource, EndOfSound
 from node.updates.slots import STATE_NAME
 from node.updates.tasks import GoBy, RunNow
 

@@ -11,15 +11,15 @@ import numpy as np
 from contract.features import Float32Array
 from contract.release import Manifest
 from node.findings import Finding, Grade, count, ok, problem, warning
-from node.framing import Framer
-from node.levels import Level, Levels, clipped_share, level_findings
-from node.microphone_health import MicrophoneHealth
 from node.scorer import Scorer
 from node.settings import SourceSection
-from node.sources.choose import MICROPHONE, choose_source
-from node.sources.errors import SourceError
-from node.sources.microphone import Microphone, MicrophoneSource
-from node.sources.sound import AudioSource, Block, EndOfSound
+from node.sound.choose import MICROPHONE, choose_source
+from node.sound.errors import SourceError
+from node.sound.framing import Framer
+from node.sound.levels import Level, Levels, clipped_share, level_findings
+from node.sound.microphone import Microphone, MicrophoneSource
+from node.sound.microphone_health import MicrophoneHealth
+from node.sound.source import AudioSource, Block, EndOfSound
 
 SETTLE_SECONDS: Final = 0.5
 """Many USB microphones begin with a thump; it says nothing of the gain."""

@@ -173,7 +173,7 @@ def compare(
         # Last: what they read from the disk and compile once is in memory by now, for both.
         start_ours, start_theirs = _starts(model, recording, starts=starts)
         minute_seconds, minute_peak = _whole_process(scratch)
-        listing = [sys.executable, "-m", "node.capture", "--list"]
+        listing = [sys.executable, "-m", "node.sound.capture", "--list"]
         capture_peak = _peak_mib(listing, check=False)
     node = installed_node()
     assert node is not None, "earshot is not installed here"
@@ -407,7 +407,7 @@ def _whole_process(scratch: Path) -> tuple[float, float]:
     """`node score` of one minute of sound: seconds from process start to exit, and peak MiB."""
     import soundfile
 
-    from node.synthetic import MachineSound, Synthesizer
+    from node.sound.synthetic import MachineSound, Synthesizer
 
     recording = scratch / "minute.wav"
     sound = Synthesizer(MachineSound(), sample_rate_hz=SOURCE_RATE_HZ).read(60 * SOURCE_RATE_HZ)

@@ -5,9 +5,11 @@ from pathlib import Path
 
 
 def capture_process_ids() -> list[int]:
-    """Children of this process that run `node.capture`, or a part of it."""
+    """Children of this process that run `node.sound.capture`, or a part of it."""
     children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text()
-    return [child for child in map(int, children.split()) if "node.capture" in _command(child)]
+    return [
+        child for child in map(int, children.split()) if "node.sound.capture" in _command(child)
+    ]
 
 
 def _command(process_id: int) -> str:

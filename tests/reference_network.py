@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from contract.features import FeatureExtractor, FeatureParams
-from node.synthetic import MachineSound, Synthesizer
+from node.sound.synthetic import MachineSound, Synthesizer
 from training.autoencoders import Trained, train
 from training.import_model import ImportRequest, import_model
 from training.quantize import to_tflite

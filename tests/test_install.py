@@ -163,7 +163,12 @@ def test_upgrade_keeps_one_version_to_return_to(changing: Target) -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["node/levels.py", "node/capture.py", "node/__main__.py", "node/updates/self_test.py"],
+    [
+        "node/sound/levels.py",
+        "node/sound/capture.py",
+        "node/__main__.py",
+        "node/updates/self_test.py",
+    ],
 )
 def test_upgrade_that_does_not_start_changes_nothing(changing: Target, module: str) -> None:
     """Code that cannot be imported, however late a node does, never becomes current."""

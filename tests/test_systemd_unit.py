@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from node.settings import OutboxSection
-from node.sources.microphone import ANSWER_SECONDS
+from node.sound.microphone import ANSWER_SECONDS
 from tests.contract.signers import SECOND, SIGNER
 from tests.servers import REQUIRE_SERVERS, require
 

@@ -33,7 +33,7 @@ def call_back() -> int:
 
 def capture_process() -> str:
     """The capture process as the node starts it, asked for microphones; there are none."""
-    command = [sys.executable, "-m", "node.capture", "--list"]
+    command = [sys.executable, "-m", "node.sound.capture", "--list"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
     return done.stdout + done.stderr
 

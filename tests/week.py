@@ -52,8 +52,8 @@ from node.release_store import read_release
 from node.runtime import find_runtime
 from node.settings import NodeSettings, load_settings
 from node.site_store import CalibrationRequest, SiteStore
-from node.sources.sound import Block, EndOfSound
-from node.synthetic import MachineSound, Synthesizer
+from node.sound.source import Block, EndOfSound
+from node.sound.synthetic import MachineSound, Synthesizer
 from tests.fleet import MODEL, ROOT, environment
 from tests.servers import Mosquitto, wait_until
 

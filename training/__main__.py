@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from contract.errors import EXIT_BAD_INPUT, EarshotError
 from contract.printable import printable
 from contract.topics import RELEASE_NAME_PATTERN
-from node.synthetic import FAULTS, MACHINES
+from node.sound.synthetic import FAULTS, MACHINES
 from training.arguments import EXIT_PROBLEMS, Run, parser
 from training.broker_arguments import BROKER_COMMANDS
 from training.errors import DataError, DestinationError

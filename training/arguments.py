@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from node.synthetic import FAULTS, MACHINES
+from node.sound.synthetic import FAULTS, MACHINES
 from training.broker_arguments import add_broker_commands
 from training.fleet_arguments import add_fleet_commands
 from training.recipes import DEFAULT_RECIPE, QUANTISATIONS, recipe_names

@@ -20,8 +20,8 @@ import numpy as np
 import soundfile
 
 from contract.features import FeatureParams
-from node.sources.errors import SourceError
-from node.sources.recordings import open_recording
+from node.sound.errors import SourceError
+from node.sound.recordings import open_recording
 from training.dataset import (
     FEW_SESSIONS,
     Clip,

@@ -32,7 +32,7 @@ from typing import Literal, cast
 
 import msgspec
 
-from node.sources.recordings import SUFFIXES
+from node.sound.recordings import SUFFIXES
 from training.errors import DataError
 
 Domain = Literal["source", "target"]

@@ -41,7 +41,7 @@ MAX_BYTES = 5_000_000_000
 """Room for 50 000 clips of 10 s at the default parameters: all machines of one DCASE year."""
 
 # Part of every entry's name. Raise it whenever the same sound and parameters give other numbers
-# than before (contract.features, the reading in training.recordings or node.sources.recordings,
+# than before (contract.features, the reading in training.recordings or node.sound.recordings,
 # node.scorer.level_dbfs) or an entry is laid out differently; old entries are then not found any
 # more, and go when room is needed.
 _FORMAT = 1

@@ -12,8 +12,8 @@ import numpy as np
 import soxr
 
 from contract.features import FeatureParams, Float32Array
-from node.sources.errors import SourceError
-from node.sources.recordings import check_channel, open_recording, read_mono
+from node.sound.errors import SourceError
+from node.sound.recordings import check_channel, open_recording, read_mono
 from training.errors import DataError
 
 

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from contract.features import Float32Array
-from node.sources.recordings import SUFFIXES
+from node.sound.recordings import SUFFIXES
 from training.errors import DataError
 from training.recordings import read_recording
 

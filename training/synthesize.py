@@ -9,7 +9,7 @@ data set's; the same arguments give the same bytes. Two domains, as there:
   room), with the same small differences around it. Of its normals, `train/` has but a few.
 
 `attributes_<section>.csv` (in the manner of DCASE 2022) says for each clip what is heard in it, as
-the text that `synthetic:` takes. What generated sound cannot show is said in `node.synthetic`.
+the text that `synthetic:` takes. What generated sound cannot show is said in `node.sound.synthetic`.
 """
 
 import csv
@@ -22,7 +22,7 @@ import numpy as np
 import soundfile
 
 from contract.features import Float32Array
-from node.synthetic import MachineSound, SpecError, Synthesizer
+from node.sound.synthetic import MachineSound, SpecError, Synthesizer
 from training.dataset import Domain, Label, Split
 from training.errors import DataError, DestinationError
 from training.progress import Progress

@@ -71,7 +71,7 @@ def _calibrate_here(
     from node.ear import Ear
     from node.scorer import Scorer
     from node.site import keep_outcome, known_machine, obey
-    from node.sources.sound import EndOfSound
+    from node.sound.source import EndOfSound
 
     if request.action == "cancel":
         pending = store.pending()

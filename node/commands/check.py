@@ -129,10 +129,10 @@ def _microphone(
 ) -> "Iterator[Finding]":
     from node import sound_checks
     from node.computer_checks import node_runs, sound_device_findings
-    from node.level_meter import LevelMeter
-    from node.sources.choose import MICROPHONE
-    from node.sources.errors import SourceError
-    from node.sources.microphone import list_microphones
+    from node.sound.choose import MICROPHONE
+    from node.sound.errors import SourceError
+    from node.sound.level_meter import LevelMeter
+    from node.sound.microphone import list_microphones
 
     is_microphone = settings.source.spec.startswith(MICROPHONE)
     listed = []

@@ -11,7 +11,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """List them; 1 if there is none."""
-    from node.sources.microphone import list_microphones
+    from node.sound.microphone import list_microphones
 
     microphones = list_microphones()
     if not microphones:

@@ -229,8 +229,8 @@ def _ask_certificates(known: dict[str, object], questions: "Questions") -> None:
 
 def _ask_microphone(questions: "Questions") -> tuple[str, int]:
     """What to hear, and how many channels it has (1 where that is not known)."""
-    from node.sources.errors import SourceError
-    from node.sources.microphone import Microphone, list_microphones
+    from node.sound.errors import SourceError
+    from node.sound.microphone import Microphone, list_microphones
 
     questions.say("Looking for microphones...")
     microphones: list[Microphone] = []
@@ -303,7 +303,7 @@ def _broker(text: str) -> tuple[str, int | None]:
 def _spec(text: str) -> str:
     """A source from a microphone's key or from a whole source."""
     from contract.features import FeatureParams
-    from node.sources.choose import MICROPHONE, SYNTHETIC, choose_source
+    from node.sound.choose import MICROPHONE, SYNTHETIC, choose_source
 
     if not text.strip():
         raise ValueError("Expected a microphone's key, got nothing")

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from node.release_store import Release
     from node.runtime import Runtime
     from node.settings import NodeSettings
-    from node.sources.sound import AudioSource
+    from node.sound.source import AudioSource
 
 
 class Parts(NamedTuple):
@@ -54,7 +54,7 @@ def node_parts(settings: "NodeSettings") -> Parts:
         ReleaseError, SourceError: they cannot be had.
     """
     from node.runtime import find_runtime
-    from node.sources.choose import choose_source
+    from node.sound.choose import choose_source
 
     release = _release_that_runs(settings)
     source = choose_source(

@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING
 from contract.errors import EarshotError
 
 if TYPE_CHECKING:
-    from node.recorder import Recorded
     from node.settings import NodeSettings, SourceSection
-    from node.sources.microphone import MicrophoneSource
-    from node.sources.sound import AudioSource, Block
+    from node.sound.microphone import MicrophoneSource
+    from node.sound.recorder import Recorded
+    from node.sound.source import AudioSource, Block
 
 SUMMARY = "write sound to disk, for training"
 
@@ -60,8 +60,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Record."""
     from contract.features import FeatureParams
-    from node.recorder import RecordError, planned_files
     from node.settings import load_settings
+    from node.sound.recorder import RecordError, planned_files
     from node.sound_checks import settings_source
 
     settings = None if options.config is None else load_settings(options.config, {})
@@ -106,8 +106,8 @@ def _record(
     *,
     files: int,
 ) -> "Recorded":
-    from node.level_meter import LevelMeter
-    from node.recorder import FACTS_NAME, record, write_facts
+    from node.sound.level_meter import LevelMeter
+    from node.sound.recorder import FACTS_NAME, record, write_facts
 
     meter = LevelMeter(sys.stderr) if sys.stderr.isatty() else None
     total_seconds = files * options.file_seconds
@@ -166,7 +166,7 @@ def _section(options: argparse.Namespace, settings: "NodeSettings | None") -> "S
 
 
 def _get_consent(folder: Path, minutes: float, *, confirmed: bool) -> None:
-    from node.recorder import RecordError
+    from node.sound.recorder import RecordError
 
     print(_NOTICE.format(folder=folder.absolute(), minutes=minutes), flush=True)
     if confirmed:
@@ -183,7 +183,7 @@ def _get_consent(folder: Path, minutes: float, *, confirmed: bool) -> None:
 
 
 def _check_space(out: Path, files: int, *, file_seconds: int, rate_hz: int) -> None:
-    from node.recorder import RecordError, planned_bytes
+    from node.sound.recorder import RecordError, planned_bytes
 
     place = next(p for p in (out.absolute(), *out.absolute().parents) if p.is_dir())
     needed = planned_bytes(files, file_seconds=file_seconds, sample_rate_hz=rate_hz)
@@ -197,7 +197,7 @@ def _check_space(out: Path, files: int, *, file_seconds: int, rate_hz: int) -> N
 
 
 def _make(folder: Path) -> None:
-    from node.recorder import RecordError
+    from node.sound.recorder import RecordError
 
     try:
         folder.mkdir(parents=True)
@@ -252,7 +252,7 @@ def _outcome(recorded: "Recorded") -> dict[str, object]:
 
 def _tell(recorded: "Recorded", folder: Path, out: Path, *, planned: int) -> None:
     from node.findings import Grade, line
-    from node.levels import level_findings
+    from node.sound.levels import level_findings
 
     if recorded.level is None:
         return

@@ -26,7 +26,7 @@ def run(options: argparse.Namespace) -> int:
     from node.release_store import read_release
     from node.runtime import find_runtime
     from node.score import score_path, write
-    from node.sources.errors import SourceError
+    from node.sound.errors import SourceError
 
     release = read_release(Path(options.model))
     windows = score_path(options.path, release, find_runtime(), channel=options.channel)

@@ -7,11 +7,11 @@ import numpy as np
 
 from contract.features import Float32Array
 from contract.messages import Problem
-from node.framing import framer_for
 from node.release_store import Release
 from node.runtime import Runtime
 from node.scorer import Scorer
-from node.sources.sound import Block
+from node.sound.framing import framer_for
+from node.sound.source import Block
 
 logger = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import Self
 
-from node.sources.sound import Block, EndOfSound
+from node.sound.source import Block, EndOfSound
 
 
 class Sound:

@@ -11,7 +11,7 @@ from node.bands import strongest_bands_hz
 from node.detector import Detector
 from node.release_store import read_release
 from node.runtime import find_runtime
-from node.synthetic import MachineSound, Synthesizer
+from node.sound.synthetic import MachineSound, Synthesizer
 
 FAN = Path(__file__).parents[2] / "models/fan-synthetic"
 MFCC = FeatureParams()

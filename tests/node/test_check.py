@@ -27,8 +27,10 @@ from node.computer_checks import (
     state_folder_findings,
 )
 from node.findings import Finding, Grade, document, line, ok, problem, warning
-from node.levels import Levels
 from node.release_store import read_release
+from node.sound.errors import SourceError
+from node.sound.levels import Levels
+from node.sound.source import Block, EndOfSound
 from node.sound_checks import (
     Heard,
     headroom_finding,
@@ -37,8 +39,6 @@ from node.sound_checks import (
     microphone_error,
     rate_findings,
 )
-from node.sources.errors import SourceError
-from node.sources.sound import Block, EndOfSound
 from tests.node.fake_source import Sound
 from tests.servers import free_port
 

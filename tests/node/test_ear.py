@@ -16,7 +16,7 @@ from contract.messages import MachineState, MicrophoneState, Problem
 from node.ear import Ear, HeardWindow
 from node.machine_watch import MachineWatch
 from node.scorer import Scorer
-from node.sources.sound import Block, EndOfSound
+from node.sound.source import Block, EndOfSound
 from tests.node.fake_inference import FEATURES, RUNTIME, release
 from tests.servers import wait_until
 

@@ -17,9 +17,9 @@ import pytest
 import soundfile
 
 from contract.features import Float32Array
-from node.recorder import planned_bytes, planned_files, record, wav_bytes
-from node.sources.errors import SourceError
-from node.sources.sound import Block, EndOfSound
+from node.sound.errors import SourceError
+from node.sound.recorder import planned_bytes, planned_files, record, wav_bytes
+from node.sound.source import Block, EndOfSound
 from tests.node.fake_source import Sound
 from training.dataset import find_dataset
 from training.recordings import read_recording

@@ -18,7 +18,7 @@ from contract.features import FeatureParams
 from contract.release import MANIFEST_NAME, encode_manifest
 from node.release_store import Release, read_release
 from node.score import ScoredFileWindow, score_path, write
-from node.synthetic import MachineSound, Synthesizer
+from node.sound.synthetic import MachineSound, Synthesizer
 from tests.node.fake_inference import RUNTIME, release, with_threshold
 
 ROOT = Path(__file__).parents[2]

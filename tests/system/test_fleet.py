@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import soundfile
 
-from node.synthetic import MachineSound, Synthesizer
+from node.sound.synthetic import MachineSound, Synthesizer
 from tests.fleet import MODEL, node_settings, run, start
 from tests.servers import InfluxDb, Mosquitto, wait_until
 

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from node.sources.healing import HealingSource
+from node.sound.healing import HealingSource
 from tests.servers import REQUIRE_SERVERS, require, wait_until
 
 ROOT = Path(__file__).parents[2]

@@ -26,12 +26,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from node import capture
-from node.capture import RecordHeader, RecordKind
-from node.sources.errors import SourceError
-from node.sources.healing import HealingSource
-from node.sources.microphone import MicrophoneSource, list_microphones
-from node.sources.sound import Block
+from node.sound import capture
+from node.sound.capture import RecordHeader, RecordKind
+from node.sound.errors import SourceError
+from node.sound.healing import HealingSource
+from node.sound.microphone import MicrophoneSource, list_microphones
+from node.sound.source import Block
 from tests.capture_processes import capture_process_ids
 from tests.servers import REQUIRE_SERVERS, wait_until
 
@@ -112,7 +112,7 @@ def heard(microphone: MicrophoneSource, samples: int) -> npt.NDArray[np.float32]
 
 def start(*options: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-m", "node.capture", "--device", DEVICE, *options],
+        [sys.executable, "-m", "node.sound.capture", "--device", DEVICE, *options],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -218,7 +218,7 @@ def test_leaving_does_not_wait_for_a_hanging_device() -> None:
 
 PARENT = """
 import subprocess, sys
-child = subprocess.Popen([sys.executable, "-m", "node.capture", "--device", sys.argv[1]],
+child = subprocess.Popen([sys.executable, "-m", "node.sound.capture", "--device", sys.argv[1]],
                          stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 child.stdout.read(40)
 print(child.pid, flush=True)

@@ -22,7 +22,7 @@ from node.outbox_file import OutboxFile
 from node.release_store import read_release
 from node.runtime import find_runtime
 from node.settings import NodeSettings, load_settings
-from node.sources.sound import Block
+from node.sound.source import Block
 from tests.fleet import MODEL, ReceiptingCollector, node_settings, run, start
 from tests.link import Link
 from tests.node.fake_source import Sound

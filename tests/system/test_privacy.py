@@ -71,7 +71,7 @@ from node.site_store import (
     Site,
     SiteStore,
 )
-from node.synthetic import MachineSound, Synthesizer
+from node.sound.synthetic import MachineSound, Synthesizer
 from tests.contract.examples import EVENT, WINDOW
 from tests.fleet import MODEL, ROOT, environment, node_settings
 from tests.servers import Mosquitto, wait_until

@@ -12,7 +12,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from contract import VERSION
 from contract.messages import Birth, Update, UpdatePhase
-from node.synthetic import MachineSound, Synthesizer
+from node.sound.synthetic import MachineSound, Synthesizer
 from tests.fleet import MODEL, ROOT, Listener, environment, node_settings
 from tests.servers import Mosquitto, wait_until
 from tests.shelf import Shelf, keys_file, packed

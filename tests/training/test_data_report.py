@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from contract.features import Float32Array
-from node.sources.errors import SourceError
+from node.sound.errors import SourceError
 from tests.training.conftest import RATE_HZ, ROOT, RunTraining, WriteWav, hiss
 from training.data_report import Finding, Report, Severity, lines, measure, report_on
 from training.errors import DataError

@@ -6,7 +6,7 @@ import pytest
 from node.release_store import read_release
 from node.runtime import find_runtime
 from node.scorer import Scorer
-from node.synthetic import MachineSound, Synthesizer
+from node.sound.synthetic import MachineSound, Synthesizer
 from tests.training.conftest import ROOT
 from training.recipes import DEFAULT_RECIPE
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from node.synthetic import FAULTS, Synthesizer, parse_spec
+from node.sound.synthetic import FAULTS, Synthesizer, parse_spec
 from training.dataset import find_dataset
 from training.errors import DataError, DestinationError
 from training.progress import silent

@@ -8,7 +8,7 @@ import pytest
 from contract.features import Float32Array
 from node.release_store import Release
 from node.runtime import Runtime
-from node.sources.sound import Block
+from node.sound.source import Block
 from node.updates.trial import Trial
 from tests.node import fake_inference as fake
 

@@ -12,15 +12,15 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from node.sources.errors import SourceError
-from node.sources.recordings import (
+from node.sound.errors import SourceError
+from node.sound.recordings import (
     Recording,
     RecordingSource,
     find_recordings,
     open_recording,
     read_mono,
 )
-from node.sources.sound import Block, EndOfSound
+from node.sound.source import Block, EndOfSound
 
 RATE_HZ = 16_000
 

@@ -1,7 +1,7 @@
-"""Sound from a microphone, by way of the capture program (`node.capture`) in a child process.
+"""Sound from a microphone, by way of the capture program (`node.sound.capture`) in a child process.
 
-Not here: resampling, when to try again after a `SourceError` (`node.sources.healing`), and what
-silence means (`node.microphone_health`).
+Not here: resampling, when to try again after a `SourceError` (`node.sound.healing`), and what
+silence means (`node.sound.microphone_health`).
 """
 
 import os
@@ -18,13 +18,13 @@ from typing import Annotated, Final, Literal, NoReturn, Self, TypeVar
 import msgspec
 import numpy as np
 
-from node import capture
-from node.capture import ProblemReason, RecordHeader, RecordKind
-from node.microphone_health import FULL_SCALE
-from node.sources.errors import SourceError
-from node.sources.sound import Block
+from node.sound import capture
+from node.sound.capture import ProblemReason, RecordHeader, RecordKind
+from node.sound.errors import SourceError
+from node.sound.microphone_health import FULL_SCALE
+from node.sound.source import Block
 
-CAPTURE_COMMAND: Final = (sys.executable, "-m", "node.capture")
+CAPTURE_COMMAND: Final = (sys.executable, "-m", "node.sound.capture")
 
 ANSWER_SECONDS: Final = 20.0
 """A Pi Zero needs some seconds to start Python; PortAudio tries every device in turn."""
@@ -142,7 +142,7 @@ class MicrophoneSource:
         """How often sound was lost since entering: in the device, or because `read` came late."""
 
     reopened = 0
-    """It does not open again by itself; see `node.sources.healing`."""
+    """It does not open again by itself; see `node.sound.healing`."""
     outage = None
 
     @property

@@ -1,12 +1,12 @@
 """The capture program: one microphone in, framed records out on standard output.
 
-    python -m node.capture --device KEY|default --rate HZ|native --channels N|all
-    python -m node.capture --list
+    python -m node.sound.capture --device KEY|default --rate HZ|native --channels N|all
+    python -m node.sound.capture --list
 
 It is a process of its own because PortAudio reads the list of devices once, when it is
 initialised: only a fresh process finds a microphone that was unplugged and came back. It keeps to
 the standard library and sounddevice's raw streams, without NumPy, to stay small. The other end is
-`node.sources.microphone`.
+`node.sound.microphone`.
 
 Records. Each is a header of 32 bytes, little-endian, and then its payload:
 
@@ -30,7 +30,7 @@ A problem is JSON, `reason` and `message`, and is the last record; the exit stat
 The program ends when its standard input or output closes, so it never outlives its parent.
 
 Not here: resampling, mixing, restarting. To change the format, change the magic, this text, and
-the golden records in tests/node/test_capture.py.
+the golden records in tests/node/sound/test_capture.py.
 """
 
 import argparse
@@ -607,7 +607,9 @@ def _exit_with_parent() -> NoReturn:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="node.capture", description="Capture one microphone.")
+    parser = argparse.ArgumentParser(
+        prog="node.sound.capture", description="Capture one microphone."
+    )
     parser.add_argument("--list", action="store_true", help="print the microphones as JSON")
     parser.add_argument("--device", default="default", help="a key of --list, or default")
     parser.add_argument("--rate", type=_count_or("native"), default=None, metavar="HZ|native")

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from node.framing import FramedWindow, Framer
-from node.sources import healing
-from node.sources.errors import SourceError
-from node.sources.healing import WAIT_SECONDS, HealingSource
-from node.sources.sound import AudioSource, Block
+from node.sound import healing
+from node.sound.errors import SourceError
+from node.sound.framing import FramedWindow, Framer
+from node.sound.healing import WAIT_SECONDS, HealingSource
+from node.sound.source import AudioSource, Block
 from tests.capture_processes import capture_process_ids
 from tests.servers import wait_until
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from contract.features import Float32Array
 from node.findings import Finding, ok, problem, warning
-from node.microphone_health import (
+from node.sound.microphone_health import (
     CLIPPED_SHARE,
     CLIPPED_SHARE_AFTER,
     FULL_SCALE,
@@ -15,7 +15,7 @@ from node.microphone_health import (
     OFFSET_OVER_RMS,
     QUIET_DBFS,
 )
-from node.sources.sound import Block
+from node.sound.source import Block
 
 FLOOR_DBFS = -144.0
 """Digital silence has no level in dB; this is below the noise of any 24-bit converter."""

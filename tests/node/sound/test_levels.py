@@ -7,8 +7,8 @@ import pytest
 
 from contract.features import Float32Array
 from node.findings import Grade
-from node.levels import FLOOR_DBFS, Level, Levels, clipped_share, dbfs, level_findings
-from node.sources.sound import Block
+from node.sound.levels import FLOOR_DBFS, Level, Levels, clipped_share, dbfs, level_findings
+from node.sound.source import Block
 
 
 def tone(amplitude: float, *, offset: float = 0.0) -> Float32Array:

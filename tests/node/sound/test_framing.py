@@ -10,8 +10,8 @@ import soxr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from node.framing import FramedWindow, Framer
-from node.sources.sound import Block
+from node.sound.framing import FramedWindow, Framer
+from node.sound.source import Block
 
 Samples = npt.NDArray[np.float32]
 

@@ -4,8 +4,8 @@ import io
 
 import numpy as np
 
-from node.level_meter import LevelMeter, meter_line
-from node.sources.sound import Block
+from node.sound.level_meter import LevelMeter, meter_line
+from node.sound.source import Block
 
 RATE_HZ = 8000
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from node.sources.calculated import CalculatedSource
-from node.sources.choose import choose_source
-from node.sources.errors import SourceError
-from node.sources.healing import HealingSource
-from node.sources.recordings import RecordingSource
-from node.sources.sound import AudioSource
+from node.sound.calculated import CalculatedSource
+from node.sound.choose import choose_source
+from node.sound.errors import SourceError
+from node.sound.healing import HealingSource
+from node.sound.recordings import RecordingSource
+from node.sound.source import AudioSource
 
 
 def choose(

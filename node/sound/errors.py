@@ -15,7 +15,7 @@ SourceFault = Literal[
     "no_answer",
     "no_sound",
 ]
-"""Why there is no sound. The first five come from the capture program (`node.capture`); it `died`
+"""Why there is no sound. The first five come from the capture program (`node.sound.capture`); it `died`
 without a word, sent `malformed` records, or gave `no_answer` in time. `no_sound`:
 nothing to play."""
 

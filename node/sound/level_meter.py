@@ -4,8 +4,8 @@ from typing import TextIO
 
 import numpy as np
 
-from node.levels import FLOOR_DBFS, Levels, clipped_share, dbfs
-from node.sources.sound import Block
+from node.sound.levels import FLOOR_DBFS, Levels, clipped_share, dbfs
+from node.sound.source import Block
 
 _BOTTOM_DBFS = -72.0
 _CELLS = 36

@@ -1,10 +1,10 @@
-"""Sound of a machine that does not exist, played like a microphone's: see `node.synthetic`."""
+"""Sound of a machine that does not exist, played like a microphone's: see `node.sound.synthetic`."""
 
 from types import TracebackType
 from typing import Self
 
-from node.sources.sound import Block, EndOfSound, Pace
-from node.synthetic import MachineSound, Synthesizer
+from node.sound.source import Block, EndOfSound, Pace
+from node.sound.synthetic import MachineSound, Synthesizer
 
 _BLOCK_SECONDS = 0.25
 

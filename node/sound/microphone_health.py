@@ -7,7 +7,7 @@ healthy machine: while the state is not ok, no window may say "normal".
 Several faults at a time are told as the one that explains the others: gone, silent, stuck, offset,
 clipped, quiet. A stuck buffer may also be quiet, and a large offset makes sound clip.
 
-Not here: what the machine sounds like, and whether the microphone is plugged in (`node.sources`).
+Not here: what the machine sounds like, and whether the microphone is plugged in (`node.sound`).
 """
 
 import math

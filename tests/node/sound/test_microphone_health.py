@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contract.messages import MicrophoneState, Problem
-from node.microphone_health import MicrophoneHealth
+from node.sound.microphone_health import MicrophoneHealth
 
 Samples = npt.NDArray[np.float32]
 Sound = Callable[[int], Samples]

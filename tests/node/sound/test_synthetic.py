@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from node.synthetic import FAULTS, MACHINES, MachineSound, SpecError, Synthesizer, parse_spec
+from node.sound.synthetic import FAULTS, MACHINES, MachineSound, SpecError, Synthesizer, parse_spec
 
 Samples = npt.NDArray[np.float32]
 Spectrum = npt.NDArray[np.float64]

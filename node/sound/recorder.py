@@ -24,10 +24,10 @@ import numpy as np
 
 from contract.errors import EarshotError
 from contract.features import Float32Array
-from node.levels import Level, Levels, clipped_share
-from node.sources.errors import SourceError
-from node.sources.microphone import MicrophoneSource
-from node.sources.sound import AudioSource, Block, EndOfSound
+from node.sound.errors import SourceError
+from node.sound.levels import Level, Levels, clipped_share
+from node.sound.microphone import MicrophoneSource
+from node.sound.source import AudioSource, Block, EndOfSound
 from node.whole_file import write_whole
 
 SAMPLE_BYTES: Final = 3

@@ -5,9 +5,9 @@ import time
 import numpy as np
 import pytest
 
-from node.sources.calculated import CalculatedSource
-from node.sources.sound import Block, EndOfSound
-from node.synthetic import MachineSound, Synthesizer
+from node.sound.calculated import CalculatedSource
+from node.sound.source import Block, EndOfSound
+from node.sound.synthetic import MachineSound, Synthesizer
 
 RATE_HZ = 16_000
 

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from node.sources.errors import SourceError
-from node.sources.sound import AudioSource
+from node.sound.errors import SourceError
+from node.sound.source import AudioSource
 
 MICROPHONE = "microphone:"
 SYNTHETIC = "synthetic:"
@@ -23,14 +23,14 @@ def choose_source(spec: str, *, channel: int | None, fast: bool, model_rate_hz: 
     """
     # Each kind of source brings libraries that the others do not need.
     if spec.startswith(MICROPHONE):
-        from node.sources.healing import HealingSource
+        from node.sound.healing import HealingSource
 
         if fast:
             raise SourceError("bad_format", "A microphone hears in real time: leave out --fast")
         return HealingSource(spec.removeprefix(MICROPHONE) or "default", channel=channel)
     if spec.startswith(SYNTHETIC):
-        from node.sources.calculated import CalculatedSource
-        from node.synthetic import SpecError, parse_spec
+        from node.sound.calculated import CalculatedSource
+        from node.sound.synthetic import SpecError, parse_spec
 
         try:
             sound = parse_spec(spec.removeprefix(SYNTHETIC))
@@ -43,6 +43,6 @@ def choose_source(spec: str, *, channel: int | None, fast: bool, model_rate_hz: 
             return CalculatedSource(sound, sample_rate_hz=model_rate_hz, fast=fast)
         except ValueError as error:
             raise SourceError("bad_format", f"{spec}: {error}") from error
-    from node.sources.recordings import RecordingSource, find_recordings
+    from node.sound.recordings import RecordingSource, find_recordings
 
     return RecordingSource(find_recordings(Path(spec)), channel=channel, fast=fast)

@@ -16,7 +16,7 @@ import soxr
 
 from contract.features import Float32Array
 from contract.release import Manifest
-from node.sources.sound import Block
+from node.sound.source import Block
 
 _NS = 1_000_000_000
 

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
-from node.sources.errors import SourceError
-from node.sources.sound import Block, EndOfSound, Pace
+from node.sound.errors import SourceError
+from node.sound.source import Block, EndOfSound, Pace
 
 SUFFIXES = (".wav", ".flac", ".ogg")
 

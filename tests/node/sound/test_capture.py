@@ -15,8 +15,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from node import capture
-from node.capture import (
+from node.sound import capture
+from node.sound.capture import (
     CaptureError,
     Card,
     Microphone,
@@ -33,8 +33,8 @@ from node.capture import (
     selected,
 )
 
-ROOT = Path(__file__).parents[2]
-FAKE_PORTAUDIO = Path(__file__).parent / "fake_portaudio"
+ROOT = Path(__file__).parents[3]
+FAKE_PORTAUDIO = Path(__file__).parents[1] / "fake_portaudio"
 
 GOLDEN_SOUND = bytes.fromhex(
     "45415231 02 000000 08000000 02000000 0807060504030201 05000000 06000000 0000003f 000080bf"
@@ -425,7 +425,7 @@ def environment(python_path: Path, behaviour: str = "") -> dict[str, str]:
 def start(behaviour: str, *options: str) -> subprocess.Popen[bytes]:
     """The true program with a fake sounddevice."""
     return subprocess.Popen(
-        [sys.executable, "-m", "node.capture", *options],
+        [sys.executable, "-m", "node.sound.capture", *options],
         env=environment(FAKE_PORTAUDIO, behaviour),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -565,7 +565,7 @@ def test_closed_output_ends_the_program() -> None:
 PARENT = """
 import subprocess, sys, time
 child = subprocess.Popen(
-    [sys.executable, "-m", "node.capture"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    [sys.executable, "-m", "node.sound.capture"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
 )
 child.stdout.read(40)
 print(child.pid, flush=True)
@@ -618,7 +618,7 @@ Run = Callable[..., subprocess.CompletedProcess[bytes]]
 def run_without_portaudio(without_portaudio: dict[str, str]) -> Run:
     def _run(*options: str) -> subprocess.CompletedProcess[bytes]:
         with subprocess.Popen(
-            [sys.executable, "-m", "node.capture", *options],
+            [sys.executable, "-m", "node.sound.capture", *options],
             env=without_portaudio,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -659,7 +659,7 @@ def test_missing_library_is_told_in_the_list(run_without_portaudio: Run) -> None
 def test_missing_python_package_is_one_line() -> None:
     """Without site-packages there is no sounddevice, and that is said."""
     done = subprocess.run(
-        [sys.executable, "-S", "-m", "node.capture", "--list"],
+        [sys.executable, "-S", "-m", "node.sound.capture", "--list"],
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         check=False,
@@ -675,7 +675,7 @@ def test_missing_python_package_is_one_line() -> None:
 def test_program_stays_small() -> None:
     """Importing it loads neither NumPy nor, in the parent, PortAudio."""
     done = subprocess.run(
-        [sys.executable, "-c", "import sys, node.capture; print(*sys.modules)"],
+        [sys.executable, "-c", "import sys, node.sound.capture; print(*sys.modules)"],
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         check=True,

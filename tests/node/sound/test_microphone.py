@@ -12,10 +12,10 @@ import numpy.typing as npt
 import pytest
 
 from contract.errors import EarshotError
-from node import capture
-from node.capture import RecordKind
-from node.sources.errors import SourceError
-from node.sources.microphone import Microphone, MicrophoneSource, list_microphones
+from node.sound import capture
+from node.sound.capture import RecordKind
+from node.sound.errors import SourceError
+from node.sound.microphone import Microphone, MicrophoneSource, list_microphones
 
 FAKE = Path(__file__).parent / "fake_capture.py"
 TIMEOUT_SECONDS = 20.0
@@ -57,7 +57,7 @@ def refusal(scenario: str, *, channel: int | None = None) -> SourceError:
 
 
 def test_fake_child_writes_what_the_capture_program_reads() -> None:
-    """The fake's records are records of `node.capture`."""
+    """The fake's records are records of `node.sound.capture`."""
     arguments = ["--device", "d", "--rate", "native", "--channels", "all"]
     done = subprocess.run(
         [*command("lossy:2"), *arguments], stdin=subprocess.DEVNULL, capture_output=True, check=True
