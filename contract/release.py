@@ -119,7 +119,7 @@ class SelfTest(msgspec.Struct, frozen=True, kw_only=True):
     """What a node must get for a sound that can be calculated anywhere, before it trusts itself."""
 
     probe: Literal["chirp_and_noise"] = "chirp_and_noise"
-    """See `node.probe`."""
+    """See `node.scoring.probe`."""
     statistic: Positive
     relative_tolerance: Annotated[float, msgspec.Meta(gt=0, le=0.5)]
     """Between inference libraries, processors and their rounding."""

@@ -24,7 +24,7 @@ from demo import update
 from demo.broker import Broker
 from demo.programs import Program, wait_for_collector
 from demo.summary import NodeSummary, known_nodes, stored_windows, summarize
-from node.release_store import read_release
+from node.scoring.release_store import read_release
 
 EXIT_FAILED = 1
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from node.release_store import read_release
-from node.runtime import find_runtime
-from node.scorer import Scorer
+from node.scoring.release_store import read_release
+from node.scoring.runtime import find_runtime
+from node.scoring.scorer import Scorer
 from node.sound.synthetic import FAULTS, MachineSound, Synthesizer
 
 _SEVERITIES = (0.5, 0.6, 1.0)

@@ -33,9 +33,9 @@ from node.bench_memory import Memory, family, memory_of, total
 from node.bench_window import WindowPath, machine_sound
 from node.board import read_board
 from node.installed import Installed, installed_node
-from node.release_store import Release, read_release
 from node.result_row import checkout_hash, device_name, platform_name
-from node.runtime import LoadedModel, Runtime, find_runtime
+from node.scoring.release_store import Release, read_release
+from node.scoring.runtime import LoadedModel, Runtime, find_runtime
 from node.sound.errors import SourceError
 from node.whole_file import write_whole
 

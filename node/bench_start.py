@@ -28,8 +28,8 @@ import node.sound.choose
 import node.sound.microphone  # noqa: F401
 from node.bench_memory import memory_of
 from node.bench_window import WindowPath
-from node.release_store import read_release
-from node.runtime import LoadedModel, find_runtime
+from node.scoring.release_store import read_release
+from node.scoring.runtime import LoadedModel, find_runtime
 
 
 def main() -> None:

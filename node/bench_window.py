@@ -5,9 +5,9 @@ import time
 import numpy as np
 
 from contract.features import Float32Array
-from node.release_store import Release
-from node.runtime import Runtime
-from node.scorer import Scored, Scorer
+from node.scoring.release_store import Release
+from node.scoring.runtime import Runtime
+from node.scoring.scorer import Scored, Scorer
 from node.sound.framing import Framer
 from node.sound.source import Block
 

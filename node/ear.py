@@ -15,7 +15,7 @@ import msgspec
 
 from contract.messages import MachineState, MicrophoneState, Problem
 from node.machine_watch import Judgement, MachineWatch
-from node.scorer import Evidence, Scorer
+from node.scoring.scorer import Evidence, Scorer
 from node.sound.framing import FramedWindow, Framer, framer_for
 from node.sound.microphone_health import MicrophoneHealth
 from node.sound.source import AudioSource, Block

@@ -38,7 +38,7 @@ for package in contract, node:
     for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
         try: importlib.import_module(module.name)
         except SystemExit as error: raise ImportError(f"{module.name} ended Python: {error!r}")
-from node.runtime import LoadedModel, find_runtime
+from node.scoring.runtime import LoadedModel, find_runtime
 for model in Path("models").glob("*/*.tflite"): LoadedModel(model.read_bytes(), find_runtime())'
 root='' python=python3 site_packages='' dry_run=no action=install purge=no
 

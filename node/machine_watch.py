@@ -17,10 +17,10 @@ from contract.messages import AlarmRule, CalibrationPhase, MachineState, Thresho
 from contract.release import Manifest
 from node.bands import strongest_bands_hz
 from node.calibration import Calibrator, Plan
-from node.detector import Detector, statistic
 from node.limits import Limits, Observation, centred_statistic, observe
 from node.machine import ABNORMAL, CalibratedMachine, MachineVote
-from node.scorer import Evidence
+from node.scoring.detector import Detector, statistic
+from node.scoring.scorer import Evidence
 
 # How many windows the mean of normal features remembers on a node that was not calibrated.
 _MEMORY_WINDOWS = 600

@@ -11,9 +11,9 @@ from typing import Literal, TextIO
 import msgspec
 
 from contract.release import Manifest
-from node.release_store import Release
-from node.runtime import Runtime
-from node.scorer import Scorer
+from node.scoring.release_store import Release
+from node.scoring.runtime import Runtime
+from node.scoring.scorer import Scorer
 from node.sound.framing import FramedWindow, Framer, framer_for
 from node.sound.recordings import (
     Recording,

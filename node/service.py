@@ -43,9 +43,9 @@ from node.notify import Notifier
 from node.outbox import Outbox, OutboxRules
 from node.outbox_file import OutboxFile
 from node.publisher import Answer, Asked, Publisher
-from node.release_store import Release
-from node.runtime import Runtime
-from node.scorer import Scorer
+from node.scoring.release_store import Release
+from node.scoring.runtime import Runtime
+from node.scoring.scorer import Scorer
 from node.settings import NodeSettings
 from node.site import keep_outcome, known_machine, obey
 from node.site_store import (

@@ -9,7 +9,7 @@ from contract.messages import CalibrationPhase, MachineState, ThresholdSource
 from node.calibration import MINUTES_USUAL
 from node.limits import CalibrationRefusedError, fits
 from node.machine_watch import CalibrationNotStartedError, MachineWatch
-from node.scorer import Scorer
+from node.scoring.scorer import Scorer
 from node.settings import NodeSettings
 from node.site_store import CalibrationRequest, Site, SiteStore
 

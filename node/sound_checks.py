@@ -11,7 +11,7 @@ import numpy as np
 from contract.features import Float32Array
 from contract.release import Manifest
 from node.findings import Finding, Grade, count, ok, problem, warning
-from node.scorer import Scorer
+from node.scoring.scorer import Scorer
 from node.settings import SourceSection
 from node.sound.choose import MICROPHONE, choose_source
 from node.sound.errors import SourceError

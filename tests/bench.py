@@ -37,7 +37,7 @@ from node.bench import (
 )
 from node.bench_window import machine_sound
 from node.installed import Installed, installed, installed_node
-from node.release_store import read_release
+from node.scoring.release_store import read_release
 from tests.pipe_microphone import pipe_microphone
 from tests.served_calls import ServedProcess
 

@@ -32,10 +32,10 @@ from contract.settings import MqttSettings
 from contract.signature import Signer
 from contract.signed_desired import sign_desired
 from contract.signed_manifest import sign_manifest
-from node.probe import probe
-from node.release_store import Release, read_release
-from node.runtime import find_runtime
-from node.scorer import Scorer
+from node.scoring.probe import probe
+from node.scoring.release_store import Release, read_release
+from node.scoring.runtime import find_runtime
+from node.scoring.scorer import Scorer
 from tests.contract.signers import SIGNER
 from tests.fleet import MODEL
 from tests.servers import Mosquitto

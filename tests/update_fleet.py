@@ -47,7 +47,7 @@ from contract.settings import MqttSettings
 from contract.signature import Signer
 from contract.signed_manifest import sign_manifest
 from node.bench import machine_facts
-from node.release_store import read_release
+from node.scoring.release_store import read_release
 from tests.fleet import ROOT, environment, node_settings, start
 from tests.link import Link
 from tests.servers import Mosquitto, wait_until

@@ -48,8 +48,8 @@ from node import service
 from node.bench import machine_facts
 from node.machine_watch import MachineWatch
 from node.publisher import Publisher
-from node.release_store import read_release
-from node.runtime import find_runtime
+from node.scoring.release_store import read_release
+from node.scoring.runtime import find_runtime
 from node.settings import NodeSettings, load_settings
 from node.site_store import CalibrationRequest, SiteStore
 from node.sound.source import Block, EndOfSound

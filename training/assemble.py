@@ -19,9 +19,9 @@ from contract.release import (
     Training,
     describe_file,
 )
-from node.detector import Detector
-from node.release_store import Release
-from node.runtime import LoadedModel, Runtime
+from node.scoring.detector import Detector
+from node.scoring.release_store import Release
+from node.scoring.runtime import LoadedModel, Runtime
 from training.autoencoders import Trained
 from training.errors import TrainingError
 from training.feature_cache import ClipFeatures

@@ -12,9 +12,9 @@ import msgspec
 import numpy as np
 
 from contract.features import FeatureExtractor, Float32Array
-from node.detector import Detector
-from node.release_store import read_release
-from node.runtime import find_runtime
+from node.scoring.detector import Detector
+from node.scoring.release_store import read_release
+from node.scoring.runtime import find_runtime
 from training.dataset import Clip
 from training.errors import DataError
 from training.metrics import BoolArray, Float64Array

@@ -17,7 +17,7 @@ import numpy as np
 from contract import VERSION
 from contract.features import FeatureParams
 from contract.release import Manifest, Threshold
-from node.release_store import read_release
+from node.scoring.release_store import read_release
 from training.dataset import Clip, Dataset, Domain, find_dataset
 from training.disturbances import Disturbance, disturb
 from training.errors import DataError, DestinationError

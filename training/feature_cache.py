@@ -29,7 +29,7 @@ import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
 from contract.features import FeatureExtractor, FeatureParams, Float32Array
-from node.scorer import level_dbfs
+from node.scoring.scorer import level_dbfs
 from training.dataset import Clip, and_more
 from training.errors import DataError, TrainingError
 from training.progress import Progress
@@ -42,7 +42,7 @@ MAX_BYTES = 5_000_000_000
 
 # Part of every entry's name. Raise it whenever the same sound and parameters give other numbers
 # than before (contract.features, the reading in training.recordings or node.sound.recordings,
-# node.scorer.level_dbfs) or an entry is laid out differently; old entries are then not found any
+# node.scoring.scorer.level_dbfs) or an entry is laid out differently; old entries are then not found any
 # more, and go when room is needed.
 _FORMAT = 1
 

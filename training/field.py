@@ -32,7 +32,7 @@ from node.calibration import Plan
 from node.episodes import Episodes
 from node.limits import Limits
 from node.machine_watch import MachineWatch
-from node.scorer import Evidence
+from node.scoring.scorer import Evidence
 from training.dataset import Clip, Dataset, find_dataset
 from training.errors import DataError, DestinationError
 from training.evaluate import fingerprint

@@ -15,9 +15,9 @@ import numpy as np
 
 from contract.features import Float32Array
 from node.limits import observe
-from node.release_store import read_release
-from node.runtime import find_runtime
-from node.scorer import Evidence, Scorer
+from node.scoring.release_store import read_release
+from node.scoring.runtime import find_runtime
+from node.scoring.scorer import Evidence, Scorer
 from training.dataset import Clip
 from training.recordings import cut, read_recording
 from training.room_noise import Half, NoiseLibrary, mix

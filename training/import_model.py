@@ -16,8 +16,8 @@ from contract.release import (
     Training,
     describe_file,
 )
-from node.release_store import Release
-from node.runtime import LoadedModel, find_runtime
+from node.scoring.release_store import Release
+from node.scoring.runtime import LoadedModel, find_runtime
 from training.release import MODEL_NAME, check_destination, write_release
 
 

@@ -25,8 +25,8 @@ from contract.release import (
 )
 from contract.signature import Signer
 from contract.signed_manifest import sign_manifest
-from node.probe import probe
-from node.release_store import Release, read_release
+from node.scoring.probe import probe
+from node.scoring.release_store import Release, read_release
 from training.errors import DestinationError
 from training.release import MEASURED_NAMES, check_destination, put_release
 from training.runtime_trial import RuntimeTrial

@@ -17,7 +17,7 @@ from contract.release import ENVELOPE_NAME, MANIFEST_NAME, Manifest, encode_mani
 from contract.signature import MAX_ENVELOPE_BYTES, Signer, read_public_keys
 from contract.signed_manifest import open_manifest
 from contract.topics import Kind
-from node.release_store import read_release
+from node.scoring.release_store import read_release
 from training.errors import DestinationError
 from training.fleet import before, obstacles
 from training.operator import retained

@@ -1,4 +1,4 @@
-"""Writing release folders; reading them is the node's (`node.release_store`).
+"""Writing release folders; reading them is the node's (`node.scoring.release_store`).
 
 Beside the release itself, a folder that `training train` wrote holds what was measured
 (`metrics.json`, `results.csv`, `report.html`) and `variants/`: the same networks in every
@@ -12,7 +12,7 @@ import msgspec
 
 from contract.errors import ReleaseError
 from contract.release import ENVELOPE_NAME, MANIFEST_NAME, encode_manifest
-from node.release_store import Release, read_release
+from node.scoring.release_store import Release, read_release
 from training.errors import DestinationError
 from training.staging import is_free, refuse_unwritable, staged_folder
 

@@ -14,9 +14,9 @@ import numpy as np
 
 from contract.features import FeatureParams, Float32Array
 from contract.release import Threshold, squeezed
-from node.detector import Detector
-from node.release_store import Release
-from node.runtime import Runtime
+from node.scoring.detector import Detector
+from node.scoring.release_store import Release
+from node.scoring.runtime import Runtime
 from training import charts
 from training.charts import Markup, tag
 from training.dataset import Clip, Dataset, Domain
@@ -75,7 +75,7 @@ class ShownWindow(msgspec.Struct, frozen=True, kw_only=True):
     features: Float32Array
     """Shape (coefficients, frames)."""
     residuals: tuple[Float32Array, ...]
-    """Of each model, see `node.detector.Detector.residuals`."""
+    """Of each model, see `node.scoring.detector.Detector.residuals`."""
 
 
 def extreme_windows(

@@ -19,9 +19,9 @@ import numpy.typing as npt
 
 from contract.errors import ReleaseError
 from contract.features import Float32Array
-from node.detector import Detector
-from node.release_store import read_release
-from node.runtime import find_runtime
+from node.scoring.detector import Detector
+from node.scoring.release_store import read_release
+from node.scoring.runtime import find_runtime
 
 Float64Array = npt.NDArray[np.float64]
 

@@ -17,9 +17,9 @@ from sklearn.model_selection import train_test_split
 
 from contract.features import FeatureParams
 from contract.release import Manifest, Threshold, Training
-from node.detector import Detector
-from node.release_store import Release, read_release
-from node.runtime import Runtime, find_runtime
+from node.scoring.detector import Detector
+from node.scoring.release_store import Release, read_release
+from node.scoring.runtime import Runtime, find_runtime
 from training.dataset import FEW_SESSIONS, Dataset, find_dataset, known_sessions
 from training.errors import DataError, TrainingError
 from training.evaluate import Judgement, Line, Report, fingerprint, judge, line, yardsticks

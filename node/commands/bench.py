@@ -48,8 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Measure, print, and write what was asked for."""
     from node.bench import bench, row_of, write_report
-    from node.release_store import read_release
     from node.result_row import append_row, check_results_file
+    from node.scoring.release_store import read_release
 
     manifest = read_release(options.model).manifest
     if options.csv is not None:

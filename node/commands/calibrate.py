@@ -69,7 +69,7 @@ def _calibrate_here(
 ) -> int:
     from contract.messages import CalibrationPhase
     from node.ear import Ear
-    from node.scorer import Scorer
+    from node.scoring.scorer import Scorer
     from node.site import keep_outcome, known_machine, obey
     from node.sound.source import EndOfSound
 

@@ -100,9 +100,9 @@ def _sound(settings: "NodeSettings", seconds: float, *, draws: bool) -> "Iterato
     from contract.features import FeatureParams
     from node import sound_checks
     from node.findings import ok, problem
-    from node.release_store import read_release
-    from node.runtime import find_runtime
-    from node.scorer import Scorer
+    from node.scoring.release_store import read_release
+    from node.scoring.runtime import find_runtime
+    from node.scoring.scorer import Scorer
 
     timer, release = None, None
     try:

@@ -332,7 +332,7 @@ def _readable(text: str) -> str:
 
 
 def _release(text: str) -> str:
-    from node.release_store import read_release
+    from node.scoring.release_store import read_release
 
     folder = _absolute(text)
     read_release(Path(folder))

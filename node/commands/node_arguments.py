@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from node.release_store import Release
-    from node.runtime import Runtime
+    from node.scoring.release_store import Release
+    from node.scoring.runtime import Runtime
     from node.settings import NodeSettings
     from node.sound.source import AudioSource
 
@@ -53,7 +53,7 @@ def node_parts(settings: "NodeSettings") -> Parts:
     Raises:
         ReleaseError, SourceError: they cannot be had.
     """
-    from node.runtime import find_runtime
+    from node.scoring.runtime import find_runtime
     from node.sound.choose import choose_source
 
     release = _release_that_runs(settings)
@@ -68,7 +68,7 @@ def node_parts(settings: "NodeSettings") -> Parts:
 
 def _release_that_runs(settings: "NodeSettings") -> "Release":
     """The release of [model] folder, or the one that an update has put in its place."""
-    from node.release_store import read_release
+    from node.scoring.release_store import read_release
 
     folder = Path(settings.model.folder)
     if settings.update.keys_file is None:

@@ -15,8 +15,8 @@ from contract.session import SessionEvent
 from contract.signature import TrustedKeys
 from node.ear import Ear
 from node.publisher import Answer, Asked
-from node.release_store import Release
-from node.runtime import Runtime
+from node.scoring.release_store import Release
+from node.scoring.runtime import Runtime
 from node.settings import NodeSettings
 from node.update_checks import read_keys_file
 from node.updates.fetch import Broker

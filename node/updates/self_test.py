@@ -3,7 +3,7 @@
     python -m node.updates.self_test FOLDER [--threads N]
 
 A model that brings the library down, eats the memory or never ends must not take a node with it
-that hears a machine. The child loads the release, scores the probe (`node.probe`), takes the time
+that hears a machine. The child loads the release, scores the probe (`node.scoring.probe`), takes the time
 of some windows, and says what it found in one line of JSON; it ends with 0 also when it found
 something wrong, so that a crash is told apart. It gives way to everything else that runs.
 """
@@ -28,7 +28,7 @@ from contract.errors import EarshotError
 if TYPE_CHECKING:
     from contract.features import Float32Array
     from contract.release import Manifest
-    from node.scorer import Scorer
+    from node.scoring.scorer import Scorer
 
 LATENCY_WINDOWS = 50
 
@@ -209,10 +209,10 @@ def _give_way(seconds: int) -> None:
 
 
 def _examine(folder: Path, threads: int, max_latency_share: float) -> Tested:
-    from node.probe import probe
-    from node.release_store import read_release
-    from node.runtime import find_runtime
-    from node.scorer import Scorer
+    from node.scoring.probe import probe
+    from node.scoring.release_store import read_release
+    from node.scoring.runtime import find_runtime
+    from node.scoring.scorer import Scorer
 
     release = read_release(folder)
     manifest = release.manifest

@@ -44,7 +44,7 @@ from contract.release import (
     ReleaseFile,
     decode_manifest,
 )
-from node.release_store import Release, read_release
+from node.scoring.release_store import Release, read_release
 from node.whole_file import sync_folder, write_whole
 
 logger = logging.getLogger(__name__)

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from node.release_store import Release
+from node.scoring.release_store import Release
 from node.updates.trial import TrialReport
 
 

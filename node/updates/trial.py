@@ -7,9 +7,9 @@ import numpy as np
 
 from contract.features import Float32Array
 from contract.messages import Problem
-from node.release_store import Release
-from node.runtime import Runtime
-from node.scorer import Scorer
+from node.scoring.release_store import Release
+from node.scoring.runtime import Runtime
+from node.scoring.scorer import Scorer
 from node.sound.framing import framer_for
 from node.sound.source import Block
 

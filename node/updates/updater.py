@@ -40,7 +40,7 @@ from contract.signature import TrustedKeys
 from contract.signed_desired import open_desired
 from contract.topics import Kind
 from node.publisher import Answer, Asked
-from node.release_store import Release
+from node.scoring.release_store import Release
 from node.settings import UpdateSection
 from node.updates.fetch import Broker, Fetch, FetchError
 from node.updates.orders import (

@@ -11,7 +11,7 @@ from contract.release import MANIFEST_NAME
 from demo import update
 from demo.summary import NodeSummary
 from demo.update import Keys, Update
-from node.release_store import read_release
+from node.scoring.release_store import read_release
 from tests.fleet import MODEL
 
 PLANNED = Update(trained=MODEL, name="fan", before="fan@1", version=2, refusing="fan-2")

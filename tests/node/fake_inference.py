@@ -1,7 +1,7 @@
 """An inference library whose models do arithmetic, and releases to run in it.
 
 The file of such a model is JSON: `{"add": 2}` reconstructs its input plus 2. `Interpreter` has what
-ai-edge-litert and tflite-runtime have in common and `node.runtime` uses.
+ai-edge-litert and tflite-runtime have in common and `node.scoring.runtime` uses.
 """
 
 import json
@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from contract.features import FeatureParams
 from contract.release import LogNormals, Manifest, Model, Threshold, Training, describe_file
-from node.release_store import Release
-from node.runtime import Runtime
+from node.scoring.release_store import Release
+from node.scoring.runtime import Runtime
 
 FEATURES = FeatureParams(
     window_samples=3200, n_fft=512, frame_hop_samples=256, n_mels=32, n_mfcc=13, frames=16

@@ -8,9 +8,9 @@ import pytest
 
 from contract.features import FeatureExtractor, FeatureParams, Float32Array
 from node.bands import strongest_bands_hz
-from node.detector import Detector
-from node.release_store import read_release
-from node.runtime import find_runtime
+from node.scoring.detector import Detector
+from node.scoring.release_store import read_release
+from node.scoring.runtime import find_runtime
 from node.sound.synthetic import MachineSound, Synthesizer
 
 FAN = Path(__file__).parents[2] / "models/fan-synthetic"

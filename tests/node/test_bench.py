@@ -31,9 +31,9 @@ from node.bench import (
 from node.bench_memory import Memory, family, memory_of, total
 from node.bench_window import WindowPath, block_samples, machine_sound
 from node.installed import installed, installed_node
-from node.release_store import read_release
 from node.result_row import COLUMNS
-from node.runtime import find_runtime
+from node.scoring.release_store import read_release
+from node.scoring.runtime import find_runtime
 from tests.fleet import MODEL, ROOT, run
 
 # Made once, and so by one of the parallel workers: the bench's run.

@@ -14,7 +14,6 @@ from contract.features import FeatureParams, Float32Array
 from contract.messages import CalibrationPhase, MachineState
 from contract.release import Calibration, LogNormals, Manifest, Model
 from node.calibration import Calibrator, Plan
-from node.detector import Detector, exp_sum_log_z
 from node.limits import (
     CalibrationRefusedError,
     Limits,
@@ -27,7 +26,8 @@ from node.limits import (
     observe,
 )
 from node.machine import CalibratedMachine
-from node.scorer import Evidence
+from node.scoring.detector import Detector, exp_sum_log_z
+from node.scoring.scorer import Evidence
 from tests.node.fake_inference import FEATURES, RUNTIME, FakeModel, release, release_of
 from tests.node.observations import (
     HOP_SECONDS,

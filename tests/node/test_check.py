@@ -27,7 +27,7 @@ from node.computer_checks import (
     state_folder_findings,
 )
 from node.findings import Finding, Grade, document, line, ok, problem, warning
-from node.release_store import read_release
+from node.scoring.release_store import read_release
 from node.sound.errors import SourceError
 from node.sound.levels import Levels
 from node.sound.source import Block, EndOfSound

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from contract.messages import MachineState, MicrophoneState, Problem
 from node.ear import Ear, HeardWindow
 from node.machine_watch import MachineWatch
-from node.scorer import Scorer
+from node.scoring.scorer import Scorer
 from node.sound.source import Block, EndOfSound
 from tests.node.fake_inference import FEATURES, RUNTIME, release
 from tests.servers import wait_until

@@ -16,8 +16,8 @@ import soundfile
 
 from contract.features import FeatureParams
 from contract.release import MANIFEST_NAME, encode_manifest
-from node.release_store import Release, read_release
 from node.score import ScoredFileWindow, score_path, write
+from node.scoring.release_store import Release, read_release
 from node.sound.synthetic import MachineSound, Synthesizer
 from tests.node.fake_inference import RUNTIME, release, with_threshold
 

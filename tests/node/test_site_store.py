@@ -18,8 +18,8 @@ from contract.release import Manifest
 from node.episodes import Episode
 from node.limits import Limits
 from node.machine_watch import MachineWatch
-from node.release_store import Release
-from node.scorer import Scorer
+from node.scoring.release_store import Release
+from node.scoring.scorer import Scorer
 from node.settings import ModelSection, NodeSection, NodeSettings
 from node.site import keep_outcome, known_machine, obey
 from node.site_store import (

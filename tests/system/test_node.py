@@ -24,7 +24,7 @@ from contract.messages import (
     Status,
     Window,
 )
-from node.release_store import read_release
+from node.scoring.release_store import read_release
 from node.sound.synthetic import MachineSound, Synthesizer
 from tests.fleet import MODEL, ROOT, Listener, environment, node_settings, run, start
 from tests.servers import Mosquitto, wait_until

@@ -19,8 +19,8 @@ from node import service
 from node.clock import WindowClock
 from node.outbox import Outbox
 from node.outbox_file import OutboxFile
-from node.release_store import read_release
-from node.runtime import find_runtime
+from node.scoring.release_store import read_release
+from node.scoring.runtime import find_runtime
 from node.settings import NodeSettings, load_settings
 from node.sound.source import Block
 from tests.fleet import MODEL, ReceiptingCollector, node_settings, run, start

@@ -63,7 +63,7 @@ from node.accounts import BootAccount
 from node.episodes import Episode
 from node.outbox import Outbox
 from node.outbox_file import OutboxFile
-from node.release_store import read_release
+from node.scoring.release_store import read_release
 from node.site_store import (
     CalibrationAnswer,
     CalibrationRequest,

@@ -18,7 +18,7 @@ from contract.release import CHUNK_BYTES, SelfTest
 from contract.signature import Signer
 from contract.signed_desired import sign_desired
 from contract.signed_manifest import sign_manifest
-from node.release_store import Release
+from node.scoring.release_store import Release
 from tests.contract.examples import STATUS
 from tests.contract.signers import SECOND, SIGNER, STRANGER
 from tests.fleet import Listener, node_settings, start

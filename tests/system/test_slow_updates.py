@@ -19,7 +19,7 @@ import pytest
 
 from contract.messages import Health, Presence, Status, Update, UpdatePhase, Window
 from contract.release import CHUNK_BYTES
-from node.release_store import read_release
+from node.scoring.release_store import read_release
 from tests.fleet import ROOT, Listener, environment, node_settings, start
 from tests.link import Link
 from tests.servers import Mosquitto, require, wait_until

@@ -27,7 +27,7 @@ from contract.messages import (
 )
 from contract.release import encode_manifest
 from contract.settings import MqttSettings
-from node.release_store import Release
+from node.scoring.release_store import Release
 from node.updates.slots import SlotStore
 from tests.contract.signers import SECOND, SIGNER
 from tests.fleet import Listener, node_settings, run, start

@@ -14,7 +14,7 @@ import soundfile
 
 from contract.features import FeatureParams, Float32Array
 from contract.release import Manifest, Model, Threshold, Training, describe_file
-from node.runtime import find_runtime
+from node.scoring.runtime import find_runtime
 from node.sound.synthetic import FAULTS, MachineSound
 from training.dataset import find_dataset
 from training.feature_cache import ClipFeatures, FeatureCache, read_features

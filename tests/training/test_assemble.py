@@ -9,8 +9,8 @@ import pytest
 
 from contract.features import Float32Array
 from contract.release import LogNormals
-from node.detector import Detector
-from node.runtime import LoadedModel, find_runtime
+from node.scoring.detector import Detector
+from node.scoring.runtime import LoadedModel, find_runtime
 from tests.training.conftest import EPOCHS, SmallNetwork
 from training.errors import TrainingError
 from training.feature_cache import ClipFeatures

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from contract.features import Float32Array
-from node.runtime import LoadedModel, find_runtime
+from node.scoring.runtime import LoadedModel, find_runtime
 from tests.training.conftest import EPOCHS, ROOT, SmallFeatures, SmallNetwork
 from training.errors import TrainingError
 from training.recipes import ModelRecipe, NetworkName, read_recipe, with_epochs

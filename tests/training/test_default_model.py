@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from node.release_store import read_release
-from node.runtime import find_runtime
-from node.scorer import Scorer
+from node.scoring.release_store import read_release
+from node.scoring.runtime import find_runtime
+from node.scoring.scorer import Scorer
 from node.sound.synthetic import MachineSound, Synthesizer
 from tests.training.conftest import ROOT
 from training.recipes import DEFAULT_RECIPE

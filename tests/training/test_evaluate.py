@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from node.release_store import read_release
-from node.runtime import find_runtime
-from node.scorer import Scorer
+from node.scoring.release_store import read_release
+from node.scoring.runtime import find_runtime
+from node.scoring.scorer import Scorer
 from tests.training.conftest import Run, RunTraining, WriteWav, hiss
 from training.errors import DataError, DestinationError
 from training.evaluate import EvaluateRequest, Report, evaluate_release

@@ -18,7 +18,7 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from contract.features import FeatureExtractor, FeatureParams, Float32Array
-from node.scorer import level_dbfs
+from node.scoring.scorer import level_dbfs
 from tests.training.conftest import RATE_HZ, ROOT, WriteWav, hiss
 from training.dataset import Clip
 from training.errors import DataError, TrainingError

@@ -11,8 +11,8 @@ import pytest
 
 from contract.messages import AlarmRule, MachineState
 from node.limits import observe
-from node.release_store import read_release
-from node.scorer import Evidence
+from node.scoring.release_store import read_release
+from node.scoring.scorer import Evidence
 from tests.training.conftest import WriteWav, hiss
 from training.dataset import Clip, Dataset, find_dataset
 from training.errors import DataError

@@ -7,7 +7,7 @@ import pytest
 
 from contract.errors import ReleaseError
 from contract.release import MAX_FILE_BYTES
-from node.release_store import read_release
+from node.scoring.release_store import read_release
 from tests.training.conftest import RunTraining
 from training.errors import DestinationError
 from training.import_model import ImportRequest, import_model

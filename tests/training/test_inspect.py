@@ -10,7 +10,7 @@ import pytest
 from contract.errors import EarshotError, KeyFileError, ReleaseError, SignatureError
 from contract.release import ENVELOPE_NAME, MANIFEST_NAME, encode_manifest
 from contract.signed_manifest import sign_manifest
-from node.release_store import Release, read_release
+from node.scoring.release_store import Release, read_release
 from tests.contract.signers import SECOND, SIGNER, STRANGER
 from tests.training.conftest import ROOT, RunTraining
 from training.pack import PackRequest, pack_release

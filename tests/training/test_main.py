@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from node.release_store import read_release
+from node.scoring.release_store import read_release
 from tests.fleet import start
 from tests.servers import wait_until
 from tests.training.conftest import ROOT, Run, RunTraining

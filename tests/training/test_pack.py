@@ -20,10 +20,10 @@ from contract.release import (
 )
 from contract.signature import MAX_ENVELOPE_BYTES
 from contract.signed_manifest import open_manifest, sign_manifest
-from node.probe import probe
-from node.release_store import Release, read_release
-from node.runtime import find_runtime
-from node.scorer import Scorer
+from node.scoring.probe import probe
+from node.scoring.release_store import Release, read_release
+from node.scoring.runtime import find_runtime
+from node.scoring.scorer import Scorer
 from tests.contract.signers import SIGNER, TRUSTED
 from tests.training.conftest import ROOT
 from training.errors import DestinationError

@@ -8,9 +8,9 @@ import pytest
 
 from contract.features import Float32Array
 from contract.release import Model
-from node.detector import Detector
-from node.release_store import Release
-from node.runtime import LoadedModel, find_runtime
+from node.scoring.detector import Detector
+from node.scoring.release_store import Release
+from node.scoring.runtime import LoadedModel, find_runtime
 from tests.training.conftest import EPOCHS, SmallNetwork
 from training.recipes import QUANTISATIONS, NetworkName, Quantisation
 from training.runtime_trial import statistics

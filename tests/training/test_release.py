@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from contract.errors import ReleaseError
-from node.release_store import Release, read_release
+from node.scoring.release_store import Release, read_release
 from tests.training.conftest import MakeManifest, Run
 from training.errors import DestinationError
 from training.release import check_destination, put_release, variant_folders, write_release

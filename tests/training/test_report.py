@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from contract.features import Float32Array
-from node.release_store import read_release
-from node.runtime import find_runtime
+from node.scoring.release_store import read_release
+from node.scoring.runtime import find_runtime
 from tests.node.fake_inference import FEATURES, RUNTIME, FakeModel, release_of
 from training.autoencoders import Epoch
 from training.dataset import Clip, Dataset, Domain, Label, Split

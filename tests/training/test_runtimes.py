@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from contract.release import describe_file, encode_manifest
-from node.runtime import find_runtime
+from node.scoring.runtime import find_runtime
 from tests.training.conftest import EPOCHS, SmallNetwork
 from training.recipes import QUANTISATIONS, NetworkName, Quantisation
 from training.runtime_trial import RuntimeTrial, try_release

@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 
 from contract.errors import EarshotError
-from node.release_store import read_release
-from node.runtime import find_runtime
-from node.scorer import Scorer
+from node.scoring.release_store import read_release
+from node.scoring.runtime import find_runtime
+from node.scoring.scorer import Scorer
 from tests.training.conftest import ROOT, Run, RunTraining, WriteWav, hiss
 from training.errors import DataError
 from training.feature_cache import FeatureCache

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import msgspec
 
 from contract.release import CHUNK_BYTES, MANIFEST_NAME, LogNormals, Manifest, encode_manifest
-from node.release_store import Release
+from node.scoring.release_store import Release
 from node.updates.download import ChunkError, Download
 from node.updates.slots import Slot, SlotStore
 from tests.node.fake_inference import FakeModel, release_of

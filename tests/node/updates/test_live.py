@@ -11,8 +11,8 @@ from contract.messages import Update, UpdatePhase
 from contract.release import encode_manifest
 from node.ear import Ear
 from node.publisher import Answer
-from node.runtime import find_runtime
-from node.scorer import Scorer
+from node.scoring.runtime import find_runtime
+from node.scoring.scorer import Scorer
 from node.settings import load_settings
 from node.site import known_machine
 from node.site_store import SiteStore

@@ -16,10 +16,10 @@ import msgspec
 import pytest
 
 from contract.release import MANIFEST_NAME, SelfTest, describe_file, encode_manifest
-from node.probe import probe
-from node.release_store import Release, read_release
-from node.runtime import find_runtime
-from node.scorer import Scorer
+from node.scoring.probe import probe
+from node.scoring.release_store import Release, read_release
+from node.scoring.runtime import find_runtime
+from node.scoring.scorer import Scorer
 from node.updates.self_test import Tested as Outcome
 from node.updates.self_test import self_test
 from tests.node.fake_inference import FEATURES, RUNTIME, release

@@ -24,7 +24,7 @@ from contract.release import (
     ReleaseFile,
     decode_manifest,
 )
-from node.release_store import Release
+from node.scoring.release_store import Release
 from node.updates import slots
 from node.updates.slots import (
     BROKEN_NAME,

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from contract.features import Float32Array
-from node.release_store import Release
-from node.runtime import Runtime
+from node.scoring.release_store import Release
+from node.scoring.runtime import Runtime
 from node.sound.source import Block
 from node.updates.trial import Trial
 from tests.node import fake_inference as fake

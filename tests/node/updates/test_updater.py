@@ -18,7 +18,7 @@ from contract.session import Delivery, Followed, Received
 from contract.signed_desired import sign_desired
 from contract.signed_manifest import sign_manifest
 from node.publisher import Answer
-from node.release_store import Release, read_release
+from node.scoring.release_store import Release, read_release
 from node.settings import UpdateSection
 from node.updates.slots import SlotStore
 from node.updates.tasks import EarTask, GoBy, Proven, RunNow, TrialOver, TryOut

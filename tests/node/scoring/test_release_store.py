@@ -6,10 +6,10 @@ import pytest
 
 from contract.errors import ReleaseError
 from contract.release import MANIFEST_NAME, LogNormals, encode_manifest
-from node.release_store import Release, read_release
+from node.scoring.release_store import Release, read_release
 from tests.node.fake_inference import FakeModel, release, release_of
 
-FAN = Path(__file__).parents[2] / "models/fan-synthetic"
+FAN = Path(__file__).parents[3] / "models/fan-synthetic"
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from contract.features import FeatureExtractor, FeatureParams
-from node.probe import probe
+from node.scoring.probe import probe
 
 # Of the samples as 16-bit numbers: a last bit that another sine rounds elsewhere does not show.
 DIGESTS = {

@@ -12,8 +12,8 @@ import numpy as np
 from contract.errors import ReleaseError
 from contract.features import Float32Array
 from contract.release import Manifest, Model, squeezed
-from node.release_store import Release
-from node.runtime import LoadedModel, Runtime
+from node.scoring.release_store import Release
+from node.scoring.runtime import LoadedModel, Runtime
 
 # As the manifest's `exp_sum_log_z` says: exp(300) and its inverse are numbers that JSON, InfluxDB
 # and float64 all hold. A reconstruction that is exact has no logarithm; this is below any real one.

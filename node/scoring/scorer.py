@@ -12,9 +12,9 @@ import numpy as np
 
 from contract.features import FeatureExtractor, Float32Array
 from contract.messages import Problem
-from node.detector import Detector
-from node.release_store import Release
-from node.runtime import Runtime
+from node.scoring.detector import Detector
+from node.scoring.release_store import Release
+from node.scoring.runtime import Runtime
 
 # A digital zero has no level in dB; this is below the noise of any 24-bit converter.
 SILENCE_DBFS = -144.0

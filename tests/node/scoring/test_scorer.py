@@ -11,9 +11,9 @@ from contract.errors import FeatureError, ReleaseError
 from contract.features import FeatureExtractor
 from contract.messages import Problem
 from contract.release import LogNormals
-from node.release_store import read_release
-from node.runtime import LoadedModel, find_runtime
-from node.scorer import SILENCE_DBFS, Scorer, level_dbfs
+from node.scoring.release_store import read_release
+from node.scoring.runtime import LoadedModel, find_runtime
+from node.scoring.scorer import SILENCE_DBFS, Scorer, level_dbfs
 from tests.node.fake_inference import (
     FEATURES,
     RUNTIME,
@@ -24,7 +24,7 @@ from tests.node.fake_inference import (
     with_threshold,
 )
 
-FAN = Path(__file__).parents[2] / "models/fan-synthetic"
+FAN = Path(__file__).parents[3] / "models/fan-synthetic"
 COUNT = FEATURES.window_samples
 
 Samples = npt.NDArray[np.float32]

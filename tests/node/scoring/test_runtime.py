@@ -8,11 +8,11 @@ import pytest
 
 from contract.errors import ReleaseError
 from contract.release import squeezed
-from node.release_store import read_release
-from node.runtime import LoadedModel, find_runtime
+from node.scoring.release_store import read_release
+from node.scoring.runtime import LoadedModel, find_runtime
 from tests.node.fake_inference import FEATURES, RUNTIME, model_content
 
-FAN = Path(__file__).parents[2] / "models/fan-synthetic"
+FAN = Path(__file__).parents[3] / "models/fan-synthetic"
 
 
 def fan_content() -> bytes:

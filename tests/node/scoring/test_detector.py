@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from contract.errors import ReleaseError
 from contract.features import Float32Array
 from contract.release import LogNormals, Model
-from node.detector import Detector, Judged, exp_sum_log_z
-from node.release_store import Release, read_release
-from node.runtime import find_runtime
+from node.scoring.detector import Detector, Judged, exp_sum_log_z
+from node.scoring.release_store import Release, read_release
+from node.scoring.runtime import find_runtime
 from tests.node.fake_inference import (
     FEATURES,
     RUNTIME,
@@ -26,7 +26,7 @@ from tests.node.fake_inference import (
     release_of,
 )
 
-FAN = Path(__file__).parents[2] / "models/fan-synthetic"
+FAN = Path(__file__).parents[3] / "models/fan-synthetic"
 
 COUNTED: Float32Array = np.arange(np.prod(FEATURES.shape), dtype=np.float32).reshape(FEATURES.shape)
 """Small integers, so that adding to them and taking them away again is exact."""
