@@ -14,7 +14,7 @@ from typing import Protocol
 import msgspec
 
 from contract.messages import MachineState, MicrophoneState, Problem
-from node.machine_watch import Judgement, MachineWatch
+from node.machine.machine_watch import Judgement, MachineWatch
 from node.scoring.scorer import Evidence, Scorer
 from node.sound.framing import FramedWindow, Framer, framer_for
 from node.sound.microphone_health import MicrophoneHealth

@@ -38,7 +38,14 @@ from contract.topics import TAKES_UPDATES, VERBS
 from node.board import board_name, operating_system, read_board
 from node.clock import Settled, WindowClock, new_boot_id
 from node.ear import Ear, HeardWindow
-from node.episodes import Episodes
+from node.machine.episodes import Episodes
+from node.machine.site import keep_outcome, known_machine, obey
+from node.machine.site_store import (
+    CalibrationAnswer,
+    CalibrationRequest,
+    CalibrationStatus,
+    SiteStore,
+)
 from node.notify import Notifier
 from node.outbox import Outbox, OutboxRules
 from node.outbox_file import OutboxFile
@@ -47,13 +54,6 @@ from node.scoring.release_store import Release
 from node.scoring.runtime import Runtime
 from node.scoring.scorer import Scorer
 from node.settings import NodeSettings
-from node.site import keep_outcome, known_machine, obey
-from node.site_store import (
-    CalibrationAnswer,
-    CalibrationRequest,
-    CalibrationStatus,
-    SiteStore,
-)
 from node.sound.errors import SourceError
 from node.sound.source import AudioSource, EndOfSound
 from node.updates.slots import STATE_NAME

@@ -28,10 +28,10 @@ import numpy as np
 from contract import VERSION
 from contract.messages import AlarmRule, CalibrationPhase, EpisodePhase, MachineState
 from contract.release import Manifest
-from node.calibration import Plan
-from node.episodes import Episodes
-from node.limits import Limits
-from node.machine_watch import MachineWatch
+from node.machine.calibration import Plan
+from node.machine.episodes import Episodes
+from node.machine.limits import Limits
+from node.machine.machine_watch import MachineWatch
 from node.scoring.scorer import Evidence
 from training.dataset import Clip, Dataset, find_dataset
 from training.errors import DataError, DestinationError

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from contract.features import Float32Array
-from node.limits import observe
+from node.machine.limits import observe
 from node.scoring.release_store import read_release
 from node.scoring.runtime import find_runtime
 from node.scoring.scorer import Evidence, Scorer

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from node.commands.node_arguments import add_node_arguments, node_parts, node_settings
 
 if TYPE_CHECKING:
+    from node.machine.site_store import CalibrationAnswer, CalibrationRequest, SiteStore
     from node.settings import NodeSettings
-    from node.site_store import CalibrationAnswer, CalibrationRequest, SiteStore
 
 SUMMARY = "learn what is normal where the node hangs"
 
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Calibrate; 0 when the limits have armed, 1 when they were refused."""
-    from node.site_store import CalibrationRequest, SiteStore, StateFolderError
+    from node.machine.site_store import CalibrationRequest, SiteStore, StateFolderError
 
     settings = node_settings(options)
     store = SiteStore(settings.state_folder)
@@ -69,8 +69,8 @@ def _calibrate_here(
 ) -> int:
     from contract.messages import CalibrationPhase
     from node.ear import Ear
+    from node.machine.site import keep_outcome, known_machine, obey
     from node.scoring.scorer import Scorer
-    from node.site import keep_outcome, known_machine, obey
     from node.sound.source import EndOfSound
 
     if request.action == "cancel":
@@ -114,7 +114,7 @@ def _follow(node: str, store: "SiteStore", request: "CalibrationRequest") -> int
 
 
 def _answer(store: "SiteStore", request: "CalibrationRequest") -> "CalibrationAnswer | None":
-    from node.site_store import CalibrationAnswer
+    from node.machine.site_store import CalibrationAnswer
 
     deadline = time.monotonic() + _TAKEN_SECONDS
     while store.is_locked() and time.monotonic() < deadline:

@@ -8,8 +8,8 @@ import numpy.typing as npt
 
 from contract.messages import CalibrationPhase
 from contract.release import Manifest
-from node.calibration import Calibrator, Plan
-from node.limits import Limits, Observation
+from node.machine.calibration import Calibrator, Plan
+from node.machine.limits import Limits, Observation
 from tests.node.fake_inference import FEATURES, release
 
 LEVEL_DBFS = -30.0

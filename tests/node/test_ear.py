@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from contract.messages import MachineState, MicrophoneState, Problem
 from node.ear import Ear, HeardWindow
-from node.machine_watch import MachineWatch
+from node.machine.machine_watch import MachineWatch
 from node.scoring.scorer import Scorer
 from node.sound.source import Block, EndOfSound
 from tests.node.fake_inference import FEATURES, RUNTIME, release

@@ -60,17 +60,17 @@ from contract.session import (
 )
 from contract.settings import MqttSettings
 from node.accounts import BootAccount
-from node.episodes import Episode
-from node.outbox import Outbox
-from node.outbox_file import OutboxFile
-from node.scoring.release_store import read_release
-from node.site_store import (
+from node.machine.episodes import Episode
+from node.machine.site_store import (
     CalibrationAnswer,
     CalibrationRequest,
     CalibrationStatus,
     Site,
     SiteStore,
 )
+from node.outbox import Outbox
+from node.outbox_file import OutboxFile
+from node.scoring.release_store import read_release
 from node.sound.synthetic import MachineSound, Synthesizer
 from tests.contract.examples import EVENT, WINDOW
 from tests.fleet import MODEL, ROOT, environment, node_settings

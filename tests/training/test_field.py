@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from contract.messages import AlarmRule, MachineState
-from node.limits import observe
+from node.machine.limits import observe
 from node.scoring.release_store import read_release
 from node.scoring.scorer import Evidence
 from tests.training.conftest import WriteWav, hiss

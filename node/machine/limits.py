@@ -27,9 +27,9 @@ from contract.errors import EarshotError
 from contract.features import Float32Array
 from contract.messages import Positive
 from contract.release import Manifest, Model, squeezed
+from node.machine.student_t import upper_quantile
 from node.scoring.detector import statistic
 from node.scoring.scorer import Evidence
-from node.student_t import upper_quantile
 
 Float64Array = npt.NDArray[np.float64]
 

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from contract.messages import AlarmRule, EpisodePhase, MachineState
-from node.episodes import CONTINUE_SECONDS, Episode, Episodes
+from node.machine.episodes import CONTINUE_SECONDS, Episode, Episodes
 
 BOOT = "01JD8Z6W3M9K4T2Q5R7V1X0YBC"
 STATES = {

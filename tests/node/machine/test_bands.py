@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from contract.features import FeatureExtractor, FeatureParams, Float32Array
-from node.bands import strongest_bands_hz
+from node.machine.bands import strongest_bands_hz
 from node.scoring.detector import Detector
 from node.scoring.release_store import read_release
 from node.scoring.runtime import find_runtime
 from node.sound.synthetic import MachineSound, Synthesizer
 
-FAN = Path(__file__).parents[2] / "models/fan-synthetic"
+FAN = Path(__file__).parents[3] / "models/fan-synthetic"
 MFCC = FeatureParams()
 LOGMEL = msgspec.structs.replace(MFCC, kind="logmel", frames=63)
 

@@ -26,8 +26,8 @@ import msgspec
 from contract.errors import EarshotError
 from contract.messages import CalibrationPhase, ModelLabel, Sha256, Text, TimeUs
 from contract.release import Manifest
-from node.episodes import Episode
-from node.limits import Limits
+from node.machine.episodes import Episode
+from node.machine.limits import Limits
 from node.whole_file import sync_folder, write_whole
 
 logger = logging.getLogger(__name__)

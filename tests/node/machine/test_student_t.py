@@ -3,7 +3,7 @@
 import pytest
 from scipy.stats import t
 
-from node.student_t import upper_quantile
+from node.machine.student_t import upper_quantile
 
 
 @pytest.mark.parametrize("degrees", [1, 2, 5, 11, 59, 239, 10_000])

@@ -4,7 +4,7 @@ A threshold from the training sessions does not travel to another room, another 
 machine of the same make. So a node listens to the healthy machine, in this order:
 
 - settling: sound that is not used, so that whoever started it has left;
-- calibrating: limits are made (`node.limits`), after two minutes quick ones, at once useful and
+- calibrating: limits are made (`node.machine.limits`), after two minutes quick ones, at once useful and
   said to be quick, then the full ones;
 - verifying: fresh sound against the limits. If blocks of it are above them they are refused, with
   the reason: limits that ring while everybody says that all is well are worth nothing.
@@ -18,7 +18,7 @@ import msgspec
 
 from contract.messages import CalibrationPhase
 from contract.release import Manifest
-from node.limits import (
+from node.machine.limits import (
     SCORED_SHARE,
     CalibrationRefusedError,
     Limits,

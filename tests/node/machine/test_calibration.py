@@ -13,8 +13,9 @@ from scipy.stats import genpareto, t
 from contract.features import FeatureParams, Float32Array
 from contract.messages import CalibrationPhase, MachineState
 from contract.release import Calibration, LogNormals, Manifest, Model
-from node.calibration import Calibrator, Plan
-from node.limits import (
+from node.machine.alarm_state import CalibratedMachine
+from node.machine.calibration import Calibrator, Plan
+from node.machine.limits import (
     CalibrationRefusedError,
     Limits,
     Observation,
@@ -25,7 +26,6 @@ from node.limits import (
     fits,
     observe,
 )
-from node.machine import CalibratedMachine
 from node.scoring.detector import Detector, exp_sum_log_z
 from node.scoring.scorer import Evidence
 from tests.node.fake_inference import FEATURES, RUNTIME, FakeModel, release, release_of

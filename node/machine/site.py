@@ -6,12 +6,12 @@ Shared by the running node and by `python -m node calibrate` where none runs.
 import logging
 
 from contract.messages import CalibrationPhase, MachineState, ThresholdSource
-from node.calibration import MINUTES_USUAL
-from node.limits import CalibrationRefusedError, fits
-from node.machine_watch import CalibrationNotStartedError, MachineWatch
+from node.machine.calibration import MINUTES_USUAL
+from node.machine.limits import CalibrationRefusedError, fits
+from node.machine.machine_watch import CalibrationNotStartedError, MachineWatch
+from node.machine.site_store import CalibrationRequest, Site, SiteStore
 from node.scoring.scorer import Scorer
 from node.settings import NodeSettings
-from node.site_store import CalibrationRequest, Site, SiteStore
 
 logger = logging.getLogger(__name__)
 

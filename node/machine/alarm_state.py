@@ -9,7 +9,13 @@ from collections import deque
 from statistics import fmean
 
 from contract.messages import AlarmRule, MachineState
-from node.limits import BLOCK_SCORED_SHARE, QUIET_WINDOWS, STOPPED_DB, STOPPED_SECONDS, Limits
+from node.machine.limits import (
+    BLOCK_SCORED_SHARE,
+    QUIET_WINDOWS,
+    STOPPED_DB,
+    STOPPED_SECONDS,
+    Limits,
+)
 
 ABNORMAL = (MachineState.WARNING, MachineState.ALARM)
 

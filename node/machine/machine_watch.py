@@ -15,10 +15,10 @@ from contract.errors import EarshotError
 from contract.features import Float32Array
 from contract.messages import AlarmRule, CalibrationPhase, MachineState, ThresholdSource
 from contract.release import Manifest
-from node.bands import strongest_bands_hz
-from node.calibration import Calibrator, Plan
-from node.limits import Limits, Observation, centred_statistic, observe
-from node.machine import ABNORMAL, CalibratedMachine, MachineVote
+from node.machine.alarm_state import ABNORMAL, CalibratedMachine, MachineVote
+from node.machine.bands import strongest_bands_hz
+from node.machine.calibration import Calibrator, Plan
+from node.machine.limits import Limits, Observation, centred_statistic, observe
 from node.scoring.detector import Detector, statistic
 from node.scoring.scorer import Evidence
 
@@ -245,7 +245,7 @@ class MachineWatch:
         return Judgement(statistic=found, score=score, anomaly=anomaly, state=state)
 
     def strongest_bands_hz(self, evidence: Evidence, detector: Detector) -> tuple[float, ...]:
-        """Which bands carry a window's error; see `node.bands`."""
+        """Which bands carry a window's error; see `node.machine.bands`."""
         limits = self.site_limits
         normal = self._normal_features
         if limits is not None:

@@ -15,14 +15,11 @@ import pytest
 
 from contract.messages import AlarmRule, CalibrationPhase, MachineState, ThresholdSource
 from contract.release import Manifest
-from node.episodes import Episode
-from node.limits import Limits
-from node.machine_watch import MachineWatch
-from node.scoring.release_store import Release
-from node.scoring.scorer import Scorer
-from node.settings import ModelSection, NodeSection, NodeSettings
-from node.site import keep_outcome, known_machine, obey
-from node.site_store import (
+from node.machine.episodes import Episode
+from node.machine.limits import Limits
+from node.machine.machine_watch import MachineWatch
+from node.machine.site import keep_outcome, known_machine, obey
+from node.machine.site_store import (
     CalibrationAnswer,
     CalibrationRequest,
     CalibrationStatus,
@@ -30,6 +27,9 @@ from node.site_store import (
     SiteStore,
     StateFolderError,
 )
+from node.scoring.release_store import Release
+from node.scoring.scorer import Scorer
+from node.settings import ModelSection, NodeSection, NodeSettings
 from tests.node.fake_inference import FEATURES, RUNTIME, release
 from tests.node.observations import calibrated
 

@@ -9,9 +9,9 @@ import pytest
 from contract.features import Float32Array, dct_matrix, mel_edges_hz
 from contract.messages import AlarmRule, CalibrationPhase, MachineState, ThresholdSource
 from contract.release import Manifest
-from node.calibration import Plan
-from node.limits import Limits, centred_statistic, observe
-from node.machine_watch import CalibrationNotStartedError, Judgement, MachineWatch
+from node.machine.calibration import Plan
+from node.machine.limits import Limits, centred_statistic, observe
+from node.machine.machine_watch import CalibrationNotStartedError, Judgement, MachineWatch
 from node.scoring.detector import Detector
 from node.scoring.scorer import Evidence
 from tests.node.fake_inference import FEATURES, RUNTIME, release

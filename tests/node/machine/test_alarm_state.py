@@ -5,8 +5,8 @@ from itertools import product
 import pytest
 
 from contract.messages import AlarmRule, MachineState
-from node.limits import Limits
-from node.machine import VOTES, CalibratedMachine, MachineVote
+from node.machine.alarm_state import VOTES, CalibratedMachine, MachineVote
+from node.machine.limits import Limits
 from tests.node.observations import calibrated, correlated
 
 FLAGS = {"x": True, ".": False, "?": None}

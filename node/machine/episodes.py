@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import msgspec
 
 from contract.messages import AlarmRule, BootId, Count, EpisodePhase, MachineState, Text, TimeUs
-from node.machine import ABNORMAL
+from node.machine.alarm_state import ABNORMAL
 
 # While nothing changes, a long episode is told of again after this time.
 CONTINUE_SECONDS = 600.0

@@ -1,0 +1,1 @@
+"""What the node makes of its machine: limits, alarm state, calibration. Door: `machine_watch`."""
