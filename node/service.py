@@ -36,7 +36,10 @@ from contract.messages import (
 )
 from contract.topics import TAKES_UPDATES, VERBS
 from node.board import board_name, operating_system, read_board
-from node.clock import Settled, WindowClock, new_boot_id
+from node.delivery.clock import Settled, WindowClock, new_boot_id
+from node.delivery.outbox import Outbox, OutboxRules
+from node.delivery.outbox_file import OutboxFile
+from node.delivery.publisher import Answer, Asked, Publisher
 from node.ear import Ear, HeardWindow
 from node.machine.episodes import Episodes
 from node.machine.site import keep_outcome, known_machine, obey
@@ -47,9 +50,6 @@ from node.machine.site_store import (
     SiteStore,
 )
 from node.notify import Notifier
-from node.outbox import Outbox, OutboxRules
-from node.outbox_file import OutboxFile
-from node.publisher import Answer, Asked, Publisher
 from node.scoring.release_store import Release
 from node.scoring.runtime import Runtime
 from node.scoring.scorer import Scorer

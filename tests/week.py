@@ -46,9 +46,9 @@ from contract.session import (
 from contract.settings import MqttSettings
 from node import service
 from node.bench import machine_facts
+from node.delivery.publisher import Publisher
 from node.machine.machine_watch import MachineWatch
 from node.machine.site_store import CalibrationRequest, SiteStore
-from node.publisher import Publisher
 from node.scoring.release_store import read_release
 from node.scoring.runtime import find_runtime
 from node.settings import NodeSettings, load_settings

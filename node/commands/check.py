@@ -164,8 +164,8 @@ def _microphone(
 
 def _computer() -> "Iterator[Finding]":
     from node.board import board_name, read_board
-    from node.clock import system_clock
     from node.computer_checks import board_findings, clock_finding, read_throttled_word
+    from node.delivery.clock import system_clock
 
     yield from board_findings(read_board(), read_throttled_word(), name=board_name())
     yield clock_finding(system_clock(), time.time())
@@ -187,7 +187,7 @@ def _updates(settings: "NodeSettings") -> "Iterator[Finding]":
 def _broker(settings: "NodeSettings") -> "Iterator[Finding]":
     from contract import topics
     from node.broker_checks import broker_findings
-    from node.clock import new_boot_id
+    from node.delivery.clock import new_boot_id
     from node.updates.orders import addresses
 
     boot = new_boot_id(time.time_ns() // 1_000_000, os.urandom(10))

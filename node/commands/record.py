@@ -216,7 +216,7 @@ def _facts(
     """What somebody will want to know of the files in a year."""
     from contract import VERSION
     from node.board import board_name
-    from node.clock import system_clock
+    from node.delivery.clock import system_clock
 
     return {
         "schema": 1,

@@ -13,8 +13,8 @@ from contract.errors import KeyFileError, ReleaseError
 from contract.messages import Update
 from contract.session import SessionEvent
 from contract.signature import TrustedKeys
+from node.delivery.publisher import Answer, Asked
 from node.ear import Ear
-from node.publisher import Answer, Asked
 from node.scoring.release_store import Release
 from node.scoring.runtime import Runtime
 from node.settings import NodeSettings

@@ -39,7 +39,7 @@ from contract.session import (
 from contract.signature import TrustedKeys
 from contract.signed_desired import open_desired
 from contract.topics import Kind
-from node.publisher import Answer, Asked
+from node.delivery.publisher import Answer, Asked
 from node.scoring.release_store import Release
 from node.settings import UpdateSection
 from node.updates.fetch import Broker, Fetch, FetchError

@@ -16,17 +16,17 @@ from contract.messages import Account, Backlog, Clock, Receipt, Window, decode
 from contract.session import Received, Session, SessionEvent, SessionOptions, Subscription
 from contract.settings import MqttSettings
 from node import service
-from node.clock import WindowClock
-from node.outbox import Outbox
-from node.outbox_file import OutboxFile
+from node.delivery.clock import WindowClock
+from node.delivery.outbox import Outbox
+from node.delivery.outbox_file import OutboxFile
 from node.scoring.release_store import read_release
 from node.scoring.runtime import find_runtime
 from node.settings import NodeSettings, load_settings
 from node.sound.source import Block
 from tests.fleet import MODEL, ReceiptingCollector, node_settings, run, start
 from tests.link import Link
+from tests.node.delivery.test_outbox import window
 from tests.node.fake_source import Sound
-from tests.node.test_outbox import window
 from tests.servers import Mosquitto, wait_until
 
 _NODE = "press-07"

@@ -59,7 +59,9 @@ from contract.session import (
     Subscription,
 )
 from contract.settings import MqttSettings
-from node.accounts import BootAccount
+from node.delivery.accounts import BootAccount
+from node.delivery.outbox import Outbox
+from node.delivery.outbox_file import OutboxFile
 from node.machine.episodes import Episode
 from node.machine.site_store import (
     CalibrationAnswer,
@@ -68,8 +70,6 @@ from node.machine.site_store import (
     Site,
     SiteStore,
 )
-from node.outbox import Outbox
-from node.outbox_file import OutboxFile
 from node.scoring.release_store import read_release
 from node.sound.synthetic import MachineSound, Synthesizer
 from tests.contract.examples import EVENT, WINDOW

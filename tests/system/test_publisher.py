@@ -17,9 +17,9 @@ from contract.messages import Birth, Receipt, encode
 from contract.session import NO_MATCHING_SUBSCRIBERS, Session, SessionEvent, SessionOptions
 from contract.settings import MqttSettings
 from contract.topics import Kind
-from node.outbox import Outbox, OutboxRules
-from node.outbox_file import OutboxFile
-from node.publisher import Answer, Publisher
+from node.delivery.outbox import Outbox, OutboxRules
+from node.delivery.outbox_file import OutboxFile
+from node.delivery.publisher import Answer, Publisher
 from tests.contract import examples
 from tests.servers import wait_until
 

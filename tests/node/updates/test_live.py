@@ -9,10 +9,10 @@ import pytest
 from contract.errors import KeyFileError
 from contract.messages import Update, UpdatePhase
 from contract.release import encode_manifest
+from node.delivery.publisher import Answer
 from node.ear import Ear
 from node.machine.site import known_machine
 from node.machine.site_store import SiteStore
-from node.publisher import Answer
 from node.scoring.runtime import find_runtime
 from node.scoring.scorer import Scorer
 from node.settings import load_settings

@@ -17,7 +17,7 @@ from contract.messages import Update, UpdatePhase, decode, encode
 from contract.session import Delivery, Followed, Received
 from contract.signed_desired import sign_desired
 from contract.signed_manifest import sign_manifest
-from node.publisher import Answer
+from node.delivery.publisher import Answer
 from node.scoring.release_store import Release, read_release
 from node.settings import UpdateSection
 from node.updates.slots import SlotStore

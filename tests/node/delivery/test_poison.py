@@ -4,7 +4,7 @@ from collections.abc import Hashable
 
 import pytest
 
-from node.poison import Suspicion
+from node.delivery.poison import Suspicion
 
 
 def dropped(

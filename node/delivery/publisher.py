@@ -5,7 +5,7 @@ nothing of its own. A window that is still fresh goes out live, one message each
 what has become late goes out as backlog, many to a message, oldest first. The broker's reason codes
 decide what becomes of a window: stored by nobody (no matching subscribers) means that it waits.
 
-What of it is kept, where, and until when, is the outbox's (`node.outbox`).
+What of it is kept, where, and until when, is the outbox's (`node.delivery.outbox`).
 """
 
 import logging
@@ -67,9 +67,9 @@ from contract.session import (
 )
 from contract.settings import MqttSettings
 from contract.topics import Kind
-from node.clock import Settled
-from node.outbox import Outbox
-from node.poison import Suspicion
+from node.delivery.clock import Settled
+from node.delivery.outbox import Outbox
+from node.delivery.poison import Suspicion
 
 logger = logging.getLogger(__name__)
 

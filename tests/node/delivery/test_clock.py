@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contract.messages import Clock
-from node.clock import Settled, Stamp, WindowClock, new_boot_id, system_clock
+from node.delivery.clock import Settled, Stamp, WindowClock, new_boot_id, system_clock
 
 CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 AT_NS = 1_795_358_112_500_000_000

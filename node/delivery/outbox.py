@@ -34,9 +34,9 @@ from contract.messages import (
     Window,
 )
 from contract.ranges import Ranges, runs
-from node.accounts import BootAccount
-from node.outbox_file import OutboxFile, OutboxFileError, Row
-from node.unreceipted import Unreceipted
+from node.delivery.accounts import BootAccount
+from node.delivery.outbox_file import OutboxFile, OutboxFileError, Row
+from node.delivery.unreceipted import Unreceipted
 
 logger = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
 """The outbox's file: windows that wait, events, and the accounts of their boots, in SQLite.
 
-A mechanism without opinions: what is written, when, and what is given up is `node.outbox`'s.
+A mechanism without opinions: what is written, when, and what is given up is `node.delivery.outbox`'s.
 Changes gather in one transaction until `commit`; what is read shows them already. After `commit`
 they last, also when the power goes (a write-ahead log, and every commit waits for the disk).
 
@@ -17,7 +17,7 @@ from typing import Any, Final
 import msgspec
 
 from contract.errors import EarshotError
-from node.accounts import BootAccount
+from node.delivery.accounts import BootAccount
 from node.whole_file import sync_folder
 
 logger = logging.getLogger(__name__)

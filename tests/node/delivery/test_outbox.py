@@ -22,8 +22,8 @@ from hypothesis.stateful import (
 )
 
 from contract.messages import Clock, DiscardReason, MachineState, Problem, Receipt, Window
-from node.outbox import Outbox, OutboxRules
-from node.outbox_file import OutboxFile
+from node.delivery.outbox import Outbox, OutboxRules
+from node.delivery.outbox_file import OutboxFile
 from tests.contract.examples import EVENT
 
 NODE = "press-07"
