@@ -46,7 +46,7 @@ def write(path: str) -> str:
 
 def release_keys() -> int:
     """How many keys the node finds in the file that root has left for it."""
-    checks = importlib.import_module("node.update_checks")
+    checks = importlib.import_module("node.checks.update_checks")
     return len(checks.read_keys_file(Path("/etc/earshot/release-keys.pem")))
 
 

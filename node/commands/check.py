@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from node.checks.sound_checks import WindowTimer
     from node.findings import Finding
     from node.settings import NodeSettings
-    from node.sound_checks import WindowTimer
 
 SUMMARY = "look at everything a node needs: microphone, level, broker, clock, disk, ..."
 EXIT_PROBLEM = 1
@@ -98,7 +98,7 @@ def _sound(settings: "NodeSettings", seconds: float, *, draws: bool) -> "Iterato
     """Release, microphone, level, and time to score."""
     from contract.errors import ReleaseError
     from contract.features import FeatureParams
-    from node import sound_checks
+    from node.checks import sound_checks
     from node.findings import ok, problem
     from node.scoring.release_store import read_release
     from node.scoring.runtime import find_runtime
@@ -127,8 +127,8 @@ def _microphone(
     model_rate_hz: int,
     draws: bool,
 ) -> "Iterator[Finding]":
-    from node import sound_checks
-    from node.computer_checks import node_runs, sound_device_findings
+    from node.checks import sound_checks
+    from node.checks.computer_checks import node_runs, sound_device_findings
     from node.sound.choose import MICROPHONE
     from node.sound.errors import SourceError
     from node.sound.level_meter import LevelMeter
@@ -164,7 +164,7 @@ def _microphone(
 
 def _computer() -> "Iterator[Finding]":
     from node.board import board_name, read_board
-    from node.computer_checks import board_findings, clock_finding, read_throttled_word
+    from node.checks.computer_checks import board_findings, clock_finding, read_throttled_word
     from node.delivery.clock import system_clock
 
     yield from board_findings(read_board(), read_throttled_word(), name=board_name())
@@ -172,21 +172,21 @@ def _computer() -> "Iterator[Finding]":
 
 
 def _files(settings: "NodeSettings", config: Path | None) -> "Iterator[Finding]":
-    from node.computer_checks import secret_findings, state_folder_findings
+    from node.checks.computer_checks import secret_findings, state_folder_findings
 
     yield from state_folder_findings(settings.state_folder)
     yield from secret_findings(config, settings.mqtt)
 
 
 def _updates(settings: "NodeSettings") -> "Iterator[Finding]":
-    from node.update_checks import update_findings
+    from node.checks.update_checks import update_findings
 
     yield from update_findings(settings.update, settings.state_folder)
 
 
 def _broker(settings: "NodeSettings") -> "Iterator[Finding]":
     from contract import topics
-    from node.broker_checks import broker_findings
+    from node.checks.broker_checks import broker_findings
     from node.delivery.clock import new_boot_id
     from node.updates.orders import addresses
 

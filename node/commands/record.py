@@ -60,9 +60,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Record."""
     from contract.features import FeatureParams
+    from node.checks.sound_checks import settings_source
     from node.settings import load_settings
     from node.sound.recorder import RecordError, planned_files
-    from node.sound_checks import settings_source
 
     settings = None if options.config is None else load_settings(options.config, {})
     source = settings_source(

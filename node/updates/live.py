@@ -13,12 +13,12 @@ from contract.errors import KeyFileError, ReleaseError
 from contract.messages import Update
 from contract.session import SessionEvent
 from contract.signature import TrustedKeys
+from node.checks.update_checks import read_keys_file
 from node.delivery.publisher import Answer, Asked
 from node.ear import Ear
 from node.scoring.release_store import Release
 from node.scoring.runtime import Runtime
 from node.settings import NodeSettings
-from node.update_checks import read_keys_file
 from node.updates.fetch import Broker
 from node.updates.orders import addresses
 from node.updates.slots import STATE_NAME, SlotStore, UpdateStoreError

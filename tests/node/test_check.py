@@ -17,7 +17,7 @@ from contract.features import Float32Array
 from contract.messages import Clock
 from contract.settings import MqttSettings
 from node.board import BoardReadings
-from node.computer_checks import (
+from node.checks.computer_checks import (
     board_findings,
     clock_finding,
     node_runs,
@@ -26,12 +26,7 @@ from node.computer_checks import (
     sound_device_findings,
     state_folder_findings,
 )
-from node.findings import Finding, Grade, document, line, ok, problem, warning
-from node.scoring.release_store import read_release
-from node.sound.errors import SourceError
-from node.sound.levels import Levels
-from node.sound.source import Block, EndOfSound
-from node.sound_checks import (
+from node.checks.sound_checks import (
     Heard,
     headroom_finding,
     heard_findings,
@@ -39,6 +34,11 @@ from node.sound_checks import (
     microphone_error,
     rate_findings,
 )
+from node.findings import Finding, Grade, document, line, ok, problem, warning
+from node.scoring.release_store import read_release
+from node.sound.errors import SourceError
+from node.sound.levels import Levels
+from node.sound.source import Block, EndOfSound
 from tests.node.fake_source import Sound
 from tests.servers import free_port
 

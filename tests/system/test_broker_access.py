@@ -23,7 +23,7 @@ from contract.messages import CollectorStatus, Presence, PresenceReason, encode
 from contract.session import ConnectFailed, Disconnected, Received
 from contract.settings import MqttSettings
 from contract.topics import Kind
-from node.broker_checks import broker_findings
+from node.checks.broker_checks import broker_findings
 from node.findings import Grade
 from tests.contract import examples
 from tests.fleet import ROOT, run, start

@@ -11,8 +11,8 @@ from contract import topics
 from contract.messages import CollectorStatus, Presence, PresenceReason, Status, encode
 from contract.session import Publication, Published, Session, SessionEvent, SessionOptions
 from contract.settings import MqttSettings
-from node.broker_checks import broker_findings
-from node.computer_checks import node_runs
+from node.checks.broker_checks import broker_findings
+from node.checks.computer_checks import node_runs
 from node.findings import Finding
 from tests.contract import examples
 from tests.contract.signers import SIGNER

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from node.certificate_dates import expiry
+from node.checks.certificate_dates import expiry
 from tests.servers import require
 from training import authority
 from training.authority import Pair

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from node.certificate_dates import expiry, first_expiry
+from node.checks.certificate_dates import expiry, first_expiry
 from tests.servers import CertificateAuthority
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from contract.errors import KeyFileError
+from node.checks.update_checks import read_keys_file, update_findings
 from node.findings import Finding, Grade
 from node.settings import UpdateSection
-from node.update_checks import read_keys_file, update_findings
 from tests.contract.signers import SECOND, SIGNER, TRUSTED
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 needs_permissions = pytest.mark.skipif(os.geteuid() == 0, reason="root may do everything")
 
 
@@ -151,7 +151,7 @@ def test_node_without_keys_loads_no_cryptography(tmp_path: Path) -> None:
     """It costs 12 MB; who takes no updates pays nothing."""
     code = (
         "import sys; from pathlib import Path; from node.settings import UpdateSection;"
-        "from node.update_checks import update_findings;"
+        "from node.checks.update_checks import update_findings;"
         "list(update_findings(UpdateSection(), Path('/')));"
         "sys.exit('cryptography' in sys.modules)"
     )

@@ -37,7 +37,7 @@ from contract.session import (
 )
 from contract.settings import MqttSettings
 from contract.topics import Kind
-from node.certificate_dates import first_expiry
+from node.checks.certificate_dates import first_expiry
 from node.findings import Finding, ok, problem, warning
 
 STAGE_SECONDS: Final = 10.0

@@ -1,0 +1,1 @@
+"""What `node check` looks at. Door: `commands.check`."""
