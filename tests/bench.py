@@ -24,7 +24,8 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from node.bench import (
+from node.bench.installed import Installed, installed, installed_node
+from node.bench.measure import (
     WARM_UP,
     RunningNode,
     Times,
@@ -35,8 +36,7 @@ from node.bench import (
     start_once,
     times,
 )
-from node.bench_window import machine_sound
-from node.installed import Installed, installed, installed_node
+from node.bench.window import machine_sound
 from node.scoring.release_store import read_release
 from tests.pipe_microphone import pipe_microphone
 from tests.served_calls import ServedProcess
@@ -362,7 +362,7 @@ def _starts(model: Path, recording: Path, *, starts: int) -> tuple[float, float]
     taken = []
     for _ in range(starts):
         ours = start_once(
-            _ours("node.bench_start"),
+            _ours("node.bench.start"),
             [str(window), str(SOURCE_RATE_HZ), "0"],
         )
         theirs = start_once(_reference(model, window), ["0"], environment=_reference_environment())

@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from node.bench import machine_facts
+from node.bench.measure import machine_facts
 from tests.fault_rig import Program
 from tests.fleet import MODEL
 from tests.link import Link

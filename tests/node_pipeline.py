@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 
 from contract.features import FeatureExtractor, Float32Array
-from node.bench import infer
-from node.bench_window import WindowPath, block_samples
+from node.bench.measure import infer
+from node.bench.window import WindowPath, block_samples
 from node.scoring.release_store import read_release
 from node.scoring.runtime import find_runtime
 from tests.served_calls import say, serve

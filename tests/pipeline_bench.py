@@ -38,7 +38,7 @@ from collector.settings import CollectorSection
 from contract.messages import MAX_BACKLOG_WINDOWS
 from contract.session import Session, SessionEvent, SessionOptions, Subscribed
 from contract.settings import MqttSettings
-from node.bench import library_versions, machine_facts
+from node.bench.measure import library_versions, machine_facts
 from tests.fleet import ROOT, environment
 from tests.pipeline_processes import NODES, SUBSCRIBER_ID, SharedCount
 from tests.servers import InfluxDb, Mosquitto, wait_until

@@ -22,7 +22,7 @@ import numpy as np
 import sounddevice  # noqa: F401
 
 from contract.features import Float32Array
-from node.bench_memory import memory_of
+from node.bench.memory import memory_of
 from tests.served_calls import say, serve
 
 # It has no types that could be held to.

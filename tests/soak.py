@@ -22,7 +22,7 @@ from typing import Any
 
 import msgspec
 
-from node.bench import machine_facts
+from node.bench.measure import machine_facts
 from tests.accounting import Totals, UnbalancedError, totals
 from tests.fault_rig import Rig
 from tests.faults import inject

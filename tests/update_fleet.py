@@ -46,7 +46,7 @@ from contract.session import (
 from contract.settings import MqttSettings
 from contract.signature import Signer
 from contract.signed_manifest import sign_manifest
-from node.bench import machine_facts
+from node.bench.measure import machine_facts
 from node.scoring.release_store import read_release
 from tests.fleet import ROOT, environment, node_settings, start
 from tests.link import Link

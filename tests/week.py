@@ -45,7 +45,7 @@ from contract.session import (
 )
 from contract.settings import MqttSettings
 from node import service
-from node.bench import machine_facts
+from node.bench.measure import machine_facts
 from node.delivery.publisher import Publisher
 from node.machine.machine_watch import MachineWatch
 from node.machine.site_store import CalibrationRequest, SiteStore

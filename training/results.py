@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from contract import VERSION
-from node.result_row import COLUMNS, checkout_hash, device_name, platform_name
+from node.bench.result_row import COLUMNS, checkout_hash, device_name, platform_name
 from training.evaluate import Report, RuntimeReport
 from training.metrics import Decision, Figures, Interval
 

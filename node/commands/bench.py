@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from node.bench import Bench, Times
+    from node.bench.measure import Bench, Times
 
 SUMMARY = "measure time, memory and disk on this computer"
 DEFAULT_MODEL = Path("models") / "fan-synthetic"
@@ -47,8 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Measure, print, and write what was asked for."""
-    from node.bench import bench, row_of, write_report
-    from node.result_row import append_row, check_results_file
+    from node.bench.measure import bench, row_of, write_report
+    from node.bench.result_row import append_row, check_results_file
     from node.scoring.release_store import read_release
 
     manifest = read_release(options.model).manifest

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from node.result_row import COLUMNS, checkout_hash
+from node.bench.result_row import COLUMNS, checkout_hash
 from tests.training.test_report import ENVIRONMENT, SEED, judged, outcome_of
 from training.results import find_environment, results_csv
 

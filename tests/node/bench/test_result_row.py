@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from node.result_row import COLUMNS, ResultsFileError, append_row, check_results_file
+from node.bench.result_row import COLUMNS, ResultsFileError, append_row, check_results_file
 
 ROW = {"model_name": "fan@1", "latency_ms_p50": "0.5", "notes": 'a "quoted", note'}
 

@@ -28,12 +28,12 @@ from contract.errors import EarshotError
 from contract.features import FeatureExtractor, Float32Array
 from contract.release import Manifest
 from contract.settings import ENVIRONMENT_PREFIX
-from node.bench_broker import BenchBroker
-from node.bench_memory import Memory, family, memory_of, total
-from node.bench_window import WindowPath, machine_sound
+from node.bench.broker import BenchBroker
+from node.bench.installed import Installed, installed_node
+from node.bench.memory import Memory, family, memory_of, total
+from node.bench.result_row import checkout_hash, device_name, platform_name
+from node.bench.window import WindowPath, machine_sound
 from node.board import read_board
-from node.installed import Installed, installed_node
-from node.result_row import checkout_hash, device_name, platform_name
 from node.scoring.release_store import Release, read_release
 from node.scoring.runtime import LoadedModel, Runtime, find_runtime
 from node.sound.errors import SourceError
@@ -48,7 +48,7 @@ _STARTS = 3
 _CHILD_SECONDS = 120.0
 _POLL_SECONDS = 0.1
 _END_SECONDS = 20.0
-_ROOT = Path(__file__).parents[1]
+_ROOT = Path(__file__).parents[2]
 _LIBRARIES = ("numpy", "ai-edge-litert", "tflite-runtime", "soxr", "msgspec", "paho-mqtt")
 _METRICS_NAME = "metrics.json"
 
@@ -296,7 +296,7 @@ def measure_start(folder: Path, *, source_rate_hz: int, starts: int = _STARTS) -
         # The first one compiles and reads what the others find in memory.
         found = [
             start_once(
-                [sys.executable, "-m", "node.bench_start", str(folder.absolute())],
+                [sys.executable, "-m", "node.bench.start", str(folder.absolute())],
                 [str(recording), str(source_rate_hz), str(_START_WINDOWS)],
             )
             for _ in range(1 + starts)

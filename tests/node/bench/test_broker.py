@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from node.bench_broker import BenchBroker
+from node.bench.broker import BenchBroker
 from tests.servers import wait_until
 
 CONNECT = bytes.fromhex("101000044d5154540502003c000003656172")

@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 
 from contract.errors import EXIT_BAD_INPUT
-from node.bench import (
+from node.bench.installed import installed, installed_node
+from node.bench.measure import (
     Bench,
     BenchError,
     in_turn,
@@ -28,10 +29,9 @@ from node.bench import (
     times,
     write_report,
 )
-from node.bench_memory import Memory, family, memory_of, total
-from node.bench_window import WindowPath, block_samples, machine_sound
-from node.installed import installed, installed_node
-from node.result_row import COLUMNS
+from node.bench.memory import Memory, family, memory_of, total
+from node.bench.result_row import COLUMNS
+from node.bench.window import WindowPath, block_samples, machine_sound
 from node.scoring.release_store import read_release
 from node.scoring.runtime import find_runtime
 from tests.fleet import MODEL, ROOT, run

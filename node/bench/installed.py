@@ -89,7 +89,7 @@ def _with_bytecode(package: Distribution) -> set[Path]:
 
 
 def _own_files(package: str) -> set[Path]:
-    folder = Path(__file__).parents[1] / package
+    folder = Path(__file__).parents[2] / package
     return {file for file in folder.rglob("*") if file.is_file()}
 
 

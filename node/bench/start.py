@@ -1,6 +1,6 @@
 """A process's first window: what `python -m node bench` starts to time and weigh a start.
 
-    python -m node.bench_start RELEASE_DIR SOUND RATE_HZ REPEATS
+    python -m node.bench.start RELEASE_DIR SOUND RATE_HZ REPEATS
 
 It loads all that `python -m node run` loads for a microphone, takes one window of sound (raw
 float32 in a file) to its flag, does so again, and says as one line of JSON when the first was done
@@ -26,8 +26,8 @@ import node.service
 import node.settings
 import node.sound.choose
 import node.sound.microphone  # noqa: F401
-from node.bench_memory import memory_of
-from node.bench_window import WindowPath
+from node.bench.memory import memory_of
+from node.bench.window import WindowPath
 from node.scoring.release_store import read_release
 from node.scoring.runtime import LoadedModel, find_runtime
 
