@@ -19,7 +19,7 @@ import msgspec
 from contract.errors import EarshotError
 
 if TYPE_CHECKING:
-    from node.questions import Questions
+    from node.commands.questions import Questions
     from node.settings_text import Answers
 
 _T = TypeVar("_T")
@@ -76,7 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Ask, check, write."""
-    from node.questions import Questions
+    from node.commands.questions import Questions
     from node.settings_text import settings_text
 
     out: Path = options.out

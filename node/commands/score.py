@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Score and print."""
-    from node.score import score_path, write
+    from node.score_files import score_path, write
     from node.scoring.release_store import read_release
     from node.scoring.runtime import find_runtime
     from node.sound.errors import SourceError

@@ -15,7 +15,7 @@ from node.commands import COMMANDS
 from node.updates.slots import STATE_NAME, Refused, SlotStore
 from tests.node.updates.packed import NOW_US, fetch, packed, store_at, take_on
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 FACTORY, SEVEN, EIGHT = packed(1), packed(7), packed(8)
 
 

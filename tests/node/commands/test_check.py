@@ -42,9 +42,9 @@ from node.sound.source import Block, EndOfSound
 from tests.node.fake_source import Sound
 from tests.servers import free_port
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 FAN = ROOT / "models/fan-synthetic"
-FAKE_PORTAUDIO = Path(__file__).parent / "fake_portaudio"
+FAKE_PORTAUDIO = Path(__file__).parents[1] / "fake_portaudio"
 RATE_HZ = 16_000
 BOARD = BoardReadings(
     cpu_temperature_c=51.0,

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from node.questions import NoAnswerError, Questions
+from node.commands.questions import NoAnswerError, Questions
 
 
 class Person:

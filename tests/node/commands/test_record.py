@@ -24,8 +24,8 @@ from tests.node.fake_source import Sound
 from training.dataset import find_dataset
 from training.recordings import read_recording
 
-ROOT = Path(__file__).parents[2]
-FAKE_PORTAUDIO = Path(__file__).parent / "fake_portaudio"
+ROOT = Path(__file__).parents[3]
+FAKE_PORTAUDIO = Path(__file__).parents[1] / "fake_portaudio"
 RATE_HZ = 8000
 
 

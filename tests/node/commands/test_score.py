@@ -16,12 +16,12 @@ import soundfile
 
 from contract.features import FeatureParams
 from contract.release import MANIFEST_NAME, encode_manifest
-from node.score import ScoredFileWindow, score_path, write
+from node.score_files import ScoredFileWindow, score_path, write
 from node.scoring.release_store import Release, read_release
 from node.sound.synthetic import MachineSound, Synthesizer
 from tests.node.fake_inference import RUNTIME, release, with_threshold
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 FAN = ROOT / "models/fan-synthetic"
 
 TOO_LOW, TOO_HIGH = 1e-9, 1e9

@@ -18,9 +18,9 @@ from node.settings import NodeSettings, load_settings
 from node.settings_text import valid_id
 from tests.contract.signers import SECOND, SIGNER
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 FAN = ROOT / "models/fan-synthetic"
-FAKE_PORTAUDIO = Path(__file__).parent / "fake_portaudio"
+FAKE_PORTAUDIO = Path(__file__).parents[1] / "fake_portaudio"
 ANSWER_SECONDS = 20.0
 
 
