@@ -15,10 +15,11 @@ from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 
-from collector import command, health, service, settings, sinks, state_folder
+from collector import command, health, service, settings, state_folder
 from collector.dead_letters import DeadLetterFile
 from collector.ledger import Boot, Key
 from collector.ledger_file import LedgerFile
+from collector.sinks.open import open_sink
 from collector.vitals import Vitals
 from contract.broker_options import add_broker_options, broker_variables
 from contract.errors import EXIT_BAD_INPUT, EarshotError
@@ -79,7 +80,7 @@ def _run(options: argparse.Namespace) -> int:
         letters = stack.enter_context(
             closing(DeadLetterFile(folder, megabytes=section.dead_letter_mb))
         )
-        sink = stack.enter_context(closing(sinks.open_sink(chosen)))
+        sink = stack.enter_context(closing(open_sink(chosen)))
         collector = service.Collector(
             section, session, sink, inbox, ledger=ledger, letters=letters, vitals=vitals
         )
@@ -133,7 +134,7 @@ def _ledger(options: argparse.Namespace) -> int:
         ]
         if options.verify:
             chosen = settings.load(options.config, os.environ)
-            with closing(sinks.open_sink(chosen)) as sink:
+            with closing(open_sink(chosen)) as sink:
                 lines = ledger_report.verified(
                     lines, boots, sink.stored_seqs, partial(_read_again, file)
                 )

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from collector.hours import QUIET_SECONDS, Hour, Hours, hour_of
 from collector.ledger import Boot, Change, Key, Ledger, key_of
 from collector.ledger_file import LedgerFile
-from collector.sinks import Sink, SinkUnavailableError
+from collector.sinks.sink import Sink, SinkUnavailableError
 from contract.messages import Backlog, Message, Window
 from contract.points import points
 from contract.ranges import Ranges

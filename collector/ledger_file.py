@@ -23,7 +23,7 @@ from pathlib import Path
 
 from collector.hours import Hour
 from collector.ledger import Boot, Key, Node, Patience
-from collector.sinks import SinkUnavailableError
+from collector.sinks.sink import SinkUnavailableError
 from collector.state_folder import LEDGER, StateFolderError
 from contract.messages import DiscardReason
 from contract.ranges import Ranges

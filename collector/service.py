@@ -30,7 +30,7 @@ from collector.ledger import Change, Key, key_of, seqs_of
 from collector.ledger_file import LedgerFile
 from collector.receipts import ReceiptSchedule, next_receipt
 from collector.settings import CollectorSection
-from collector.sinks import PointsRejectedError, Sink, SinkUnavailableError
+from collector.sinks.sink import PointsRejectedError, Sink, SinkUnavailableError
 from collector.vitals import Vitals, memory_rss_bytes
 from contract import topics
 from contract.errors import ConnectionRefusedByBrokerError, PayloadTooLargeError

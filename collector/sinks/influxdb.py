@@ -19,10 +19,10 @@ from influxdb_client.domain.write_precision import WritePrecision
 from influxdb_client.rest import ApiException
 from influxdb_client.service.write_service import WriteService
 
-from collector.hours import HOUR_US, figures
+from collector.ledger.hours import HOUR_US, figures
 from collector.settings import InfluxDbSection
-from collector.sinks import PointsRejectedError, SinkUnavailableError
 from collector.sinks.line_protocol import line
+from collector.sinks.sink import PointsRejectedError, SinkUnavailableError
 from contract.messages import WindowHour
 from contract.points import Point
 from contract.ranges import Ranges

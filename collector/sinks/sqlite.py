@@ -31,8 +31,8 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-from collector.hours import HOUR_US, figures
-from collector.sinks import PointsRejectedError, SinkSetupError, SinkUnavailableError
+from collector.ledger.hours import HOUR_US, figures
+from collector.sinks.sink import PointsRejectedError, SinkSetupError, SinkUnavailableError
 from contract.messages import STORED, Message, WindowHour
 from contract.points import FieldValue, Point, columns
 from contract.ranges import Ranges

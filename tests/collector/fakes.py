@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 from collector.hours import figures, hour_of
 from collector.service import Inbox
-from collector.sinks import PointsRejectedError, SinkUnavailableError
+from collector.sinks.sink import PointsRejectedError, SinkUnavailableError
 from contract.errors import EarshotError
 from contract.messages import WindowHour
 from contract.points import Point

@@ -3,7 +3,7 @@
 import pytest
 
 from collector.service import Inbox
-from collector.sinks import PointsRejectedError
+from collector.sinks.sink import PointsRejectedError
 from contract.session import Connected, Publication, Published, Received
 from tests.collector.examples import window_points
 from tests.collector.fakes import FakeBroker, MemorySink

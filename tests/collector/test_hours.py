@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from collector.books import Books
 from collector.hours import HOUR_US, Hours, hour_of
 from collector.ledger_file import LedgerFile
-from collector.sinks import PointsRejectedError, SinkUnavailableError
+from collector.sinks.sink import PointsRejectedError, SinkUnavailableError
 from collector.state_folder import LEDGER
 from contract.messages import Backlog, Window
 from contract.points import points

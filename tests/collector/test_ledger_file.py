@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from collector.books import Books
 from collector.ledger import Boot, Node, Patience
 from collector.ledger_file import LedgerFile
-from collector.sinks import SinkUnavailableError
+from collector.sinks.sink import SinkUnavailableError
 from collector.state_folder import LEDGER, StateFolderError, locked
 from contract.messages import DiscardReason, PresenceReason
 from contract.points import points

@@ -17,7 +17,7 @@ from collector.hours import QUIET_SECONDS
 from collector.ledger_file import LedgerFile
 from collector.service import Collector, Inbox, RetryPolicy, last_will, session_options
 from collector.settings import CollectorSection
-from collector.sinks import SinkUnavailableError
+from collector.sinks.sink import SinkUnavailableError
 from collector.state_folder import LEDGER
 from collector.vitals import Vitals
 from contract import topics

@@ -12,8 +12,8 @@ import pytest
 
 from collector.hours import HOUR_US
 from collector.settings import InfluxDbSection
-from collector.sinks import Sink, SinkUnavailableError
 from collector.sinks.influxdb import InfluxDbSink
+from collector.sinks.sink import Sink, SinkUnavailableError
 from collector.sinks.sqlite import SqliteSink
 from collector.state_folder import LEDGER
 from contract import topics

@@ -18,8 +18,8 @@ import pytest
 from collector.health import ask
 from collector.ledger_file import LedgerFile
 from collector.settings import InfluxDbSection
-from collector.sinks import Sink
 from collector.sinks.influxdb import InfluxDbSink
+from collector.sinks.sink import Sink
 from collector.sinks.sqlite import SqliteSink
 from contract import topics
 from contract.errors import EXIT_BAD_INPUT

@@ -8,8 +8,8 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from collector.settings import InfluxDbSection
-from collector.sinks import PointsRejectedError, SinkUnavailableError
 from collector.sinks.influxdb import InfluxDbSink
+from collector.sinks.sink import PointsRejectedError, SinkUnavailableError
 from contract.points import points
 from tests.collector.examples import BOOT, START_US, window_points
 from tests.collector.sinks.stub_influxdb import Answer, StubInfluxDb

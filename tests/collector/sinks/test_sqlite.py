@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from collector.sinks import PointsRejectedError, SinkSetupError, SinkUnavailableError
+from collector.sinks.sink import PointsRejectedError, SinkSetupError, SinkUnavailableError
 from collector.sinks.sqlite import SCHEMA_VERSION, SqliteSink, schema_sql
 from contract.messages import STORED, PresenceReason, Problem
 from contract.points import points

@@ -1,0 +1,62 @@
+"""Where points are stored: what a sink is, and the three ways in which it fails."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from contract.errors import EarshotError
+from contract.messages import WindowHour
+from contract.points import Point
+from contract.ranges import Ranges
+
+
+class SinkUnavailableError(EarshotError):
+    """The store cannot take anything now: wait and try the same points again, for ever."""
+
+    def __init__(self, text: str, *, retry_after_seconds: float | None = None) -> None:
+        self.retry_after_seconds = retry_after_seconds
+        """What the store asked for; None where it did not."""
+        super().__init__(text)
+
+
+class PointsRejectedError(EarshotError):
+    """The store works and refuses these points: halve them until the bad one is found.
+
+    Some of them may have been stored, which does no harm: storing them again changes nothing.
+    """
+
+
+class SinkSetupError(EarshotError):
+    """The store cannot be used as it is: stop, and let somebody see to it."""
+
+
+class Sink(Protocol):
+    """A store that overwrites a point with the same measurement, tags and time."""
+
+    def write(self, points: Sequence[Point]) -> None:
+        """Store points so that they survive a crash once this returns.
+
+        Raises:
+            SinkUnavailableError: not now.
+            PointsRejectedError: not these.
+        """
+
+    def stored_seqs(self, node: str, boot: str) -> Ranges:
+        """Numbers of the windows of one boot that are stored; asked rarely, and may take long.
+
+        Raises:
+            SinkUnavailableError: not now.
+        """
+
+    def hours(self, node: str, hour_us: int) -> list[WindowHour]:
+        """What is stored of a node's windows of one hour, in figures: one entry for each model.
+
+        Args:
+            node: its id.
+            hour_us: when the hour began, in microseconds since 1970.
+
+        Raises:
+            SinkUnavailableError: not now.
+        """
+
+    def close(self) -> None:
+        """Let go of the store."""
