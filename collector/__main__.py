@@ -17,8 +17,8 @@ from pathlib import Path
 
 from collector import command, health, service, settings, state_folder
 from collector.dead_letters import DeadLetterFile
-from collector.ledger import Boot, Key
-from collector.ledger_file import LedgerFile
+from collector.ledger.ledger import Boot, Key
+from collector.ledger.ledger_file import LedgerFile
 from collector.sinks.open import open_sink
 from collector.vitals import Vitals
 from contract.broker_options import add_broker_options, broker_variables
@@ -119,7 +119,7 @@ def _command(options: argparse.Namespace) -> int:
 
 def _ledger(options: argparse.Namespace) -> int:
     # Only here: `run` works without rich.
-    from collector import ledger_report
+    from collector.ledger import ledger_report
 
     section = settings.load_section(options.config, os.environ)
     since_us = 0

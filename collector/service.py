@@ -22,13 +22,13 @@ from typing import Protocol
 import msgspec
 
 from collector.batcher import Batcher
-from collector.books import Books
 from collector.dead_letters import DeadLetterFile
-from collector.hours import QUIET_SECONDS, Hour
 from collector.intake import Intake, Item
-from collector.ledger import Change, Key, key_of, seqs_of
-from collector.ledger_file import LedgerFile
-from collector.receipts import ReceiptSchedule, next_receipt
+from collector.ledger.hours import QUIET_SECONDS, Hour
+from collector.ledger.ledger import Change, Key, key_of, seqs_of
+from collector.ledger.ledger_cache import Books
+from collector.ledger.ledger_file import LedgerFile
+from collector.ledger.receipts import ReceiptSchedule, next_receipt
 from collector.settings import CollectorSection
 from collector.sinks.sink import PointsRejectedError, Sink, SinkUnavailableError
 from collector.vitals import Vitals, memory_rss_bytes

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from collector.hours import HOUR_US
+from collector.ledger.hours import HOUR_US
 from collector.settings import InfluxDbSection
 from collector.sinks.influxdb import InfluxDbSink
 from contract.messages import Window

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from collector.hours import figures, hour_of
+from collector.ledger.hours import figures, hour_of
 from collector.service import Inbox
 from collector.sinks.sink import PointsRejectedError, SinkUnavailableError
 from contract.errors import EarshotError

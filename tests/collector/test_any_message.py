@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from collector.dead_letters import DeadLetterFile
-from collector.ledger_file import LedgerFile
+from collector.ledger.ledger_file import LedgerFile
 from collector.service import Collector, Inbox, Stop
 from collector.settings import CollectorSection
 from collector.sinks.sqlite import SqliteSink

@@ -13,8 +13,8 @@ import msgspec
 import pytest
 
 from collector.dead_letters import DeadLetterFile
-from collector.hours import QUIET_SECONDS
-from collector.ledger_file import LedgerFile
+from collector.ledger.hours import QUIET_SECONDS
+from collector.ledger.ledger_file import LedgerFile
 from collector.service import Collector, Inbox, RetryPolicy, last_will, session_options
 from collector.settings import CollectorSection
 from collector.sinks.sink import SinkUnavailableError

@@ -10,7 +10,7 @@ from statistics import fmean
 import msgspec
 import pytest
 
-from collector.hours import HOUR_US
+from collector.ledger.hours import HOUR_US
 from collector.settings import InfluxDbSection
 from collector.sinks.influxdb import InfluxDbSink
 from collector.sinks.sink import Sink, SinkUnavailableError

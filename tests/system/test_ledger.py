@@ -16,7 +16,7 @@ import msgspec
 import pytest
 
 from collector.health import ask
-from collector.ledger_file import LedgerFile
+from collector.ledger.ledger_file import LedgerFile
 from collector.settings import InfluxDbSection
 from collector.sinks.influxdb import InfluxDbSink
 from collector.sinks.sink import Sink

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from collector.receipts import MAX_HOLES, ReceiptSchedule, next_receipt
+from collector.ledger.receipts import MAX_HOLES, ReceiptSchedule, next_receipt
 from contract.messages import Receipt, encode
 from contract.ranges import Ranges
 from tests.collector.examples import BOOT

@@ -8,9 +8,9 @@ import logging
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
-from collector.hours import QUIET_SECONDS, Hour, Hours, hour_of
-from collector.ledger import Boot, Change, Key, Ledger, key_of
-from collector.ledger_file import LedgerFile
+from collector.ledger.hours import QUIET_SECONDS, Hour, Hours, hour_of
+from collector.ledger.ledger import Boot, Change, Key, Ledger, key_of
+from collector.ledger.ledger_file import LedgerFile
 from collector.sinks.sink import Sink, SinkUnavailableError
 from contract.messages import Backlog, Message, Window
 from contract.points import points

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from collector.books import Books
-from collector.ledger import Boot, Node, Patience
-from collector.ledger_file import LedgerFile
+from collector.ledger.ledger import Boot, Node, Patience
+from collector.ledger.ledger_cache import Books
+from collector.ledger.ledger_file import LedgerFile
 from collector.sinks.sink import SinkUnavailableError
 from collector.state_folder import LEDGER, StateFolderError, locked
 from contract.messages import DiscardReason, PresenceReason

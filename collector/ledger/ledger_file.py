@@ -21,8 +21,8 @@ from collections.abc import Iterable
 from operator import attrgetter
 from pathlib import Path
 
-from collector.hours import Hour
-from collector.ledger import Boot, Key, Node, Patience
+from collector.ledger.hours import Hour
+from collector.ledger.ledger import Boot, Key, Node, Patience
 from collector.sinks.sink import SinkUnavailableError
 from collector.state_folder import LEDGER, StateFolderError
 from contract.messages import DiscardReason

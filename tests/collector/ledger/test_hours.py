@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from collector.books import Books
-from collector.hours import HOUR_US, Hours, hour_of
-from collector.ledger_file import LedgerFile
+from collector.ledger.hours import HOUR_US, Hours, hour_of
+from collector.ledger.ledger_cache import Books
+from collector.ledger.ledger_file import LedgerFile
 from collector.sinks.sink import PointsRejectedError, SinkUnavailableError
 from collector.state_folder import LEDGER
 from contract.messages import Backlog, Window

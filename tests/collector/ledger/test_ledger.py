@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from collector.ledger import Boot, Change, Ledger, Patience, key_of, seqs_of
+from collector.ledger.ledger import Boot, Change, Ledger, Patience, key_of, seqs_of
 from contract.messages import BootEnd, LedgerEntry, Message, Presence, PresenceReason, Status
 from tests.collector.examples import BOOT, NEXT_BOOT, account, backlog, state, status, window
 

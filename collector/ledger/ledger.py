@@ -11,7 +11,7 @@ is never an account that is merely old.
 A node that is killed takes with it what its memory alone held, at most what it has said before
 (`tail_windows`): of a boot that was lost, so much is explained by that, and no more.
 
-No clock, no socket and no file here: see `collector.ledger_file`.
+No clock, no socket and no file here: see `collector.ledger.ledger_file`.
 """
 
 from collections.abc import Iterable
@@ -59,7 +59,7 @@ class Node:
     heard_us: int
     """When it was last heard."""
     saved: object = field(default=None, compare=False, repr=False)
-    """What of it is on disk; `collector.ledger_file` knows."""
+    """What of it is on disk; `collector.ledger.ledger_file` knows."""
 
 
 @dataclass(slots=True)
@@ -150,7 +150,7 @@ class Boot:
     entry: LedgerEntry | None = None
     """The last that was made since the program began."""
     saved: object = field(default=None, compare=False, repr=False)
-    """What of it is on disk; `collector.ledger_file` knows."""
+    """What of it is on disk; `collector.ledger.ledger_file` knows."""
 
     @property
     def key(self) -> Key:

@@ -13,7 +13,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from collector.ledger import Boot, Key, Node
+from collector.ledger.ledger import Boot, Key, Node
 from contract.errors import EarshotError
 from contract.messages import BootEnd, DiscardReason
 from contract.ranges import Ranges
