@@ -15,7 +15,8 @@ from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 
-from collector import command, health, service, settings, state_folder
+from collector import health, service, settings, state_folder
+from collector.commands import command
 from collector.dead_letters import DeadLetterFile
 from collector.ledger.ledger import Boot, Key
 from collector.ledger.ledger_file import LedgerFile
@@ -95,7 +96,7 @@ def _run(options: argparse.Namespace) -> int:
 
 def _watch(options: argparse.Namespace) -> int:
     # Only here: `run` works without rich.
-    from collector import watch
+    from collector.commands import watch
 
     broker = settings.load_broker(options.config, {**os.environ, **broker_variables(options)})
     if options.once:
@@ -160,7 +161,7 @@ def _health(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from collector import broker_check
+    from collector.commands import check as broker_check
 
     broker = settings.load_broker(options.config, {**os.environ, **broker_variables(options)})
     return broker_check.run(broker, messages=options.messages)

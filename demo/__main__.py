@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from collector import watch
+from collector.commands import watch
 from contract.errors import EarshotError
 from contract.settings import MqttSettings
 from demo import update

@@ -17,7 +17,7 @@ import msgspec
 import pytest
 import yaml
 
-from collector.broker_check import Verdict, measure
+from collector.commands.check import Verdict, measure
 from contract import topics
 from contract.messages import CollectorStatus, Presence, PresenceReason, encode
 from contract.session import ConnectFailed, Disconnected, Received

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from collector.command import CommandFailedError, tell
+from collector.commands.command import CommandFailedError, tell
 from contract import topics
 from contract.errors import EXIT_BAD_INPUT
 from contract.messages import (

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from collector.command import tell
+from collector.commands.command import tell
 from contract import topics
 from contract.desired import cohort_percent
 from contract.messages import (

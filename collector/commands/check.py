@@ -22,8 +22,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from collector.commands.watch import BrokerUnreachableError
 from collector.service import SESSION_EXPIRY_SECONDS
-from collector.watch import BrokerUnreachableError
 from contract import topics
 from contract.errors import (
     EXIT_BAD_INPUT,

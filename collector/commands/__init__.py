@@ -1,0 +1,1 @@
+"""What the collector can do: one module for each command."""
