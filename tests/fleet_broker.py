@@ -14,9 +14,9 @@ from contract.settings import MqttSettings
 from tests.fleet import ROOT
 from tests.peers import Peer, connected
 from tests.servers import HOST, Server, free_port, require
-from training import broker_users
-from training.broker_secrets import Secrets
-from training.enrol import Enrolment, enrol
+from training.fleet.enrolment import access_rules as broker_users
+from training.fleet.enrolment.broker_secrets import Secrets
+from training.fleet.enrolment.enrol import Enrolment, enrol
 
 CONFIGURATION: Final = ROOT / "collector" / "broker" / "fleet.conf"
 

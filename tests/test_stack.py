@@ -21,8 +21,8 @@ import yaml
 from collector.settings import load
 from tests.fleet import ROOT, environment
 from tests.servers import require
-from training.broker_secrets import SERVICE_HOSTS, Secrets
-from training.enrol import EXAMPLE_MODEL, ON_THE_NODE
+from training.fleet.enrolment.broker_secrets import SERVICE_HOSTS, Secrets
+from training.fleet.enrolment.enrol import EXAMPLE_MODEL, ON_THE_NODE
 
 COMPOSE = ROOT / "docker-compose.yml"
 HARDENED = ROOT / "docker-compose.hardened.yml"

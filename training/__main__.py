@@ -329,7 +329,7 @@ def _import(options: argparse.Namespace) -> None:
 
 
 def _keys(options: argparse.Namespace) -> None:
-    from training import keys
+    from training.fleet import keys
 
     ask = keys.ask_in_terminal()
     if options.action == "show":
@@ -389,7 +389,7 @@ def _on_broker(name: str) -> Run:
 
 
 def _signer(options: argparse.Namespace) -> "Signer":
-    from training.keys import ask_in_terminal, load_signer
+    from training.fleet.keys import ask_in_terminal, load_signer
 
     return load_signer(options.key, options.passphrase_file, ask_in_terminal())
 

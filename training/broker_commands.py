@@ -6,11 +6,11 @@ import socket
 from pathlib import Path
 
 from contract.printable import printable
-from training import broker_reload
 from training.broker_arguments import EXIT_ENDS_SOON
-from training.broker_secrets import Secrets, Status, status, write_environment
-from training.enrol import EXAMPLE_MODEL, Enrolment, enrol, revoke
 from training.errors import EnrolmentError
+from training.fleet.enrolment import broker_reload
+from training.fleet.enrolment.broker_secrets import Secrets, Status, status, write_environment
+from training.fleet.enrolment.enrol import EXAMPLE_MODEL, Enrolment, enrol, revoke
 
 _ENVIRONMENT = ".env"
 

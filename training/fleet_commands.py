@@ -11,18 +11,18 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from contract.broker_options import broker_variables
 from contract.errors import EarshotError, SettingsError
 from contract.signature import Signer, read_public_keys
-from training import push, rollout
-from training.fleet_arguments import DEFAULT_TIMEOUT_SECONDS
-from training.keys import (
+from training.fleet import push, rollout
+from training.fleet.broker import load_broker
+from training.fleet.keys import (
     ask_in_terminal,
     default_key_file,
     load_signer,
     public_half,
     read_public_key_file,
 )
-from training.operator import load_broker
-from training.orders import Access, Waiting
-from training.rollout_screen import Screen
+from training.fleet.orders import Access, Waiting
+from training.fleet.rollout_screen import Screen
+from training.fleet_arguments import DEFAULT_TIMEOUT_SECONDS
 
 _EXIT_INTERRUPTED = 130
 

@@ -24,7 +24,7 @@ from contract.release import (
 from contract.signature import MAX_ENVELOPE_BYTES, verified
 from contract.signed_manifest import PAYLOAD_TYPE
 from node.scoring.release_store import read_release
-from training.keys import default_key_file, public_half, read_public_key_file
+from training.fleet.keys import default_key_file, public_half, read_public_key_file
 
 
 class Described(NamedTuple):

@@ -30,7 +30,7 @@ from tests.fleet import ROOT, run, start
 from tests.fleet_broker import CONFIGURATION, FleetBroker, fleet_broker
 from tests.peers import Peer, connected, connecting
 from tests.servers import HOST, CertificateAuthority, require, wait_until
-from training.authority import SERVER_DAYS
+from training.fleet.enrolment.authority import SERVER_DAYS
 
 ME, NEIGHBOUR = "press-07", "press-08"
 # paho leaves the socket of a failed handshake to the garbage collector.

@@ -27,7 +27,7 @@ from node.scoring.scorer import Scorer
 from tests.contract.signers import SIGNER, TRUSTED
 from tests.training.conftest import ROOT
 from training.errors import DestinationError
-from training.keys import create_key, read_public_key_file
+from training.fleet.keys import create_key, read_public_key_file
 from training.pack import Packed, PackRequest, operator_versions, pack_release
 from training.release import put_release
 from training.runtimes import TFLITE_RUNTIME

@@ -20,11 +20,11 @@ from contract.errors import EarshotError
 from contract.settings import MqttSettings
 from contract.signature import Signer, TrustedKeys
 from contract.signed_desired import sign_desired
-from training.fleet import HEARD, Fleet
-from training.operator import BrokerTroubleError, Operator, retained
-from training.rings import RingProgress, Rollout, Standing
-from training.rollout_screen import Screen
-from training.rollout_tables import ended_lines, rollout_table
+from training.fleet.broker import BrokerTroubleError, Operator, retained
+from training.fleet.fleet import HEARD, Fleet
+from training.fleet.rings import RingProgress, Rollout, Standing
+from training.fleet.rollout_screen import Screen
+from training.fleet.rollout_tables import ended_lines, rollout_table
 
 EXIT_NOT_ALL = 1
 """Some nodes have not committed it, the rollout has ended early, or another operator came

@@ -9,9 +9,9 @@ import pytest
 
 from node.checks.certificate_dates import expiry
 from tests.servers import require
-from training import authority
-from training.authority import Pair
 from training.errors import EnrolmentError
+from training.fleet.enrolment import authority
+from training.fleet.enrolment.authority import Pair
 
 NOW = dt.datetime(2026, 11, 30, 12, tzinfo=dt.UTC)
 HOSTS = ("broker.example", "10.1.2.3", "fd00::1", "mosquitto")

@@ -10,8 +10,8 @@ from contract.errors import EarshotError
 from contract.release import Manifest
 from contract.signature import Signer
 from contract.topics import Kind
-from training.operator import retained
-from training.orders import (
+from training.fleet.broker import retained
+from training.fleet.orders import (
     EXIT_NOT_ALL,
     Access,
     Desk,
@@ -22,10 +22,10 @@ from training.orders import (
     now_us,
     see_through,
 )
-from training.push import check_fleet
-from training.rollout_screen import Screen
-from training.rollout_tables import fleet_table, orders_table, reason_lines
-from training.shelf import Clearing, KeptRelease, kept_releases, what_to_clear
+from training.fleet.push import check_fleet
+from training.fleet.rollout_screen import Screen
+from training.fleet.rollout_tables import fleet_table, orders_table, reason_lines
+from training.fleet.shelf import Clearing, KeptRelease, kept_releases, what_to_clear
 
 Ask = Callable[[str], bool]
 """Asks a person whether to go on."""

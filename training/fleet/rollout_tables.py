@@ -7,8 +7,8 @@ from rich.text import Text
 
 from contract.desired import Wanted
 from contract.messages import Update
-from training.fleet import Fleet, Order
-from training.rings import NodeRow, Standing, phase
+from training.fleet.fleet import Fleet, Order
+from training.fleet.rings import NodeRow, Standing, phase
 
 _STYLES = {
     Standing.COMMITTED: "green",

@@ -9,7 +9,7 @@ from contract.errors import KeyFileError, SignatureError
 from contract.signature import read_public_keys, verified
 from tests.contract.signers import SECOND, SIGNER
 from tests.training.conftest import RunTraining
-from training.keys import (
+from training.fleet.keys import (
     ask_new_passphrase,
     create_key,
     default_key_file,

@@ -16,7 +16,7 @@ from contract.session import Publication
 from contract.signature import TrustedKeys
 from contract.signed_manifest import open_manifest
 from contract.topics import Kind
-from training.fleet import Order
+from training.fleet.fleet import Order
 
 
 class KeptRelease(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,7 +14,7 @@ from contract.release import CHUNK_BYTES
 from contract.session import MAX_IN_FLIGHT
 from contract.settings import MqttSettings
 from tests.servers import HOST, Mosquitto, free_port, wait_until
-from training.operator import BrokerTroubleError, Operator, load_broker, retained
+from training.fleet.broker import BrokerTroubleError, Operator, load_broker, retained
 
 SHA = "ab" * 32
 ROOM = "earshot/1/n/+/state"

@@ -7,8 +7,8 @@ import pytest
 
 from contract.errors import TopicError
 from tests.servers import require
-from training import broker_users as users
 from training.errors import EnrolmentError
+from training.fleet.enrolment import access_rules as users
 
 SALT = bytes(range(users.SALT_BYTES))
 

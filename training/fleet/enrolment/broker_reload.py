@@ -8,7 +8,7 @@ from pathlib import Path
 
 from training.errors import EnrolmentError
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[3]
 _SECONDS = 60.0
 SERVICE = "mosquitto"
 BY_HAND = f"docker compose kill -s HUP {SERVICE}"

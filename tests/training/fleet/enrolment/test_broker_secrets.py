@@ -16,11 +16,12 @@ import pytest
 from contract.settings import decode_settings
 from node.settings import NodeSettings
 from tests.contract.signers import SIGNER
-from training import authority, broker_users
 from training.__main__ import main
-from training.authority import AUTHORITY_DAYS, SERVER_DAYS
-from training.broker_secrets import WARN_DAYS, Secrets, status
-from training.enrol import Enrolment, enrol
+from training.fleet.enrolment import access_rules as broker_users
+from training.fleet.enrolment import authority
+from training.fleet.enrolment.authority import AUTHORITY_DAYS, SERVER_DAYS
+from training.fleet.enrolment.broker_secrets import WARN_DAYS, Secrets, status
+from training.fleet.enrolment.enrol import Enrolment, enrol
 
 NOW = dt.datetime.now(dt.UTC)
 Run = Callable[..., int]
@@ -268,7 +269,7 @@ def test_a_bundle_is_unpacked_as_the_manual_says(run: Run, folder: Path, tmp_pat
     """Into the node's folder, for its user alone."""
     run("secrets", "--host", "broker.example")
     run("enroll", "press-07")
-    page = (Path(__file__).parents[2] / "docs" / "pi.md").read_text("utf-8")
+    page = (Path(__file__).parents[4] / "docs" / "pi.md").read_text("utf-8")
     (command,) = re.findall(r"sudo -u earshot (tar .*) < press-07.tar", page)
     place = tmp_path / "etc"
     place.mkdir()

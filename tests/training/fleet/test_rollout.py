@@ -23,8 +23,7 @@ from contract.signed_manifest import sign_manifest
 from contract.topics import Kind
 from tests.contract.signers import SECOND, SIGNER, STRANGER, TRUSTED
 from tests.servers import Mosquitto
-from tests.training.packed import content, manifest, packed, release
-from tests.training.test_push import (
+from tests.training.fleet.test_push import (
     ALL,
     OURS,
     WAITING,
@@ -39,12 +38,13 @@ from tests.training.test_push import (
     put,
     run,
 )
-from tests.training.virtual_nodes import BOOT, VirtualNode, birth
-from training.fleet import Fleet, SerialsUsedUpError, before, obstacles
-from training.orders import EXIT_NOT_ALL
-from training.push import PushRefusedError
-from training.rings import Rollout, Standing
-from training.rollout import (
+from tests.training.fleet.virtual_nodes import BOOT, VirtualNode, birth
+from tests.training.packed import content, manifest, packed, release
+from training.fleet.fleet import Fleet, SerialsUsedUpError, before, obstacles
+from training.fleet.orders import EXIT_NOT_ALL
+from training.fleet.push import PushRefusedError
+from training.fleet.rings import Rollout, Standing
+from training.fleet.rollout import (
     PromoteRequest,
     RollbackRequest,
     RolloutError,
@@ -54,9 +54,15 @@ from training.rollout import (
     status,
     withdraw,
 )
-from training.rollout_screen import Screen, _Careful, changed_line
-from training.rollout_tables import fleet_table, orders_table
-from training.shelf import KeptRelease, UnclearUseError, kept_releases, next_version, what_to_clear
+from training.fleet.rollout_screen import Screen, _Careful, changed_line
+from training.fleet.rollout_tables import fleet_table, orders_table
+from training.fleet.shelf import (
+    KeptRelease,
+    UnclearUseError,
+    kept_releases,
+    next_version,
+    what_to_clear,
+)
 
 
 @pytest.fixture

@@ -30,13 +30,13 @@ from contract.topics import Kind
 from tests.contract.signers import SECOND, SIGNER, STRANGER, TRUSTED
 from tests.fleet import ROOT
 from tests.servers import Mosquitto, wait_until
+from tests.training.fleet.virtual_nodes import Script, VirtualNode, birth
 from tests.training.packed import content, manifest, packed, release
-from tests.training.virtual_nodes import Script, VirtualNode, birth
 from training.errors import DestinationError
-from training.operator import Operator, retained
-from training.orders import EXIT_NOT_ALL, EXIT_TIMED_OUT, Access, Waiting
-from training.push import PushRefusedError, PushRequest, push
-from training.rollout_screen import Screen
+from training.fleet.broker import Operator, retained
+from training.fleet.orders import EXIT_NOT_ALL, EXIT_TIMED_OUT, Access, Waiting
+from training.fleet.push import PushRefusedError, PushRequest, push
+from training.fleet.rollout_screen import Screen
 
 ALL = "earshot/1/all/desired"
 WAITING = Waiting(timeout_seconds=30.0)

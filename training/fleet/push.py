@@ -19,11 +19,11 @@ from contract.signed_manifest import open_manifest
 from contract.topics import Kind
 from node.scoring.release_store import read_release
 from training.errors import DestinationError
-from training.fleet import before, obstacles
-from training.operator import retained
-from training.orders import Access, Desk, Waiting, at_desk, carry_out, now_us
-from training.rollout_screen import Screen
-from training.shelf import KeptRelease, chunks, kept_releases, next_version
+from training.fleet.broker import retained
+from training.fleet.fleet import before, obstacles
+from training.fleet.orders import Access, Desk, Waiting, at_desk, carry_out, now_us
+from training.fleet.rollout_screen import Screen
+from training.fleet.shelf import KeptRelease, chunks, kept_releases, next_version
 
 
 class PushRefusedError(ReleaseError):

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.segment import Segment
 
 from contract.printable import printable
-from training.rings import NodeRow, RingProgress, phase
+from training.fleet.rings import NodeRow, RingProgress, phase
 
 Show = Callable[[Sequence[RingProgress], Sequence[NodeRow]], None]
 

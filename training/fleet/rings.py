@@ -13,7 +13,7 @@ import msgspec
 
 from contract.desired import cohort_percent
 from contract.messages import Update, UpdatePhase
-from training.fleet import Fleet
+from training.fleet.fleet import Fleet
 
 
 class Standing(StrEnum):

@@ -14,10 +14,10 @@ import msgspec
 from contract.topics import checked_id
 from node.settings_text import Answers, settings_text
 from node.whole_file import write_whole
-from training import broker_users
-from training.broker_secrets import Secrets, new_line, new_password, write_files
 from training.errors import EnrolmentError
-from training.keys import read_public_key_file
+from training.fleet.enrolment import access_rules as broker_users
+from training.fleet.enrolment.broker_secrets import Secrets, new_line, new_password, write_files
+from training.fleet.keys import read_public_key_file
 
 ON_THE_NODE = Path("/etc/earshot")
 """Where a node has its bundle; node/install-pi.sh makes the folder."""

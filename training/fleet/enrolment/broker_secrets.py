@@ -22,11 +22,12 @@ from pathlib import Path
 import msgspec
 
 from node.whole_file import write_whole
-from training import authority, broker_users
-from training.authority import Pair
 from training.errors import EnrolmentError
+from training.fleet.enrolment import access_rules as broker_users
+from training.fleet.enrolment import authority
+from training.fleet.enrolment.authority import Pair
 
-RULES = Path(__file__).parents[1] / "collector" / "broker" / "acl"
+RULES = Path(__file__).parents[3] / "collector" / "broker" / "acl"
 """The access rules that hold for every fleet."""
 SERVICE_HOSTS = ("mosquitto", "localhost")
 """How the broker is called by the collector, and by its own health check."""

@@ -1,0 +1,1 @@
+"""What an operator does to a fleet: keys, orders, rollouts. Needs no TensorFlow."""

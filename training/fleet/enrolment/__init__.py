@@ -1,0 +1,1 @@
+"""Who may talk to the broker: its authority, logins and access rules."""
