@@ -23,7 +23,7 @@ from training.recipes import DEFAULT_RECIPE, with_epochs
 
 if TYPE_CHECKING:
     from contract.signature import Signer
-    from training.feature_cache import FeatureCache
+    from training.sound.feature_cache import FeatureCache
     from training.synthesize import DatasetPlan
 
 _EXIT_INTERRUPTED = 130
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _data(options: argparse.Namespace) -> int:
-    from training.data_report import lines, report_on, write_json
+    from training.sound.data_report import lines, report_on, write_json
 
     report = report_on(options.folder, options.machine, progress=on_terminal)
     if options.json is not None:
@@ -236,8 +236,8 @@ def _synthesize(options: argparse.Namespace) -> None:
 
 
 def _synthesize_hard(options: argparse.Namespace) -> None:
-    from training.dataset import find_dataset
     from training.harden import HardPlan, generated, harden, recorded
+    from training.sound.dataset import find_dataset
 
     given = {name: getattr(options, name) for name in _OF_HARD if name != "normals"}
     given["faults"] = given.pop("planted")
@@ -420,7 +420,7 @@ def _shown(path: Path) -> str:
 
 
 def _cache(options: argparse.Namespace) -> "FeatureCache":
-    from training.feature_cache import FeatureCache, default_cache_folder
+    from training.sound.feature_cache import FeatureCache, default_cache_folder
 
     if options.no_cache:
         return FeatureCache(None)

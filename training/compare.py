@@ -10,7 +10,6 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from training.dataset import Clip, Domain, Label
 from training.errors import DataError
 from training.evaluate import ClipRow
 from training.intervals import Difference, paired_difference_over_sets
@@ -24,6 +23,7 @@ from training.metrics import (
 )
 from training.recipes import Recipe
 from training.release import METRICS_NAME
+from training.sound.dataset import Clip, Domain, Label
 
 _FIGURES: tuple[Figure, ...] = ("official", "auc", "pauc")
 

@@ -15,13 +15,13 @@ from contract.features import FeatureExtractor, Float32Array
 from node.scoring.detector import Detector
 from node.scoring.release_store import read_release
 from node.scoring.runtime import find_runtime
-from training.dataset import Clip
 from training.errors import DataError
 from training.metrics import BoolArray, Float64Array
 from training.progress import Progress
-from training.recordings import cut, read_recording
 from training.room_noise import NoiseLibrary, mix
 from training.runtime_trial import statistics
+from training.sound.dataset import Clip
+from training.sound.recordings import cut, read_recording
 from training.stream import alarms
 from training.thresholds import conformal_quantile
 

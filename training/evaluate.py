@@ -18,10 +18,8 @@ from contract import VERSION
 from contract.features import FeatureParams
 from contract.release import Manifest, Threshold
 from node.scoring.release_store import read_release
-from training.dataset import Clip, Dataset, Domain, find_dataset
 from training.disturbances import Disturbance, disturb
 from training.errors import DataError, DestinationError
-from training.feature_cache import ClipFeatures, FeatureCache, read_features
 from training.harden import original_of, planted_in
 from training.intervals import draw_resamples
 from training.metrics import (
@@ -45,11 +43,13 @@ from training.metrics import (
 )
 from training.progress import Progress
 from training.recipes import read_recipe, recipe_names
-from training.recordings import Note, Tally
 from training.release import METRICS_NAME, VARIANTS_NAME, variant_folders
 from training.runtime_trial import LatencyMs, RuntimeTrial
 from training.runtimes import try_runtimes
 from training.scoring import WindowChoice, chosen, scored, stacked
+from training.sound.dataset import Clip, Dataset, Domain, find_dataset
+from training.sound.feature_cache import ClipFeatures, FeatureCache, read_features
+from training.sound.recordings import Note, Tally
 from training.staging import refuse_unwritable
 from training.stream import Delays, FalseAlarms, detection_delays, false_alarms
 from training.thresholds import (

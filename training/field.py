@@ -33,15 +33,15 @@ from node.machine.episodes import Episodes
 from node.machine.limits import Limits
 from node.machine.machine_watch import MachineWatch
 from node.scoring.scorer import Evidence
-from training.dataset import Clip, Dataset, find_dataset
 from training.errors import DataError, DestinationError
 from training.evaluate import fingerprint
 from training.field_sound import HeardClip, HeardWindow, Listener, repeated, stream
 from training.harden import original_of, planted_in
 from training.progress import Progress
-from training.recordings import Note
 from training.release import METRICS_NAME
 from training.room_noise import NoiseLibrary
+from training.sound.dataset import Clip, Dataset, find_dataset
+from training.sound.recordings import Note
 from training.staging import refuse_unwritable
 from training.stream import poisson_interval
 from training.thresholds import percentile_threshold

@@ -18,9 +18,9 @@ from node.machine.limits import observe
 from node.scoring.release_store import read_release
 from node.scoring.runtime import find_runtime
 from node.scoring.scorer import Evidence, Scorer
-from training.dataset import Clip
-from training.recordings import cut, read_recording
 from training.room_noise import Half, NoiseLibrary, mix
+from training.sound.dataset import Clip
+from training.sound.recordings import cut, read_recording
 
 # How long a stream plays on before it jumps, on average: two blocks of the node.
 _RUN_SECONDS = 120.0

@@ -41,12 +41,12 @@ import numpy as np
 import soundfile
 
 from contract.features import Float32Array
-from training.dataset import Clip, Dataset, Domain, Label, Split
 from training.errors import DataError, DestinationError
 from training.planted_faults import FAULTS, MIN_SECONDS, plant
 from training.progress import Progress
-from training.recordings import read_recording
 from training.room_noise import Noise, NoiseLibrary, at_ratio
+from training.sound.dataset import Clip, Dataset, Domain, Label, Split
+from training.sound.recordings import read_recording
 from training.staging import is_free, refuse_unwritable, staged_folder
 from training.synthesize import SAMPLE_RATE_HZ, DatasetPlan, generate
 

@@ -14,7 +14,6 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from training.dataset import Clip
 from training.errors import DataError, TrainingError
 from training.metrics import (
     ClipScore,
@@ -25,6 +24,7 @@ from training.metrics import (
     percentile_interval,
     resampled_figure,
 )
+from training.sound.dataset import Clip
 
 GroupOf = Callable[[Clip], str]
 """Names the recording that a clip belongs to; clips of one name are drawn together."""

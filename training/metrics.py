@@ -22,8 +22,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from training.dataset import Clip, Domain
 from training.errors import DataError, TrainingError
+from training.sound.dataset import Clip, Domain
 from training.stream import alarms
 
 Float64Array = npt.NDArray[np.float64]

@@ -19,15 +19,15 @@ from node.scoring.release_store import Release
 from node.scoring.runtime import Runtime
 from training import charts
 from training.charts import Markup, tag
-from training.dataset import Clip, Dataset, Domain
 from training.disturbances import FALSE_ALARM_RATE, Disturbance
 from training.evaluate import Line, Report, ThresholdReport
-from training.feature_cache import ClipFeatures
 from training.intervals import Spread
 from training.metrics import MAX_FPR, Decision, Interval
 from training.results import Environment
 from training.runtime_trial import statistics
 from training.scoring import stacked
+from training.sound.dataset import Clip, Dataset, Domain
+from training.sound.feature_cache import ClipFeatures
 from training.thresholds import SessionCheck
 
 if TYPE_CHECKING:

@@ -15,16 +15,16 @@ import numpy as np
 
 from contract.errors import EarshotError
 from training.compare import Run, read_run, yardstick_run
-from training.dataset import find_dataset
 from training.errors import DataError, DestinationError, RecipeError
 from training.evaluate import require_labels
-from training.feature_cache import FeatureCache
 from training.intervals import Difference, paired_difference_over_sets
 from training.metrics import Evaluation, Rule, harmonic_mean
 from training.progress import Progress
 from training.recipes import Recipe, with_epochs
-from training.recordings import Note
 from training.release import METRICS_NAME
+from training.sound.dataset import find_dataset
+from training.sound.feature_cache import FeatureCache
+from training.sound.recordings import Note
 from training.train import TrainRequest, train_release
 
 _PUBLISHED = Path(__file__).with_name("published.toml")

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from contract.features import Float32Array
 from node.sound.recordings import SUFFIXES
 from training.errors import DataError
-from training.recordings import read_recording
+from training.sound.recordings import read_recording
 
 Half = Literal["train", "test"]
 

@@ -23,9 +23,9 @@ import soundfile
 
 from contract.features import Float32Array
 from node.sound.synthetic import MachineSound, SpecError, Synthesizer
-from training.dataset import Domain, Label, Split
 from training.errors import DataError, DestinationError
 from training.progress import Progress
+from training.sound.dataset import Domain, Label, Split
 from training.staging import is_free, refuse_unwritable, staged_folder
 
 SAMPLE_RATE_HZ = 16_000

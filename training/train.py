@@ -20,15 +20,12 @@ from contract.release import Manifest, Threshold, Training
 from node.scoring.detector import Detector
 from node.scoring.release_store import Release, read_release
 from node.scoring.runtime import Runtime, find_runtime
-from training.dataset import FEW_SESSIONS, Dataset, find_dataset, known_sessions
 from training.errors import DataError, TrainingError
 from training.evaluate import Judgement, Line, Report, fingerprint, judge, line, yardsticks
-from training.feature_cache import ClipFeatures, FeatureCache, read_features
 from training.intervals import Spread, mean_and_spread
 from training.metrics import ScoredClip, clip_scores
 from training.progress import Progress
 from training.recipes import QUANTISATIONS, Quantisation, Recipe
-from training.recordings import Note, Tally
 from training.release import (
     METRICS_NAME,
     REPORT_NAME,
@@ -42,6 +39,9 @@ from training.results import find_environment, results_csv
 from training.runtime_trial import statistics
 from training.runtimes import try_runtimes
 from training.scoring import chosen, scored, stacked
+from training.sound.dataset import FEW_SESSIONS, Dataset, find_dataset, known_sessions
+from training.sound.feature_cache import ClipFeatures, FeatureCache, read_features
+from training.sound.recordings import Note, Tally
 from training.staging import staged_folder
 from training.thresholds import (
     Fold,

@@ -17,9 +17,9 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 
 from contract.features import Float32Array
-from training.dataset import Clip
 from training.errors import DataError, TrainingError
 from training.metrics import BoolArray, Float64Array, auc
+from training.sound.dataset import Clip
 
 Yardstick = Callable[[Float64Array, Float64Array], Float64Array]
 """From pooled vectors of train and test clips, (n, bands) and (m, bands), to (m,) scores."""

@@ -16,8 +16,6 @@ from contract.features import FeatureParams, Float32Array
 from contract.release import Manifest, Model, Threshold, Training, describe_file
 from node.scoring.runtime import find_runtime
 from node.sound.synthetic import FAULTS, MachineSound
-from training.dataset import find_dataset
-from training.feature_cache import ClipFeatures, FeatureCache, read_features
 from training.progress import silent
 from training.recipes import (
     QUANTISATIONS,
@@ -27,9 +25,11 @@ from training.recipes import (
     read_recipe,
     with_epochs,
 )
-from training.recordings import Tally
 from training.release import put_release
 from training.scoring import stacked
+from training.sound.dataset import find_dataset
+from training.sound.feature_cache import ClipFeatures, FeatureCache, read_features
+from training.sound.recordings import Tally
 from training.synthesize import generate
 
 if TYPE_CHECKING:

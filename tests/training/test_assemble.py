@@ -13,11 +13,11 @@ from node.scoring.detector import Detector
 from node.scoring.runtime import LoadedModel, find_runtime
 from tests.training.conftest import EPOCHS, SmallNetwork
 from training.errors import TrainingError
-from training.feature_cache import ClipFeatures
 from training.metrics import Float64Array
 from training.recipes import QUANTISATIONS, NetworkName, Quantisation, read_recipe
 from training.runtime_trial import statistics
 from training.scoring import stacked
+from training.sound.feature_cache import ClipFeatures
 from training.thresholds import conformal_quantile
 
 Networks = dict[NetworkName, SmallNetwork]

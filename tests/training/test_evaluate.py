@@ -16,10 +16,10 @@ from node.scoring.scorer import Scorer
 from tests.training.conftest import Run, RunTraining, WriteWav, hiss
 from training.errors import DataError, DestinationError
 from training.evaluate import EvaluateRequest, Report, evaluate_release
-from training.feature_cache import FeatureCache
 from training.metrics import clip_score
 from training.progress import silent
 from training.runtimes import find_tflite_python
+from training.sound.feature_cache import FeatureCache
 
 Evaluate = Callable[..., Report]
 

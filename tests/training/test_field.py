@@ -14,7 +14,6 @@ from node.machine.limits import observe
 from node.scoring.release_store import read_release
 from node.scoring.scorer import Evidence
 from tests.training.conftest import WriteWav, hiss
-from training.dataset import Clip, Dataset, find_dataset
 from training.errors import DataError
 from training.field import (
     FieldReport,
@@ -35,6 +34,7 @@ from training.field_sound import HeardClip, HeardWindow, Listener, repeated, str
 from training.field_tables import field_lines
 from training.progress import silent
 from training.room_noise import NoiseLibrary
+from training.sound.dataset import Clip, Dataset, find_dataset
 
 MODEL = Path(__file__).parents[2] / "models" / "fan-synthetic"
 MANIFEST = read_release(MODEL).manifest

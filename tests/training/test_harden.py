@@ -12,7 +12,6 @@ import soundfile
 
 from contract.features import Float32Array
 from tests.training.conftest import RATE_HZ, RunTraining, WriteWav, hiss
-from training.dataset import Domain, find_dataset
 from training.errors import DataError, DestinationError
 from training.harden import (
     HardPlan,
@@ -25,6 +24,7 @@ from training.harden import (
 )
 from training.planted_faults import FAULTS
 from training.progress import silent
+from training.sound.dataset import Domain, find_dataset
 from training.synthesize import DatasetPlan
 
 ATTRIBUTES = {"source": "20300104_101500", "target": "20300105_090000"}

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from training.dataset import Clip, Domain, Label
 from training.errors import DataError, TrainingError
 from training.intervals import (
     Difference,
@@ -22,6 +21,7 @@ from training.metrics import (
     resampled_figure,
     rescored,
 )
+from training.sound.dataset import Clip, Domain, Label
 
 
 def make_clip(index: int, label: Label, *, section: str = "00", domain: Domain = "source") -> Clip:

@@ -18,7 +18,6 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
-from training.dataset import Clip, Domain, Label
 from training.errors import DataError, TrainingError
 from training.metrics import (
     ScoredClip,
@@ -35,6 +34,7 @@ from training.metrics import (
     roc_areas,
     votes,
 )
+from training.sound.dataset import Clip, Domain, Label
 
 
 def clip(

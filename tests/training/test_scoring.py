@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from training.dataset import Clip
 from training.errors import TrainingError
-from training.feature_cache import ClipFeatures
 from training.scoring import chosen, scored, stacked
+from training.sound.dataset import Clip
+from training.sound.feature_cache import ClipFeatures
 
 
 def clip(name: str, *, windows: int, first: float) -> ClipFeatures:

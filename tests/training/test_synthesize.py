@@ -9,9 +9,9 @@ import pytest
 import soundfile
 
 from node.sound.synthetic import FAULTS, Synthesizer, parse_spec
-from training.dataset import find_dataset
 from training.errors import DataError, DestinationError
 from training.progress import silent
+from training.sound.dataset import find_dataset
 from training.synthesize import DatasetPlan, synthesize
 
 PLAN = DatasetPlan(

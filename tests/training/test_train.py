@@ -22,9 +22,9 @@ from node.scoring.runtime import find_runtime
 from node.scoring.scorer import Scorer
 from tests.training.conftest import ROOT, Run, RunTraining, WriteWav, hiss
 from training.errors import DataError
-from training.feature_cache import FeatureCache
 from training.progress import silent
 from training.recipes import read_recipe, with_epochs
+from training.sound.feature_cache import FeatureCache
 from training.train import Outcome, TrainRequest, train_release
 
 NAME = "train/section_00_source_train_normal_{:04d}.wav"

@@ -10,9 +10,9 @@ from scipy.stats import multivariate_normal
 from sklearn.neighbors import NearestNeighbors
 
 from contract.features import FeatureExtractor, FeatureParams
-from training.dataset import Clip
 from training.errors import DataError, TrainingError
 from training.metrics import auc
+from training.sound.dataset import Clip
 from training.yardsticks import (
     by_section,
     gmm_scores,

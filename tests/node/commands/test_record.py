@@ -21,8 +21,8 @@ from node.sound.errors import SourceError
 from node.sound.recorder import planned_bytes, planned_files, record, wav_bytes
 from node.sound.source import Block, EndOfSound
 from tests.node.fake_source import Sound
-from training.dataset import find_dataset
-from training.recordings import read_recording
+from training.sound.dataset import find_dataset
+from training.sound.recordings import read_recording
 
 ROOT = Path(__file__).parents[3]
 FAKE_PORTAUDIO = Path(__file__).parents[1] / "fake_portaudio"

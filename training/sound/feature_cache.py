@@ -30,10 +30,10 @@ from threadpoolctl import threadpool_limits
 
 from contract.features import FeatureExtractor, FeatureParams, Float32Array
 from node.scoring.scorer import level_dbfs
-from training.dataset import Clip, and_more
 from training.errors import DataError, TrainingError
 from training.progress import Progress
-from training.recordings import Tally, cut, read_recording
+from training.sound.dataset import Clip, and_more
+from training.sound.recordings import Tally, cut, read_recording
 
 Float64Array = npt.NDArray[np.float64]
 
@@ -41,7 +41,7 @@ MAX_BYTES = 5_000_000_000
 """Room for 50 000 clips of 10 s at the default parameters: all machines of one DCASE year."""
 
 # Part of every entry's name. Raise it whenever the same sound and parameters give other numbers
-# than before (contract.features, the reading in training.recordings or node.sound.recordings,
+# than before (contract.features, the reading in training.sound.recordings or node.sound.recordings,
 # node.scoring.scorer.level_dbfs) or an entry is laid out differently; old entries are then not found any
 # more, and go when room is needed.
 _FORMAT = 1

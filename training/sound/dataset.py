@@ -18,7 +18,7 @@ with: of five sessions or more the last fifth, whole; of fewer, the last quarter
 each, and at least one if there are two. Last means last in order of name, so that the same folder
 always gives the same split.
 
-Only names are read here; sound is read by `training.recordings`.
+Only names are read here; sound is read by `training.sound.recordings`.
 """
 
 import csv

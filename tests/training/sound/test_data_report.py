@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from contract.features import Float32Array
 from node.sound.errors import SourceError
 from tests.training.conftest import RATE_HZ, ROOT, RunTraining, WriteWav, hiss
-from training.data_report import Finding, Report, Severity, lines, measure, report_on
 from training.errors import DataError
 from training.progress import silent
+from training.sound.data_report import Finding, Report, Severity, lines, measure, report_on
 
 
 @pytest.fixture(scope="module")

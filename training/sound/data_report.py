@@ -22,7 +22,9 @@ import soundfile
 from contract.features import FeatureParams
 from node.sound.errors import SourceError
 from node.sound.recordings import open_recording
-from training.dataset import (
+from training.errors import DestinationError
+from training.progress import Progress
+from training.sound.dataset import (
     FEW_SESSIONS,
     Clip,
     Domain,
@@ -34,8 +36,6 @@ from training.dataset import (
     known_sessions,
     list_recordings,
 )
-from training.errors import DestinationError
-from training.progress import Progress
 
 Severity = Literal["problem", "warning", "info"]
 

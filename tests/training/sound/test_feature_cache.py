@@ -20,16 +20,16 @@ from threadpoolctl import threadpool_limits
 from contract.features import FeatureExtractor, FeatureParams, Float32Array
 from node.scoring.scorer import level_dbfs
 from tests.training.conftest import RATE_HZ, ROOT, WriteWav, hiss
-from training.dataset import Clip
 from training.errors import DataError, TrainingError
-from training.feature_cache import (
+from training.progress import Progress, silent
+from training.sound.dataset import Clip
+from training.sound.feature_cache import (
     ClipFeatures,
     FeatureCache,
     default_cache_folder,
     read_features,
 )
-from training.progress import Progress, silent
-from training.recordings import Tally, cut, read_recording
+from training.sound.recordings import Tally, cut, read_recording
 
 PARAMS = FeatureParams()
 DAMAGE: dict[str, Callable[[bytes], bytes]] = {
@@ -57,9 +57,9 @@ import multiprocessing, os, resource, signal, sys, threading, time
 from pathlib import Path
 
 from contract.features import FeatureParams
-from training.dataset import Clip
-from training.feature_cache import FeatureCache, read_features
-from training.recordings import Tally
+from training.sound.dataset import Clip
+from training.sound.feature_cache import FeatureCache, read_features
+from training.sound.recordings import Tally
 
 
 def progress(items, what, total=None):

@@ -8,7 +8,7 @@ import pytest
 from contract.features import FeatureParams, Float32Array
 from tests.training.conftest import RATE_HZ, WriteWav, hiss
 from training.errors import DataError
-from training.recordings import Tally, cut, read_recording
+from training.sound.recordings import Tally, cut, read_recording
 
 PARAMS = FeatureParams()
 

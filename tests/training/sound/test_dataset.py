@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.dataset import (
+from training.errors import DataError
+from training.sound.dataset import (
     Clip,
     ClipName,
     Dataset,
@@ -20,7 +21,6 @@ from training.dataset import (
     list_recordings,
     parse_clip_name,
 )
-from training.errors import DataError
 
 TRAIN = "train/section_00_source_train_normal_0000.wav"
 TRAIN_2020 = "train/normal_id_00_00000000.wav"

@@ -1,0 +1,1 @@
+"""Recordings as data: which there are, what is wrong with them, their features. Door: `dataset`."""
