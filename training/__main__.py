@@ -23,8 +23,8 @@ from training.recipes import DEFAULT_RECIPE, with_epochs
 
 if TYPE_CHECKING:
     from contract.signature import Signer
+    from training.made.synthesize import DatasetPlan
     from training.sound.feature_cache import FeatureCache
-    from training.synthesize import DatasetPlan
 
 _EXIT_INTERRUPTED = 130
 
@@ -228,7 +228,7 @@ def _synthesize(options: argparse.Namespace) -> None:
     if options.hard:
         _synthesize_hard(options)
         return
-    from training.synthesize import synthesize
+    from training.made.synthesize import synthesize
 
     plan = _generated_plan(options)
     clips = synthesize(plan, options.out, progress=on_terminal)
@@ -236,7 +236,7 @@ def _synthesize(options: argparse.Namespace) -> None:
 
 
 def _synthesize_hard(options: argparse.Namespace) -> None:
-    from training.harden import HardPlan, generated, harden, recorded
+    from training.made.harden import HardPlan, generated, harden, recorded
     from training.sound.dataset import find_dataset
 
     given = {name: getattr(options, name) for name in _OF_HARD if name != "normals"}
@@ -259,7 +259,7 @@ def _synthesize_hard(options: argparse.Namespace) -> None:
 
 
 def _generated_plan(options: argparse.Namespace) -> "DatasetPlan":
-    from training.synthesize import DatasetPlan
+    from training.made.synthesize import DatasetPlan
 
     given = {name: getattr(options, name) for name in (*_OF_GENERATED, *_OF_GENERATED_FAULTS)}
     return DatasetPlan(

@@ -16,9 +16,9 @@ from node.scoring.detector import Detector
 from node.scoring.release_store import read_release
 from node.scoring.runtime import find_runtime
 from training.errors import DataError
+from training.made.room_noise import NoiseLibrary, mix
 from training.metrics import BoolArray, Float64Array
 from training.progress import Progress
-from training.room_noise import NoiseLibrary, mix
 from training.runtime_trial import statistics
 from training.sound.dataset import Clip
 from training.sound.recordings import cut, read_recording

@@ -20,8 +20,8 @@ from contract.release import Manifest, Threshold
 from node.scoring.release_store import read_release
 from training.disturbances import Disturbance, disturb
 from training.errors import DataError, DestinationError
-from training.harden import original_of, planted_in
 from training.intervals import draw_resamples
+from training.made.harden import original_of, planted_in
 from training.metrics import (
     BoolArray,
     ClipScore,

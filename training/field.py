@@ -36,10 +36,10 @@ from node.scoring.scorer import Evidence
 from training.errors import DataError, DestinationError
 from training.evaluate import fingerprint
 from training.field_sound import HeardClip, HeardWindow, Listener, repeated, stream
-from training.harden import original_of, planted_in
+from training.made.harden import original_of, planted_in
+from training.made.room_noise import NoiseLibrary
 from training.progress import Progress
 from training.release import METRICS_NAME
-from training.room_noise import NoiseLibrary
 from training.sound.dataset import Clip, Dataset, find_dataset
 from training.sound.recordings import Note
 from training.staging import refuse_unwritable
@@ -73,7 +73,7 @@ class FieldRequest(msgspec.Struct, frozen=True, kw_only=True):
     machine: str | None
     channel: int | None
     noise: Path | None
-    """Folder of noise by kind; see `training.room_noise`."""
+    """Folder of noise by kind; see `training.made.room_noise`."""
     new_places: tuple[str, ...] = ()
     """Names of the files with which another place begins."""
     split: Split = "interleaved"

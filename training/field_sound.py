@@ -18,7 +18,7 @@ from node.machine.limits import observe
 from node.scoring.release_store import read_release
 from node.scoring.runtime import find_runtime
 from node.scoring.scorer import Evidence, Scorer
-from training.room_noise import Half, NoiseLibrary, mix
+from training.made.room_noise import Half, NoiseLibrary, mix
 from training.sound.dataset import Clip
 from training.sound.recordings import cut, read_recording
 

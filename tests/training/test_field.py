@@ -32,8 +32,8 @@ from training.field import (
 )
 from training.field_sound import HeardClip, HeardWindow, Listener, repeated, stream
 from training.field_tables import field_lines
+from training.made.room_noise import NoiseLibrary
 from training.progress import silent
-from training.room_noise import NoiseLibrary
 from training.sound.dataset import Clip, Dataset, find_dataset
 
 MODEL = Path(__file__).parents[2] / "models" / "fan-synthetic"

@@ -8,7 +8,7 @@ import pytest
 from contract.features import Float32Array
 from tests.training.conftest import RATE_HZ, WriteWav, hiss
 from training.errors import DataError
-from training.room_noise import Half, NoiseLibrary, at_ratio, looped, mix
+from training.made.room_noise import Half, NoiseLibrary, at_ratio, looped, mix
 
 
 def tone(hz: float, seconds: float, *, rate_hz: int = RATE_HZ) -> Float32Array:

@@ -41,7 +41,7 @@ import numpy.typing as npt
 import soxr
 
 from contract.features import Float32Array
-from training.room_noise import looped
+from training.made.room_noise import looped
 
 _Floats = npt.NDArray[np.float64]
 

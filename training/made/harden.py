@@ -2,7 +2,7 @@
 
 Normal sound comes from a data set of recordings or from the generator. Its training clips become
 those of the new set. Each of its normal test clips is written twice: as it is, and with one fault
-planted (`training.planted_faults`). Noise (`training.room_noise`), if asked for, is mixed into
+planted (`training.made.planted_faults`). Noise (`training.made.room_noise`), if asked for, is mixed into
 every clip; both clips of a pair get the same noise, so that they differ in the fault alone. Or the
 recorded anomalies are kept in place of planted ones: real faults in the noise of a room.
 
@@ -42,13 +42,13 @@ import soundfile
 
 from contract.features import Float32Array
 from training.errors import DataError, DestinationError
-from training.planted_faults import FAULTS, MIN_SECONDS, plant
+from training.made.planted_faults import FAULTS, MIN_SECONDS, plant
+from training.made.room_noise import Noise, NoiseLibrary, at_ratio
+from training.made.synthesize import SAMPLE_RATE_HZ, DatasetPlan, generate
 from training.progress import Progress
-from training.room_noise import Noise, NoiseLibrary, at_ratio
 from training.sound.dataset import Clip, Dataset, Domain, Label, Split
 from training.sound.recordings import read_recording
 from training.staging import is_free, refuse_unwritable, staged_folder
-from training.synthesize import SAMPLE_RATE_HZ, DatasetPlan, generate
 
 _COLUMNS = ("file_name", "original", "session", "fault", "severity", "noise", "ratio_db", "gain_db")
 _RECORDED = "recorded"

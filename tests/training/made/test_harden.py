@@ -13,7 +13,7 @@ import soundfile
 from contract.features import Float32Array
 from tests.training.conftest import RATE_HZ, RunTraining, WriteWav, hiss
 from training.errors import DataError, DestinationError
-from training.harden import (
+from training.made.harden import (
     HardPlan,
     Summary,
     assign_faults,
@@ -22,10 +22,10 @@ from training.harden import (
     original_of,
     recorded,
 )
-from training.planted_faults import FAULTS
+from training.made.planted_faults import FAULTS
+from training.made.synthesize import DatasetPlan
 from training.progress import silent
 from training.sound.dataset import Domain, find_dataset
-from training.synthesize import DatasetPlan
 
 ATTRIBUTES = {"source": "20300104_101500", "target": "20300105_090000"}
 KINDS = ("rain", "speech")

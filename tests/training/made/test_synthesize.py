@@ -10,9 +10,9 @@ import soundfile
 
 from node.sound.synthetic import FAULTS, Synthesizer, parse_spec
 from training.errors import DataError, DestinationError
+from training.made.synthesize import DatasetPlan, synthesize
 from training.progress import silent
 from training.sound.dataset import find_dataset
-from training.synthesize import DatasetPlan, synthesize
 
 PLAN = DatasetPlan(
     units=(0, 3), faults=FAULTS, train_clips=4, target_clips=3, test_clips=4, seconds=0.5

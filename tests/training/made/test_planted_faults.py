@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contract.features import Float32Array
-from training.planted_faults import FAULTS, plant, steady_noise
+from training.made.planted_faults import FAULTS, plant, steady_noise
 
 RATE_HZ = 16_000
 SEEDS = (0, 1, 2)

@@ -1,0 +1,1 @@
+"""Sound that is made: generated sets, planted faults, room noise."""
