@@ -52,7 +52,7 @@ from tests.fleet import ROOT, environment, node_settings, start
 from tests.link import Link
 from tests.servers import Mosquitto, wait_until
 from tests.shelf import VARIANTS, packed
-from training.release import put_release
+from training.release.release_folder import put_release
 
 BYTES_PER_KB: Final = 1000
 KEEPALIVE_SECONDS: Final = 8

@@ -176,7 +176,7 @@ def _compare(options: argparse.Namespace) -> None:
 
 
 def _quantize(options: argparse.Namespace) -> None:
-    from training.release import take_variant, write_release
+    from training.release.release_folder import take_variant, write_release
 
     name = _release_name(options)
     release = take_variant(options.trained, options.to, name=name, version=options.version)
@@ -302,7 +302,7 @@ def _refuse_mixed_up(options: argparse.Namespace) -> None:
 
 
 def _import(options: argparse.Namespace) -> None:
-    from training.import_model import ImportRequest, import_model
+    from training.release.import_model import ImportRequest, import_model
 
     name = _release_name(options)
     request = ImportRequest(
@@ -346,7 +346,7 @@ def _keys(options: argparse.Namespace) -> None:
 
 
 def _release(options: argparse.Namespace) -> None:
-    from training.pack import PackRequest, pack_release, packed_lines
+    from training.release.pack import PackRequest, pack_release, packed_lines
 
     request = PackRequest(
         trained=options.trained,
@@ -363,7 +363,7 @@ def _release(options: argparse.Namespace) -> None:
 
 
 def _inspect(options: argparse.Namespace) -> int:
-    from training.release_words import describe_release
+    from training.release.release_words import describe_release
 
     lines, refused = describe_release(options.release, keys=options.keys)
     print("\n".join(lines))
@@ -428,7 +428,7 @@ def _cache(options: argparse.Namespace) -> "FeatureCache":
 
 
 def _tflite_python(options: argparse.Namespace) -> Path | None:
-    from training.runtimes import find_tflite_python
+    from training.release.runtimes import find_tflite_python
 
     given: Path | None = options.tflite_python
     return given or find_tflite_python()

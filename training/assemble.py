@@ -27,7 +27,7 @@ from training.errors import TrainingError
 from training.metrics import Float64Array, ScoredClip
 from training.quantize import to_tflite
 from training.recipes import ModelRecipe, Quantisation, Recipe
-from training.runtime_trial import statistics
+from training.release.runtime_trial import statistics
 from training.scoring import scored, stacked
 from training.sound.feature_cache import ClipFeatures
 from training.thresholds import ThresholdChoice, conformal_quantile

@@ -22,7 +22,7 @@ from training.metrics import (
     resampled_figure,
 )
 from training.recipes import Recipe
-from training.release import METRICS_NAME
+from training.release.release_folder import METRICS_NAME
 from training.sound.dataset import Clip, Domain, Label
 
 _FIGURES: tuple[Figure, ...] = ("official", "auc", "pauc")

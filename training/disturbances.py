@@ -19,7 +19,7 @@ from training.errors import DataError
 from training.made.room_noise import NoiseLibrary, mix
 from training.metrics import BoolArray, Float64Array
 from training.progress import Progress
-from training.runtime_trial import statistics
+from training.release.runtime_trial import statistics
 from training.sound.dataset import Clip
 from training.sound.recordings import cut, read_recording
 from training.stream import alarms

@@ -43,9 +43,9 @@ from training.metrics import (
 )
 from training.progress import Progress
 from training.recipes import read_recipe, recipe_names
-from training.release import METRICS_NAME, VARIANTS_NAME, variant_folders
-from training.runtime_trial import LatencyMs, RuntimeTrial
-from training.runtimes import try_runtimes
+from training.release.release_folder import METRICS_NAME, VARIANTS_NAME, variant_folders
+from training.release.runtime_trial import LatencyMs, RuntimeTrial
+from training.release.runtimes import try_runtimes
 from training.scoring import WindowChoice, chosen, scored, stacked
 from training.sound.dataset import Clip, Dataset, Domain, find_dataset
 from training.sound.feature_cache import ClipFeatures, FeatureCache, read_features

@@ -39,7 +39,7 @@ from training.field_sound import HeardClip, HeardWindow, Listener, repeated, str
 from training.made.harden import original_of, planted_in
 from training.made.room_noise import NoiseLibrary
 from training.progress import Progress
-from training.release import METRICS_NAME
+from training.release.release_folder import METRICS_NAME
 from training.sound.dataset import Clip, Dataset, find_dataset
 from training.sound.recordings import Note
 from training.staging import refuse_unwritable

@@ -23,8 +23,8 @@ from training.disturbances import FALSE_ALARM_RATE, Disturbance
 from training.evaluate import Line, Report, ThresholdReport
 from training.intervals import Spread
 from training.metrics import MAX_FPR, Decision, Interval
+from training.release.runtime_trial import statistics
 from training.results import Environment
-from training.runtime_trial import statistics
 from training.scoring import stacked
 from training.sound.dataset import Clip, Dataset, Domain
 from training.sound.feature_cache import ClipFeatures

@@ -21,7 +21,7 @@ from training.intervals import Difference, paired_difference_over_sets
 from training.metrics import Evaluation, Rule, harmonic_mean
 from training.progress import Progress
 from training.recipes import Recipe, with_epochs
-from training.release import METRICS_NAME
+from training.release.release_folder import METRICS_NAME
 from training.sound.dataset import find_dataset
 from training.sound.feature_cache import FeatureCache
 from training.sound.recordings import Note

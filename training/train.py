@@ -26,7 +26,7 @@ from training.intervals import Spread, mean_and_spread
 from training.metrics import ScoredClip, clip_scores
 from training.progress import Progress
 from training.recipes import QUANTISATIONS, Quantisation, Recipe
-from training.release import (
+from training.release.release_folder import (
     METRICS_NAME,
     REPORT_NAME,
     RESULTS_NAME,
@@ -34,10 +34,10 @@ from training.release import (
     check_destination,
     put_release,
 )
+from training.release.runtime_trial import statistics
+from training.release.runtimes import try_runtimes
 from training.report import extreme_windows, report_html
 from training.results import find_environment, results_csv
-from training.runtime_trial import statistics
-from training.runtimes import try_runtimes
 from training.scoring import chosen, scored, stacked
 from training.sound.dataset import FEW_SESSIONS, Dataset, find_dataset, known_sessions
 from training.sound.feature_cache import ClipFeatures, FeatureCache, read_features

@@ -25,7 +25,7 @@ from tests.fleet import Listener, node_settings, start
 from tests.servers import Mosquitto, wait_until
 from tests.shelf import Shelf, chunks, keys_file, packed, wanted
 from tests.tflite_files import answering_nan
-from training.release import put_release
+from training.release.release_folder import put_release
 
 # Made once, and so by one of the parallel workers: the fleet.
 pytestmark = pytest.mark.xdist_group("refused updates")

@@ -19,7 +19,7 @@ from contract.signature import MAX_ENVELOPE_BYTES
 from tests.fleet import ROOT, Listener, environment, node_settings, start
 from tests.servers import Mosquitto, wait_until
 from tests.shelf import packed
-from training.release import put_release
+from training.release.release_folder import put_release
 
 # Where they stand among all (contract.desired.cohort_percent): 14.5, 22.5, 41.4, 64.9, 93.0.
 NODES = ("press-07", "pump-2", "press-01", "press-03", "fan-3")

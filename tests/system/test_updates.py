@@ -33,7 +33,7 @@ from tests.contract.signers import SECOND, SIGNER
 from tests.fleet import Listener, node_settings, run, start
 from tests.servers import Mosquitto, wait_until
 from tests.shelf import Shelf, chunks, keys_file, packed, wanted
-from training.release import put_release
+from training.release.release_folder import put_release
 
 HEALTHY = "synthetic:fan?seed=5"
 QUICK = {"UPDATE_TRIAL_WINDOWS": "2", "UPDATE_CONFIRM_WINDOWS": "1"}

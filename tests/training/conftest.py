@@ -26,7 +26,7 @@ from training.recipes import (
     read_recipe,
     with_epochs,
 )
-from training.release import put_release
+from training.release.release_folder import put_release
 from training.scoring import stacked
 from training.sound.dataset import find_dataset
 from training.sound.feature_cache import ClipFeatures, FeatureCache, read_features

@@ -15,7 +15,7 @@ from tests.training.conftest import EPOCHS, SmallNetwork
 from training.errors import TrainingError
 from training.metrics import Float64Array
 from training.recipes import QUANTISATIONS, NetworkName, Quantisation, read_recipe
-from training.runtime_trial import statistics
+from training.release.runtime_trial import statistics
 from training.scoring import stacked
 from training.sound.feature_cache import ClipFeatures
 from training.thresholds import conformal_quantile

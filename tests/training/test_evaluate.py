@@ -18,7 +18,7 @@ from training.errors import DataError, DestinationError
 from training.evaluate import EvaluateRequest, Report, evaluate_release
 from training.metrics import clip_score
 from training.progress import silent
-from training.runtimes import find_tflite_python
+from training.release.runtimes import find_tflite_python
 from training.sound.feature_cache import FeatureCache
 
 Evaluate = Callable[..., Report]
@@ -139,7 +139,7 @@ def test_imported_model(
     evaluate: Evaluate, elsewhere: Path, small_data: Path, tmp_path: Path
 ) -> None:
     """A model of which only the file is known is judged by its threshold alone."""
-    from training.import_model import ImportRequest, import_model
+    from training.release.import_model import ImportRequest, import_model
 
     import_model(
         ImportRequest(

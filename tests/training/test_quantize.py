@@ -13,7 +13,7 @@ from node.scoring.release_store import Release
 from node.scoring.runtime import LoadedModel, find_runtime
 from tests.training.conftest import EPOCHS, SmallNetwork
 from training.recipes import QUANTISATIONS, NetworkName, Quantisation
-from training.runtime_trial import statistics
+from training.release.runtime_trial import statistics
 from training.scoring import stacked
 
 Networks = dict[NetworkName, SmallNetwork]

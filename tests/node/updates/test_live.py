@@ -24,7 +24,7 @@ from tests.node.fake_source import Sound
 from tests.node.updates.fake_broker import FakeBroker
 from tests.servers import wait_until
 from tests.shelf import packed
-from training.release import put_release
+from training.release.release_folder import put_release
 
 CONFIRM_WINDOWS = 4
 

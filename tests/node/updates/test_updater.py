@@ -28,7 +28,7 @@ from tests.contract.examples import BOOT
 from tests.contract.signers import SIGNER, TRUSTED
 from tests.node.updates.fake_broker import FakeBroker
 from tests.shelf import chunks, packed, wanted
-from training.release import put_release
+from training.release.release_folder import put_release
 
 ALL = topics.desired("all")
 _ENDS = (UpdatePhase.COMMITTED, UpdatePhase.REJECTED, UpdatePhase.ROLLED_BACK)

@@ -10,7 +10,7 @@ from contract.release import MAX_FILE_BYTES
 from node.scoring.release_store import read_release
 from tests.training.conftest import RunTraining
 from training.errors import DestinationError
-from training.import_model import ImportRequest, import_model
+from training.release.import_model import ImportRequest, import_model
 
 
 def request(file: Path, out: Path, *, overwrite: bool = False) -> ImportRequest:

@@ -18,7 +18,7 @@ from contract.release import (
 )
 from node.scoring.release_store import Release
 from node.scoring.runtime import LoadedModel, find_runtime
-from training.release import MODEL_NAME, check_destination, write_release
+from training.release.release_folder import MODEL_NAME, check_destination, write_release
 
 
 class ImportRequest(msgspec.Struct, frozen=True, kw_only=True):

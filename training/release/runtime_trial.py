@@ -2,7 +2,7 @@
 
 It also runs as a program, in an environment that has another library than this one:
 
-    python -m training.runtime_trial FEATURES.npy OUT_DIR RELEASE_DIR...
+    python -m training.release.runtime_trial FEATURES.npy OUT_DIR RELEASE_DIR...
 
 and so imports no more than a node has.
 """

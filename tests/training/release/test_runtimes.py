@@ -11,8 +11,8 @@ from contract.release import describe_file, encode_manifest
 from node.scoring.runtime import find_runtime
 from tests.training.conftest import EPOCHS, SmallNetwork
 from training.recipes import QUANTISATIONS, NetworkName, Quantisation
-from training.runtime_trial import RuntimeTrial, try_release
-from training.runtimes import TFLITE_RUNTIME, try_runtimes
+from training.release.runtime_trial import RuntimeTrial, try_release
+from training.release.runtimes import TFLITE_RUNTIME, try_runtimes
 from training.scoring import stacked
 
 Networks = dict[NetworkName, SmallNetwork]
@@ -31,7 +31,7 @@ REFUSED = [("reference", "dynamic")]
 @pytest.fixture(scope="module")
 def trials(small_networks: Networks) -> dict[tuple[NetworkName, Quantisation], list[RuntimeTrial]]:
     """Run every network in every quantisation in both libraries."""
-    python = Path(__file__).parents[2] / ".venv-tflite" / "bin" / "python"
+    python = Path(__file__).parents[3] / ".venv-tflite" / "bin" / "python"
     found: dict[tuple[NetworkName, Quantisation], list[RuntimeTrial]] = {}
     for name, network in small_networks.items():
         each = try_runtimes(

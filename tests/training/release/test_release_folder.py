@@ -8,7 +8,12 @@ from contract.errors import ReleaseError
 from node.scoring.release_store import Release, read_release
 from tests.training.conftest import MakeManifest, Run
 from training.errors import DestinationError
-from training.release import check_destination, put_release, variant_folders, write_release
+from training.release.release_folder import (
+    check_destination,
+    put_release,
+    variant_folders,
+    write_release,
+)
 
 CONTENT = {"model.tflite": b"a graph"}
 

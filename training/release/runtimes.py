@@ -1,7 +1,7 @@
 """Releases run in every inference library at hand: the one installed here, and tflite-runtime.
 
 tflite-runtime 2.14 needs NumPy 1 and Python 3.11 and so has a virtual environment of its own, in
-which `training.runtime_trial` runs as a child process.
+which `training.release.runtime_trial` runs as a child process.
 """
 
 import os
@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from contract.features import Float32Array
-from training.runtime_trial import RuntimeTrial, read_trial, try_release
+from training.release.runtime_trial import RuntimeTrial, read_trial, try_release
 
 TFLITE_RUNTIME = "tflite-runtime"
 
-_ROOT = Path(__file__).parents[1]
+_ROOT = Path(__file__).parents[2]
 _CHILD_SECONDS = 3600
 
 
@@ -56,7 +56,7 @@ def _in_tflite_runtime(
     with tempfile.TemporaryDirectory() as scratch:
         given, taken = Path(scratch) / "features.npy", Path(scratch) / "trials"
         np.save(given, features)
-        command = [str(python), "-m", "training.runtime_trial", str(given), str(taken)]
+        command = [str(python), "-m", "training.release.runtime_trial", str(given), str(taken)]
         try:
             child = subprocess.run(
                 [*command, *map(str, (folder.absolute() for folder in folders))],

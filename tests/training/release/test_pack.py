@@ -28,9 +28,9 @@ from tests.contract.signers import SIGNER, TRUSTED
 from tests.training.conftest import ROOT
 from training.errors import DestinationError
 from training.fleet.keys import create_key, read_public_key_file
-from training.pack import Packed, PackRequest, operator_versions, pack_release
-from training.release import put_release
-from training.runtimes import TFLITE_RUNTIME
+from training.release.pack import Packed, PackRequest, operator_versions, pack_release
+from training.release.release_folder import put_release
+from training.release.runtimes import TFLITE_RUNTIME
 
 RUN = ROOT / "models/fan-synthetic"
 NOW_US = 1_800_000_000_000_000
@@ -135,7 +135,7 @@ def test_library_that_is_not_at_hand_is_not_claimed(tmp_path: Path) -> None:
 
 
 def fake_python(folder: Path, *, statistic: float | None) -> Path:
-    """Make what runs `training.runtime_trial` and always answers the same; None refuses."""
+    """Make what runs `training.release.runtime_trial` and always answers the same; None refuses."""
     facts: dict[str, object] = {
         "runtime": TFLITE_RUNTIME,
         "version": "0",

@@ -28,9 +28,9 @@ from contract.signed_manifest import sign_manifest
 from node.scoring.probe import probe
 from node.scoring.release_store import Release, read_release
 from training.errors import DestinationError
-from training.release import MEASURED_NAMES, check_destination, put_release
-from training.runtime_trial import RuntimeTrial
-from training.runtimes import try_runtimes
+from training.release.release_folder import MEASURED_NAMES, check_destination, put_release
+from training.release.runtime_trial import RuntimeTrial
+from training.release.runtimes import try_runtimes
 from training.staging import staged_folder
 
 Note = Callable[[str], None]

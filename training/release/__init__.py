@@ -1,0 +1,1 @@
+"""Releases: written, packed, imported, tried in every runtime."""
