@@ -113,7 +113,7 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from training.evaluate import EvaluateRequest, evaluate_release
+    from training.judge.evaluate import EvaluateRequest, evaluate_release
     from training.tables import evaluation_lines
 
     request = EvaluateRequest(
@@ -168,7 +168,7 @@ def _field(options: argparse.Namespace) -> None:
 
 
 def _compare(options: argparse.Namespace) -> None:
-    from training.compare import compare, read_run
+    from training.judge.compare import compare, read_run
     from training.tables import comparison_lines
 
     found = compare(read_run(options.first), read_run(options.second), rule=options.rule)

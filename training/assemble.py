@@ -24,13 +24,13 @@ from node.scoring.release_store import Release
 from node.scoring.runtime import LoadedModel, Runtime
 from training.autoencoders import Trained
 from training.errors import TrainingError
-from training.metrics import Float64Array, ScoredClip
+from training.judge.metrics import Float64Array, ScoredClip
+from training.judge.scoring import scored, stacked
+from training.judge.thresholds import ThresholdChoice, conformal_quantile
 from training.quantize import to_tflite
 from training.recipes import ModelRecipe, Quantisation, Recipe
 from training.release.runtime_trial import statistics
-from training.scoring import scored, stacked
 from training.sound.feature_cache import ClipFeatures
-from training.thresholds import ThresholdChoice, conformal_quantile
 
 # What a float32 graph may differ from the network, relative to the largest number that it gives.
 _EXPORT_TOLERANCE = 1e-3

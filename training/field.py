@@ -34,8 +34,10 @@ from node.machine.limits import Limits
 from node.machine.machine_watch import MachineWatch
 from node.scoring.scorer import Evidence
 from training.errors import DataError, DestinationError
-from training.evaluate import fingerprint
 from training.field_sound import HeardClip, HeardWindow, Listener, repeated, stream
+from training.judge.evaluate import fingerprint
+from training.judge.stream import poisson_interval
+from training.judge.thresholds import percentile_threshold
 from training.made.harden import original_of, planted_in
 from training.made.room_noise import NoiseLibrary
 from training.progress import Progress
@@ -43,8 +45,6 @@ from training.release.release_folder import METRICS_NAME
 from training.sound.dataset import Clip, Dataset, find_dataset
 from training.sound.recordings import Note
 from training.staging import refuse_unwritable
-from training.stream import poisson_interval
-from training.thresholds import percentile_threshold
 
 Split = Literal["interleaved", "halves"]
 Interval = tuple[float, float]

@@ -14,11 +14,11 @@ import msgspec
 import numpy as np
 
 from contract.errors import EarshotError
-from training.compare import Run, read_run, yardstick_run
 from training.errors import DataError, DestinationError, RecipeError
-from training.evaluate import require_labels
-from training.intervals import Difference, paired_difference_over_sets
-from training.metrics import Evaluation, Rule, harmonic_mean
+from training.judge.compare import Run, read_run, yardstick_run
+from training.judge.evaluate import require_labels
+from training.judge.intervals import Difference, paired_difference_over_sets
+from training.judge.metrics import Evaluation, Rule, harmonic_mean
 from training.progress import Progress
 from training.recipes import Recipe, with_epochs
 from training.release.release_folder import METRICS_NAME

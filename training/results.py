@@ -16,8 +16,8 @@ import msgspec
 
 from contract import VERSION
 from node.bench.result_row import COLUMNS, checkout_hash, device_name, platform_name
-from training.evaluate import Report, RuntimeReport
-from training.metrics import Decision, Figures, Interval
+from training.judge.evaluate import Report, RuntimeReport
+from training.judge.metrics import Decision, Figures, Interval
 
 if TYPE_CHECKING:
     from training.train import Outcome

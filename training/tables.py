@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from training.compare import Comparison
-from training.disturbances import FALSE_ALARM_RATE, Disturbance
-from training.evaluate import FaultFigures, Line, Report
-from training.intervals import Difference, Spread
+from training.judge.compare import Comparison
+from training.judge.disturbances import FALSE_ALARM_RATE, Disturbance
+from training.judge.evaluate import FaultFigures, Line, Report
+from training.judge.intervals import Difference, Spread
 from training.reproduce import Cell, Published, Table
 from training.train import Outcome
 

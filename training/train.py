@@ -21,9 +21,17 @@ from node.scoring.detector import Detector
 from node.scoring.release_store import Release, read_release
 from node.scoring.runtime import Runtime, find_runtime
 from training.errors import DataError, TrainingError
-from training.evaluate import Judgement, Line, Report, fingerprint, judge, line, yardsticks
-from training.intervals import Spread, mean_and_spread
-from training.metrics import ScoredClip, clip_scores
+from training.judge.evaluate import Judgement, Line, Report, fingerprint, judge, line, yardsticks
+from training.judge.intervals import Spread, mean_and_spread
+from training.judge.metrics import ScoredClip, clip_scores
+from training.judge.scoring import chosen, scored, stacked
+from training.judge.thresholds import (
+    Fold,
+    SessionCheck,
+    ThresholdChoice,
+    conformal_quantile,
+    leave_one_session_out,
+)
 from training.progress import Progress
 from training.recipes import QUANTISATIONS, Quantisation, Recipe
 from training.release.release_folder import (
@@ -38,18 +46,10 @@ from training.release.runtime_trial import statistics
 from training.release.runtimes import try_runtimes
 from training.report import extreme_windows, report_html
 from training.results import find_environment, results_csv
-from training.scoring import chosen, scored, stacked
 from training.sound.dataset import FEW_SESSIONS, Dataset, find_dataset, known_sessions
 from training.sound.feature_cache import ClipFeatures, FeatureCache, read_features
 from training.sound.recordings import Note, Tally
 from training.staging import staged_folder
-from training.thresholds import (
-    Fold,
-    SessionCheck,
-    ThresholdChoice,
-    conformal_quantile,
-    leave_one_session_out,
-)
 
 if TYPE_CHECKING:
     from training.assemble import Assembled, Identity
@@ -126,7 +126,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     sessions: tuple[str, ...]
     session_check: SessionCheck | None
     trained_on: tuple[str, ...]
-    """Content of every train clip, held-out ones too; see `training.evaluate.fingerprint`."""
+    """Content of every train clip, held-out ones too; see `training.judge.evaluate.fingerprint`."""
     losses: dict[str, tuple["Epoch", ...]]
     """By network."""
     seeds: Seeds | None

@@ -16,6 +16,7 @@ from contract.features import FeatureParams, Float32Array
 from contract.release import Manifest, Model, Threshold, Training, describe_file
 from node.scoring.runtime import find_runtime
 from node.sound.synthetic import FAULTS, MachineSound
+from training.judge.scoring import stacked
 from training.made.synthesize import generate
 from training.progress import silent
 from training.recipes import (
@@ -27,7 +28,6 @@ from training.recipes import (
     with_epochs,
 )
 from training.release.release_folder import put_release
-from training.scoring import stacked
 from training.sound.dataset import find_dataset
 from training.sound.feature_cache import ClipFeatures, FeatureCache, read_features
 from training.sound.recordings import Tally

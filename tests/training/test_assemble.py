@@ -13,12 +13,12 @@ from node.scoring.detector import Detector
 from node.scoring.runtime import LoadedModel, find_runtime
 from tests.training.conftest import EPOCHS, SmallNetwork
 from training.errors import TrainingError
-from training.metrics import Float64Array
+from training.judge.metrics import Float64Array
+from training.judge.scoring import stacked
+from training.judge.thresholds import conformal_quantile
 from training.recipes import QUANTISATIONS, NetworkName, Quantisation, read_recipe
 from training.release.runtime_trial import statistics
-from training.scoring import stacked
 from training.sound.feature_cache import ClipFeatures
-from training.thresholds import conformal_quantile
 
 Networks = dict[NetworkName, SmallNetwork]
 RATE = 0.2

@@ -13,8 +13,8 @@ from contract.features import Float32Array
 from node.scoring.runtime import LoadedModel, find_runtime
 from tests.training.conftest import EPOCHS, ROOT, SmallFeatures, SmallNetwork
 from training.errors import TrainingError
+from training.judge.scoring import stacked
 from training.recipes import ModelRecipe, NetworkName, read_recipe, with_epochs
-from training.scoring import stacked
 
 Networks = dict[NetworkName, SmallNetwork]
 # Keras and LiteRT add up in another order.

@@ -12,9 +12,9 @@ from node.scoring.detector import Detector
 from node.scoring.release_store import Release
 from node.scoring.runtime import LoadedModel, find_runtime
 from tests.training.conftest import EPOCHS, SmallNetwork
+from training.judge.scoring import stacked
 from training.recipes import QUANTISATIONS, NetworkName, Quantisation
 from training.release.runtime_trial import statistics
-from training.scoring import stacked
 
 Networks = dict[NetworkName, SmallNetwork]
 ALL = [(name, quantisation) for name in EPOCHS for quantisation in QUANTISATIONS]

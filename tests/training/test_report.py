@@ -15,17 +15,17 @@ from node.scoring.release_store import read_release
 from node.scoring.runtime import find_runtime
 from tests.node.fake_inference import FEATURES, RUNTIME, FakeModel, release_of
 from training.autoencoders import Epoch
-from training.disturbances import Disturbance
-from training.evaluate import Judgement, Report, Yardsticks, judge, line
-from training.intervals import draw_resamples, mean_and_spread
-from training.metrics import ScoredClip, rescored
+from training.judge.disturbances import Disturbance
+from training.judge.evaluate import Judgement, Report, Yardsticks, judge, line
+from training.judge.intervals import draw_resamples, mean_and_spread
+from training.judge.metrics import ScoredClip, rescored
+from training.judge.scoring import stacked
+from training.judge.thresholds import Fold, leave_one_session_out
 from training.recipes import read_recipe
 from training.report import ShownWindow, extreme_windows, report_html
 from training.results import Environment
-from training.scoring import stacked
 from training.sound.dataset import Clip, Dataset, Domain, Label, Split
 from training.sound.feature_cache import ClipFeatures
-from training.thresholds import Fold, leave_one_session_out
 from training.train import Outcome, SeedFigures, Seeds
 
 RELEASE = Path(__file__).parents[2] / "models" / "fan-synthetic"

@@ -10,10 +10,10 @@ import pytest
 from contract.release import describe_file, encode_manifest
 from node.scoring.runtime import find_runtime
 from tests.training.conftest import EPOCHS, SmallNetwork
+from training.judge.scoring import stacked
 from training.recipes import QUANTISATIONS, NetworkName, Quantisation
 from training.release.runtime_trial import RuntimeTrial, try_release
 from training.release.runtimes import TFLITE_RUNTIME, try_runtimes
-from training.scoring import stacked
 
 Networks = dict[NetworkName, SmallNetwork]
 TOLERANCE: dict[Quantisation, float] = {

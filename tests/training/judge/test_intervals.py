@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from training.errors import DataError, TrainingError
-from training.intervals import (
+from training.judge.intervals import (
     Difference,
     draw_resamples,
     mean_and_spread,
     paired_difference_over_sets,
 )
-from training.metrics import (
+from training.judge.metrics import (
     Figure,
     ScoredClip,
     evaluate_scores,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from training.errors import TrainingError
-from training.scoring import chosen, scored, stacked
+from training.judge.scoring import chosen, scored, stacked
 from training.sound.dataset import Clip
 from training.sound.feature_cache import ClipFeatures
 

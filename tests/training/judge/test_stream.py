@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.stats import poisson
 
 from training.errors import TrainingError
-from training.stream import alarms, detection_delays, false_alarms, poisson_interval
+from training.judge.stream import alarms, detection_delays, false_alarms, poisson_interval
 
 
 def ratios(flags: str) -> npt.NDArray[np.float64]:

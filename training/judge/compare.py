@@ -11,9 +11,9 @@ import msgspec
 import numpy as np
 
 from training.errors import DataError
-from training.evaluate import ClipRow
-from training.intervals import Difference, paired_difference_over_sets
-from training.metrics import (
+from training.judge.evaluate import ClipRow
+from training.judge.intervals import Difference, paired_difference_over_sets
+from training.judge.metrics import (
     Evaluation,
     Figure,
     Rule,

@@ -18,7 +18,7 @@ from sklearn.mixture import GaussianMixture
 
 from contract.features import Float32Array
 from training.errors import DataError, TrainingError
-from training.metrics import BoolArray, Float64Array, auc
+from training.judge.metrics import BoolArray, Float64Array, auc
 from training.sound.dataset import Clip
 
 Yardstick = Callable[[Float64Array, Float64Array], Float64Array]

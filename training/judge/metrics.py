@@ -11,7 +11,7 @@ pAUC ends at a false-positive rate of 0.1 and is standardised by McClish (1989):
 never stands alone: flagging everything has an F1 too.
 
 Every figure is computed for many resamples of the clips at once, of which the clips themselves
-are the first; `training.intervals` draws them.
+are the first; `training.judge.intervals` draws them.
 """
 
 import math
@@ -23,8 +23,8 @@ import numpy as np
 import numpy.typing as npt
 
 from training.errors import DataError, TrainingError
+from training.judge.stream import alarms
 from training.sound.dataset import Clip, Domain
-from training.stream import alarms
 
 Float64Array = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]

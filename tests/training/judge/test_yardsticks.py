@@ -11,9 +11,8 @@ from sklearn.neighbors import NearestNeighbors
 
 from contract.features import FeatureExtractor, FeatureParams
 from training.errors import DataError, TrainingError
-from training.metrics import auc
-from training.sound.dataset import Clip
-from training.yardsticks import (
+from training.judge.metrics import auc
+from training.judge.yardsticks import (
     by_section,
     gmm_scores,
     level_oracle,
@@ -21,6 +20,7 @@ from training.yardsticks import (
     pool,
     random_scores,
 )
+from training.sound.dataset import Clip
 
 
 def sections(*names: str) -> list[Clip]:

@@ -18,11 +18,10 @@ from contract import VERSION
 from contract.features import FeatureParams
 from contract.release import Manifest, Threshold
 from node.scoring.release_store import read_release
-from training.disturbances import Disturbance, disturb
 from training.errors import DataError, DestinationError
-from training.intervals import draw_resamples
-from training.made.harden import original_of, planted_in
-from training.metrics import (
+from training.judge.disturbances import Disturbance, disturb
+from training.judge.intervals import draw_resamples
+from training.judge.metrics import (
     BoolArray,
     ClipScore,
     Decision,
@@ -41,25 +40,16 @@ from training.metrics import (
     rescored,
     votes,
 )
-from training.progress import Progress
-from training.recipes import read_recipe, recipe_names
-from training.release.release_folder import METRICS_NAME, VARIANTS_NAME, variant_folders
-from training.release.runtime_trial import LatencyMs, RuntimeTrial
-from training.release.runtimes import try_runtimes
-from training.scoring import WindowChoice, chosen, scored, stacked
-from training.sound.dataset import Clip, Dataset, Domain, find_dataset
-from training.sound.feature_cache import ClipFeatures, FeatureCache, read_features
-from training.sound.recordings import Note, Tally
-from training.staging import refuse_unwritable
-from training.stream import Delays, FalseAlarms, detection_delays, false_alarms
-from training.thresholds import (
+from training.judge.scoring import WindowChoice, chosen, scored, stacked
+from training.judge.stream import Delays, FalseAlarms, detection_delays, false_alarms
+from training.judge.thresholds import (
     SessionCheck,
     ThresholdChoice,
     conformal_quantile,
     gamma_threshold,
     percentile_threshold,
 )
-from training.yardsticks import (
+from training.judge.yardsticks import (
     by_section,
     gmm_scores,
     level_oracle,
@@ -67,6 +57,16 @@ from training.yardsticks import (
     pool,
     random_scores,
 )
+from training.made.harden import original_of, planted_in
+from training.progress import Progress
+from training.recipes import read_recipe, recipe_names
+from training.release.release_folder import METRICS_NAME, VARIANTS_NAME, variant_folders
+from training.release.runtime_trial import LatencyMs, RuntimeTrial
+from training.release.runtimes import try_runtimes
+from training.sound.dataset import Clip, Dataset, Domain, find_dataset
+from training.sound.feature_cache import ClipFeatures, FeatureCache, read_features
+from training.sound.recordings import Note, Tally
+from training.staging import refuse_unwritable
 
 YARDSTICK_FEATURES = FeatureParams(kind="logmel", n_fft=1024, frames=63)
 """Log-mel of 128 bands, as in TWFR-GMM and the official baselines; of windows of any length."""
@@ -240,7 +240,7 @@ class EvaluateRequest(msgspec.Struct, frozen=True, kw_only=True):
     command: str
     channel: int | None
     room_noise: Path | None
-    """Folder of noise by kind, to mix into the held-out clips; see `training.disturbances`."""
+    """Folder of noise by kind, to mix into the held-out clips; see `training.judge.disturbances`."""
     tflite_python: Path | None
     cache: FeatureCache
 
@@ -416,7 +416,7 @@ def line(
 def yardsticks(
     dataset: Dataset, test_clips: Sequence[Clip], windows: FeatureParams, read: ReadFeatures
 ) -> Yardsticks:
-    """What needs no network, on the same windows; see `training.yardsticks`.
+    """What needs no network, on the same windows; see `training.judge.yardsticks`.
 
     Those that compare with normal clips are left out where a tested section has less than 2.
     """

@@ -7,10 +7,10 @@ import msgspec
 import pytest
 
 from tests.training.conftest import Run as Training
-from training.compare import Run, compare, read_run, yardstick_run
 from training.errors import DataError
-from training.evaluate import ClipRow
-from training.metrics import Rule, evaluate_scores
+from training.judge.compare import Run, compare, read_run, yardstick_run
+from training.judge.evaluate import ClipRow
+from training.judge.metrics import Rule, evaluate_scores
 
 
 def make_run(*scores: tuple[float, ...], level_dbfs: float = -20.0, machine: str = "fan") -> Run:

@@ -15,8 +15,8 @@ from node.scoring.runtime import find_runtime
 from node.scoring.scorer import Scorer
 from tests.training.conftest import Run, RunTraining, WriteWav, hiss
 from training.errors import DataError, DestinationError
-from training.evaluate import EvaluateRequest, Report, evaluate_release
-from training.metrics import clip_score
+from training.judge.evaluate import EvaluateRequest, Report, evaluate_release
+from training.judge.metrics import clip_score
 from training.progress import silent
 from training.release.runtimes import find_tflite_python
 from training.sound.feature_cache import FeatureCache

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from tests.training.conftest import WriteWav, hiss
-from training.disturbances import disturb
 from training.errors import DataError
+from training.judge.disturbances import disturb
 from training.progress import silent
 from training.sound.dataset import Clip
 
-MODEL = Path(__file__).parents[2] / "models" / "fan-synthetic"
+MODEL = Path(__file__).parents[3] / "models" / "fan-synthetic"
 RATE_HZ = 16_000
 
 

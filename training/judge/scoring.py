@@ -8,7 +8,7 @@ import numpy as np
 
 from contract.features import Float32Array
 from training.errors import TrainingError
-from training.metrics import Float64Array, ScoredClip
+from training.judge.metrics import Float64Array, ScoredClip
 from training.sound.feature_cache import ClipFeatures
 
 WindowChoice = Literal["first", "all"]

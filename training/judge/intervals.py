@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from training.errors import DataError, TrainingError
-from training.metrics import (
+from training.judge.metrics import (
     ClipScore,
     Figure,
     Float64Array,

@@ -7,7 +7,7 @@ from scipy.special import digamma
 from scipy.stats import gamma
 
 from training.errors import TrainingError
-from training.thresholds import (
+from training.judge.thresholds import (
     Fold,
     conformal_quantile,
     gamma_threshold,

@@ -19,7 +19,7 @@ from sklearn.metrics import (
 )
 
 from training.errors import DataError, TrainingError
-from training.metrics import (
+from training.judge.metrics import (
     ScoredClip,
     auc,
     clip_score,

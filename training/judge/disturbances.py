@@ -16,14 +16,14 @@ from node.scoring.detector import Detector
 from node.scoring.release_store import read_release
 from node.scoring.runtime import find_runtime
 from training.errors import DataError
+from training.judge.metrics import BoolArray, Float64Array
+from training.judge.stream import alarms
+from training.judge.thresholds import conformal_quantile
 from training.made.room_noise import NoiseLibrary, mix
-from training.metrics import BoolArray, Float64Array
 from training.progress import Progress
 from training.release.runtime_trial import statistics
 from training.sound.dataset import Clip
 from training.sound.recordings import cut, read_recording
-from training.stream import alarms
-from training.thresholds import conformal_quantile
 
 RATIOS_DB = (10.0, 0.0)
 FALSE_ALARM_RATE = 0.01

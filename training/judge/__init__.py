@@ -1,0 +1,1 @@
+"""How good a release is: metrics, intervals, thresholds, yardsticks. Door: `evaluate`."""
