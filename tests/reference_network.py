@@ -16,8 +16,8 @@ import numpy as np
 
 from contract.features import FeatureExtractor, FeatureParams
 from node.sound.synthetic import MachineSound, Synthesizer
-from training.autoencoders import Trained, train
-from training.quantize import to_tflite
+from training.detector.autoencoders import Trained, train
+from training.detector.quantize import to_tflite
 from training.recipes import Quantisation, read_recipe
 from training.release.import_model import ImportRequest, import_model
 from training.tf import quietly, tf

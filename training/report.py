@@ -31,7 +31,7 @@ from training.sound.dataset import Clip, Dataset, Domain
 from training.sound.feature_cache import ClipFeatures
 
 if TYPE_CHECKING:
-    from training.autoencoders import Epoch
+    from training.detector.autoencoders import Epoch
     from training.train import Outcome
 
 _CHANCE = 0.5

@@ -52,8 +52,8 @@ from training.sound.recordings import Note, Tally
 from training.staging import staged_folder
 
 if TYPE_CHECKING:
-    from training.assemble import Assembled, Identity
-    from training.autoencoders import Epoch, Trained
+    from training.detector.assemble import Assembled, Identity
+    from training.detector.autoencoders import Epoch, Trained
 
 HOP_SECONDS = 1.0
 """Distance between the starts of two windows, in training and on the node."""
@@ -308,7 +308,7 @@ def _fit(
     progress: Progress,
 ) -> tuple[list["Trained"], dict[str, tuple["Epoch", ...]]]:
     # Takes seconds; everything that can be refused without it has been.
-    from training.autoencoders import train as fit
+    from training.detector.autoencoders import train as fit
 
     networks: list[Trained] = []
     losses: dict[str, tuple[Epoch, ...]] = {}
@@ -363,7 +363,7 @@ def _assemble(
     train: Sequence[ClipFeatures] | None = None,
     held_out: Sequence[ClipFeatures] | None = None,
 ) -> "Assembled":
-    from training.assemble import assemble
+    from training.detector.assemble import assemble
 
     return assemble(
         _identity(work),
@@ -379,7 +379,7 @@ def _assemble(
 
 
 def _identity(work: _Work) -> "Identity":
-    from training.assemble import Identity
+    from training.detector.assemble import Identity
 
     request = work.request
     training = Training(

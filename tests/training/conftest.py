@@ -33,8 +33,8 @@ from training.sound.feature_cache import ClipFeatures, FeatureCache, read_featur
 from training.sound.recordings import Tally
 
 if TYPE_CHECKING:
-    from training.assemble import Assembled
-    from training.autoencoders import Epoch, Trained
+    from training.detector.assemble import Assembled
+    from training.detector.autoencoders import Epoch, Trained
 
 ROOT = Path(__file__).parents[2]
 RATE_HZ = 16_000
@@ -249,8 +249,8 @@ def small_networks(
     small_features: Callable[[str], SmallFeatures], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[NetworkName, SmallNetwork]:
     """Train each network in this process and write it as a release of each quantisation."""
-    from training.assemble import Identity, assemble
-    from training.autoencoders import train
+    from training.detector.assemble import Identity, assemble
+    from training.detector.autoencoders import train
 
     root = tmp_path_factory.mktemp("networks")
 
@@ -311,8 +311,8 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     It takes and gives the one channel of a picture, as Keras asks of who trains it elsewhere.
     """
-    from training.autoencoders import train
-    from training.quantize import to_tflite
+    from training.detector.autoencoders import train
+    from training.detector.quantize import to_tflite
     from training.tf import tf
 
     recipe = with_epochs(read_recipe("reference"), 1)

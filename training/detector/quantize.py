@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from contract.features import Float32Array
-from training.autoencoders import Trained
+from training.detector.autoencoders import Trained
 from training.recipes import Quantisation
 from training.tf import quietly, tf
 

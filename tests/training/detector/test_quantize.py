@@ -200,7 +200,7 @@ def test_dense_weights_have_one_scale(
 @pytest.fixture(scope="module")
 def widened() -> Callable[..., Float32Array]:
     """Import what needs TensorFlow."""
-    from training import quantize
+    from training.detector import quantize
 
     return quantize.widened
 

@@ -33,7 +33,7 @@ class Keras(NamedTuple):
 @pytest.fixture(scope="module")
 def keras() -> Keras:
     """Import TensorFlow when the first test needs it."""
-    from training import autoencoders
+    from training.detector import autoencoders
     from training.tf import tf
 
     return Keras(
@@ -126,8 +126,8 @@ def test_training_reports_and_learns(small_networks: Networks, name: NetworkName
 _DIGESTS = """
 import hashlib, json, sys
 import numpy as np
-from training.autoencoders import train
-from training.quantize import to_tflite
+from training.detector.autoencoders import train
+from training.detector.quantize import to_tflite
 from training.recipes import read_recipe, with_epochs
 
 features = (20 * np.random.default_rng(0).standard_normal((40, 40, 64))).astype(np.float32)

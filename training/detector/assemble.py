@@ -22,12 +22,12 @@ from contract.release import (
 from node.scoring.detector import Detector
 from node.scoring.release_store import Release
 from node.scoring.runtime import LoadedModel, Runtime
-from training.autoencoders import Trained
+from training.detector.autoencoders import Trained
+from training.detector.quantize import to_tflite
 from training.errors import TrainingError
 from training.judge.metrics import Float64Array, ScoredClip
 from training.judge.scoring import scored, stacked
 from training.judge.thresholds import ThresholdChoice, conformal_quantile
-from training.quantize import to_tflite
 from training.recipes import ModelRecipe, Quantisation, Recipe
 from training.release.runtime_trial import statistics
 from training.sound.feature_cache import ClipFeatures

@@ -34,7 +34,7 @@ def assembled(
     false_alarm_rate: float = RATE,
 ) -> Any:
     """Assemble networks that are trained already."""
-    from training.assemble import Identity, assemble
+    from training.detector.assemble import Identity, assemble
 
     manifest = networks[0].assembled["float32"].release.manifest
     identity = Identity(
@@ -204,7 +204,7 @@ def test_manifest_describes_the_files(small_networks: Networks, duo: Any) -> Non
 
 def test_graph_that_is_not_the_network_is_refused(small_networks: Networks) -> None:
     """An export that answers otherwise than what was trained gives no release."""
-    from training.autoencoders import Trained
+    from training.detector.autoencoders import Trained
 
     class Otherwise(Trained, frozen=True):
         def __call__(self, features: Float32Array) -> Float32Array:

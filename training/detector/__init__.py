@@ -1,0 +1,1 @@
+"""Networks, their quantisations, and the detectors assembled of them. Door: `assemble`."""
