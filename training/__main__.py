@@ -136,8 +136,8 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _field(options: argparse.Namespace) -> None:
-    from training.field import FieldRequest, try_in_field
-    from training.field_tables import field_lines
+    from training.field.field import FieldRequest, try_in_field
+    from training.field.field_tables import field_lines
 
     request = FieldRequest(
         release=options.release,

@@ -2,7 +2,7 @@
 
 Held-out normal clips of each *place* (a session, or a domain where sessions are not named) are
 dealt into two halves: one calibrates, the other is monitored, then the other way round. Both are
-joined to long streams (`training.field_sound`) and heard by the node's own code: features, models,
+joined to long streams (`training.field.field_sound`) and heard by the node's own code: features, models,
 calibration, limits, states, episodes. Beside it, on the same streams, stand the reference design's
 rule, and the level in place of the detector. Then faults follow normal sound: one anomalous clip,
 repeated for some minutes, since a block takes a minute; and as a control a normal clip, repeated
@@ -34,7 +34,7 @@ from node.machine.limits import Limits
 from node.machine.machine_watch import MachineWatch
 from node.scoring.scorer import Evidence
 from training.errors import DataError, DestinationError
-from training.field_sound import HeardClip, HeardWindow, Listener, repeated, stream
+from training.field.field_sound import HeardClip, HeardWindow, Listener, repeated, stream
 from training.judge.evaluate import fingerprint
 from training.judge.stream import poisson_interval
 from training.judge.thresholds import percentile_threshold

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from training.field import (
+from training.field.field import (
     ConditionReport,
     Faults,
     FieldReport,

@@ -15,7 +15,7 @@ from node.scoring.release_store import read_release
 from node.scoring.scorer import Evidence
 from tests.training.conftest import WriteWav, hiss
 from training.errors import DataError
-from training.field import (
+from training.field.field import (
     FieldReport,
     FieldRequest,
     Judged,
@@ -30,13 +30,13 @@ from training.field import (
     summed_up,
     try_in_field,
 )
-from training.field_sound import HeardClip, HeardWindow, Listener, repeated, stream
-from training.field_tables import field_lines
+from training.field.field_sound import HeardClip, HeardWindow, Listener, repeated, stream
+from training.field.field_tables import field_lines
 from training.made.room_noise import NoiseLibrary
 from training.progress import silent
 from training.sound.dataset import Clip, Dataset, find_dataset
 
-MODEL = Path(__file__).parents[2] / "models" / "fan-synthetic"
+MODEL = Path(__file__).parents[3] / "models" / "fan-synthetic"
 MANIFEST = read_release(MODEL).manifest
 COEFFICIENTS = 40
 FIRST = "section_00_source_test_normal_0000.wav"
