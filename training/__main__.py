@@ -61,8 +61,8 @@ def _data(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> None:
+    from training.pages.tables import training_lines
     from training.recipes import read_recipe
-    from training.tables import training_lines
     from training.train import TrainRequest, train_release
 
     name = _release_name(options)
@@ -114,7 +114,7 @@ def _train(options: argparse.Namespace) -> None:
 
 def _evaluate(options: argparse.Namespace) -> None:
     from training.judge.evaluate import EvaluateRequest, evaluate_release
-    from training.tables import evaluation_lines
+    from training.pages.tables import evaluation_lines
 
     request = EvaluateRequest(
         release=options.release,
@@ -169,7 +169,7 @@ def _field(options: argparse.Namespace) -> None:
 
 def _compare(options: argparse.Namespace) -> None:
     from training.judge.compare import compare, read_run
-    from training.tables import comparison_lines
+    from training.pages.tables import comparison_lines
 
     found = compare(read_run(options.first), read_run(options.second), rule=options.rule)
     print("\n".join(comparison_lines(found)))
@@ -189,9 +189,9 @@ def _quantize(options: argparse.Namespace) -> None:
 
 
 def _reproduce(options: argparse.Namespace) -> None:
+    from training.pages.tables import table_lines
     from training.recipes import read_recipe
     from training.reproduce import ReproduceRequest, reproduce
-    from training.tables import table_lines
 
     recipes = tuple(read_recipe(name) for name in options.recipes.split(","))
     names = [recipe.name for recipe in recipes]

@@ -32,6 +32,8 @@ from training.judge.thresholds import (
     conformal_quantile,
     leave_one_session_out,
 )
+from training.pages.report import extreme_windows, report_html
+from training.pages.results import find_environment, results_csv
 from training.progress import Progress
 from training.recipes import QUANTISATIONS, Quantisation, Recipe
 from training.release.release_folder import (
@@ -44,8 +46,6 @@ from training.release.release_folder import (
 )
 from training.release.runtime_trial import statistics
 from training.release.runtimes import try_runtimes
-from training.report import extreme_windows, report_html
-from training.results import find_environment, results_csv
 from training.sound.dataset import FEW_SESSIONS, Dataset, find_dataset, known_sessions
 from training.sound.feature_cache import ClipFeatures, FeatureCache, read_features
 from training.sound.recordings import Note, Tally

@@ -12,8 +12,8 @@ import msgspec
 import pytest
 
 from node.bench.result_row import COLUMNS, checkout_hash
-from tests.training.test_report import ENVIRONMENT, SEED, judged, outcome_of
-from training.results import find_environment, results_csv
+from tests.training.pages.test_report import ENVIRONMENT, SEED, judged, outcome_of
+from training.pages.results import find_environment, results_csv
 
 REFERENCE_COLUMNS = (
     "timestamp, git_hash, platform, device, cpu/npu/gpu, dataset, split, seed, model_name,"
@@ -150,7 +150,7 @@ def test_environment_names_no_host_and_no_folder() -> None:
     assert platform.machine() in found.platform
     assert found.device
     assert "/home" not in told
-    assert str(Path(__file__).parents[2]) not in told
+    assert str(Path(__file__).parents[3]) not in told
     assert found.versions["Python"] == platform.python_version()
     assert "numpy" in found.versions
 

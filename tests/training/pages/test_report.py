@@ -21,14 +21,14 @@ from training.judge.intervals import draw_resamples, mean_and_spread
 from training.judge.metrics import ScoredClip, rescored
 from training.judge.scoring import stacked
 from training.judge.thresholds import Fold, leave_one_session_out
+from training.pages.report import ShownWindow, extreme_windows, report_html
+from training.pages.results import Environment
 from training.recipes import read_recipe
-from training.report import ShownWindow, extreme_windows, report_html
-from training.results import Environment
 from training.sound.dataset import Clip, Dataset, Domain, Label, Split
 from training.sound.feature_cache import ClipFeatures
 from training.train import Outcome, SeedFigures, Seeds
 
-RELEASE = Path(__file__).parents[2] / "models" / "fan-synthetic"
+RELEASE = Path(__file__).parents[3] / "models" / "fan-synthetic"
 SEED = 42
 VOID = {"meta", "rect", "circle", "line", "polyline", "image"}
 ENVIRONMENT = Environment(

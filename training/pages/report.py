@@ -17,16 +17,16 @@ from contract.release import Threshold, squeezed
 from node.scoring.detector import Detector
 from node.scoring.release_store import Release
 from node.scoring.runtime import Runtime
-from training import charts
-from training.charts import Markup, tag
 from training.judge.disturbances import FALSE_ALARM_RATE, Disturbance
 from training.judge.evaluate import Line, Report, ThresholdReport
 from training.judge.intervals import Spread
 from training.judge.metrics import MAX_FPR, Decision, Interval
 from training.judge.scoring import stacked
 from training.judge.thresholds import SessionCheck
+from training.pages import charts
+from training.pages.charts import Markup, tag
+from training.pages.results import Environment
 from training.release.runtime_trial import statistics
-from training.results import Environment
 from training.sound.dataset import Clip, Dataset, Domain
 from training.sound.feature_cache import ClipFeatures
 

@@ -9,7 +9,7 @@ import zlib
 import numpy as np
 import pytest
 
-from training.charts import (
+from training.pages.charts import (
     Axis,
     Markup,
     RocLine,
