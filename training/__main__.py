@@ -63,7 +63,7 @@ def _data(options: argparse.Namespace) -> int:
 def _train(options: argparse.Namespace) -> None:
     from training.pages.tables import training_lines
     from training.recipes import read_recipe
-    from training.train import TrainRequest, train_release
+    from training.runs.train import TrainRequest, train_release
 
     name = _release_name(options)
     recipe = read_recipe(options.recipe)
@@ -191,7 +191,7 @@ def _quantize(options: argparse.Namespace) -> None:
 def _reproduce(options: argparse.Namespace) -> None:
     from training.pages.tables import table_lines
     from training.recipes import read_recipe
-    from training.reproduce import ReproduceRequest, reproduce
+    from training.runs.reproduce import ReproduceRequest, reproduce
 
     recipes = tuple(read_recipe(name) for name in options.recipes.split(","))
     names = [recipe.name for recipe in recipes]

@@ -7,7 +7,7 @@ import pytest
 from contract.features import FeatureParams
 from training.errors import RecipeError
 from training.recipes import DEFAULT_RECIPE, ModelRecipe, read_recipe, recipe_names, with_epochs
-from training.train import HOP_SECONDS
+from training.runs.train import HOP_SECONDS
 
 OWN = """\
 description = "mine"

@@ -32,7 +32,7 @@ from training.sound.feature_cache import ClipFeatures
 
 if TYPE_CHECKING:
     from training.detector.autoencoders import Epoch
-    from training.train import Outcome
+    from training.runs.train import Outcome
 
 _CHANCE = 0.5
 _CRIES_WOLF = 0.1

@@ -20,7 +20,7 @@ from training.judge.evaluate import Report, RuntimeReport
 from training.judge.metrics import Decision, Figures, Interval
 
 if TYPE_CHECKING:
-    from training.train import Outcome
+    from training.runs.train import Outcome
 
 _LIBRARIES = ("numpy", "scipy", "scikit-learn", "tensorflow", "ai-edge-litert", "tflite-runtime")
 

@@ -7,8 +7,8 @@ from training.judge.compare import Comparison
 from training.judge.disturbances import FALSE_ALARM_RATE, Disturbance
 from training.judge.evaluate import FaultFigures, Line, Report
 from training.judge.intervals import Difference, Spread
-from training.reproduce import Cell, Published, Table
-from training.train import Outcome
+from training.runs.reproduce import Cell, Published, Table
+from training.runs.train import Outcome
 
 
 def training_lines(outcome: Outcome, out: Path) -> list[str]:

@@ -24,9 +24,9 @@ from training.judge.thresholds import Fold, leave_one_session_out
 from training.pages.report import ShownWindow, extreme_windows, report_html
 from training.pages.results import Environment
 from training.recipes import read_recipe
+from training.runs.train import Outcome, SeedFigures, Seeds
 from training.sound.dataset import Clip, Dataset, Domain, Label, Split
 from training.sound.feature_cache import ClipFeatures
-from training.train import Outcome, SeedFigures, Seeds
 
 RELEASE = Path(__file__).parents[3] / "models" / "fan-synthetic"
 SEED = 42

@@ -22,10 +22,10 @@ from training.judge.metrics import Evaluation, Rule, harmonic_mean
 from training.progress import Progress
 from training.recipes import Recipe, with_epochs
 from training.release.release_folder import METRICS_NAME
+from training.runs.train import TrainRequest, train_release
 from training.sound.dataset import find_dataset
 from training.sound.feature_cache import FeatureCache
 from training.sound.recordings import Note
-from training.train import TrainRequest, train_release
 
 _PUBLISHED = Path(__file__).with_name("published.toml")
 TABLE_NAME = "table.json"

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.training.conftest import RunTraining
-from training.reproduce import published
+from training.runs.reproduce import published
 
 
 def test_published_figures_of_the_fan() -> None:

@@ -24,8 +24,8 @@ from tests.training.conftest import ROOT, Run, RunTraining, WriteWav, hiss
 from training.errors import DataError
 from training.progress import silent
 from training.recipes import read_recipe, with_epochs
+from training.runs.train import Outcome, TrainRequest, train_release
 from training.sound.feature_cache import FeatureCache
-from training.train import Outcome, TrainRequest, train_release
 
 NAME = "train/section_00_source_train_normal_{:04d}.wav"
 Train = Callable[..., tuple[Outcome, list[str]]]

@@ -1,0 +1,1 @@
+"""The long stories: `train` and `reproduce`."""
