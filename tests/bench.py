@@ -38,7 +38,7 @@ from node.bench.measure import (
 )
 from node.bench.window import machine_sound
 from node.scoring.release_store import read_release
-from tests.pipe_microphone import pipe_microphone
+from tests.rig.pipe_microphone import pipe_microphone
 from tests.served_calls import ServedProcess
 
 ROOT = Path(__file__).parents[1]

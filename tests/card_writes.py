@@ -19,10 +19,10 @@ from typing import Any
 import msgspec
 
 from node.bench.measure import machine_facts
-from tests.fault_rig import Program
-from tests.fleet import MODEL
-from tests.link import Link
-from tests.servers import Mosquitto, wait_until
+from tests.rig.fault_rig import Program
+from tests.rig.fleet import MODEL
+from tests.rig.link import Link
+from tests.rig.servers import Mosquitto, wait_until
 
 
 class Written(msgspec.Struct, frozen=True, kw_only=True):

@@ -39,9 +39,9 @@ from contract.messages import MAX_BACKLOG_WINDOWS
 from contract.session import Session, SessionEvent, SessionOptions, Subscribed
 from contract.settings import MqttSettings
 from node.bench.measure import library_versions, machine_facts
-from tests.fleet import ROOT, environment
 from tests.pipeline_processes import NODES, SUBSCRIBER_ID, SharedCount
-from tests.servers import InfluxDb, Mosquitto, wait_until
+from tests.rig.fleet import ROOT, environment
+from tests.rig.servers import InfluxDb, Mosquitto, wait_until
 
 RATIO_WANTED: Final = 0.5
 """Of the bare subscriber's messages per second."""

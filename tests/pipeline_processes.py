@@ -29,14 +29,14 @@ from collector.settings import CollectorSection
 from contract import topics
 from contract.messages import CONTENT_TYPE, Backlog, Window, encode
 from contract.topics import Kind
-from tests.contract.examples import BOOT, WINDOW
-from tests.servers import HOST
+from tests.rig.examples import BOOT, WINDOW
+from tests.rig.servers import HOST
 
 SUBSCRIBER_ID: Final = "bare-subscriber"
 NODES: Final = 50
 _HOP_US: Final = 1_000_000
 _IN_FLIGHT: Final = 100
-"""At most so many unconfirmed, which is what the broker allows (`tests.servers`)."""
+"""At most so many unconfirmed, which is what the broker allows (`tests.rig.servers`)."""
 _PAUSE_SECONDS: Final = 0.01
 _WORD: Final = struct.Struct("<Q")
 

@@ -3,10 +3,10 @@
     python -m tests.soak --minutes 30 --seed 1 --nodes 4 --out soak.json
 
 Nodes, mosquitto, a collector and an InfluxDB run as processes of their own, with links between
-them that can be cut (`tests.fault_rig`). A seed chooses which fault comes when (`tests.faults`);
+them that can be cut (`tests.rig.fault_rig`). A seed chooses which fault comes when (`tests.rig.faults`);
 how the programs then meet it is not repeatable to the millisecond, which is the point of a soak.
 At the end everything is healed, and what nodes have produced, counted outside of them, is compared
-with what is stored (`tests.accounting`).
+with what is stored (`tests.rig.accounting`).
 
 Exit code 1 if a window is lost that may not be lost, stored twice, or not accounted for.
 """
@@ -23,9 +23,9 @@ from typing import Any
 import msgspec
 
 from node.bench.measure import machine_facts
-from tests.accounting import Totals, UnbalancedError, totals
-from tests.fault_rig import Rig
-from tests.faults import inject
+from tests.rig.accounting import Totals, UnbalancedError, totals
+from tests.rig.fault_rig import Rig
+from tests.rig.faults import inject
 
 _LEAD_SECONDS = 5.0
 

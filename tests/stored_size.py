@@ -21,8 +21,8 @@ from collector.settings import InfluxDbSection
 from collector.sinks.influxdb import InfluxDbSink
 from contract.messages import Window
 from contract.points import Point, points
-from tests.contract import examples
-from tests.servers import InfluxDb, wait_until
+from tests.rig import examples
+from tests.rig.servers import InfluxDb, wait_until
 
 _SECOND_US = 1_000_000
 _BATCH = 5000

@@ -19,8 +19,8 @@ import pytest
 
 from node.settings import OutboxSection
 from node.sound.microphone import ANSWER_SECONDS
-from tests.contract.signers import SECOND, SIGNER
-from tests.servers import REQUIRE_SERVERS, require
+from tests.rig.servers import REQUIRE_SERVERS, require
+from tests.rig.signers import SECOND, SIGNER
 
 # Made once, and so by one of the parallel workers: the evening.
 pytestmark = pytest.mark.xdist_group("systemd")
@@ -129,7 +129,7 @@ def evening(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     work = tmp_path_factory.mktemp("evening")
     (work / "node.toml").write_text(SETTINGS)
     (work / "release-keys.pem").write_bytes(SIGNER.public_pem + SECOND.public_pem)
-    shutil.copy(ROOT / "tests/view_from_the_unit.py", work / "view.py")
+    shutil.copy(ROOT / "tests/rig/view_from_the_unit.py", work / "view.py")
     with (work / "boot.log").open("wb") as log:
         subprocess.run(
             [

@@ -11,7 +11,7 @@ has numbered has arrived.
 
 The nodes, the broker, the push and this program share one computer: on a fleet of Pis each node
 tests the release on a processor of its own. With --rate each node has a link to the broker of its
-own (`tests.link`), of so many kilobytes a second, and a keep-alive of 8 s.
+own (`tests.rig.link`), of so many kilobytes a second, and a keep-alive of 8 s.
 
 Exit code 1 if a window is lost or a node has not committed.
 """
@@ -48,10 +48,10 @@ from contract.signature import Signer
 from contract.signed_manifest import sign_manifest
 from node.bench.measure import machine_facts
 from node.scoring.release_store import read_release
-from tests.fleet import ROOT, environment, node_settings, start
-from tests.link import Link
-from tests.servers import Mosquitto, wait_until
-from tests.shelf import VARIANTS, packed
+from tests.rig.fleet import ROOT, environment, node_settings, start
+from tests.rig.link import Link
+from tests.rig.servers import Mosquitto, wait_until
+from tests.rig.shelf import VARIANTS, packed
 from training.release.release_folder import put_release
 
 BYTES_PER_KB: Final = 1000

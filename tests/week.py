@@ -54,8 +54,8 @@ from node.scoring.runtime import find_runtime
 from node.settings import NodeSettings, load_settings
 from node.sound.source import Block, EndOfSound
 from node.sound.synthetic import MachineSound, Synthesizer
-from tests.fleet import MODEL, ROOT, environment
-from tests.servers import Mosquitto, wait_until
+from tests.rig.fleet import MODEL, ROOT, environment
+from tests.rig.servers import Mosquitto, wait_until
 
 HOUR_SECONDS = 3600
 DAY_HOURS = 24

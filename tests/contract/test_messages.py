@@ -22,7 +22,7 @@ from contract.messages import (
     encode,
 )
 from contract.topics import Kind
-from tests.contract.examples import (
+from tests.rig.examples import (
     BACKLOG,
     BIRTH,
     BOOT,

@@ -14,7 +14,7 @@ from contract.messages import (
     decode,
 )
 from contract.points import Point, columns, points
-from tests.contract.examples import (
+from tests.rig.examples import (
     ACCOUNT,
     AT_US,
     BACKLOG,

@@ -34,8 +34,8 @@ from contract.signature import (
 )
 from contract.signed_desired import open_desired, sign_desired
 from contract.signed_manifest import open_manifest, sign_manifest
-from tests.contract.signers import SECOND, SIGNER, STRANGER, TRUSTED
 from tests.contract.test_release import MANIFEST
+from tests.rig.signers import SECOND, SIGNER, STRANGER, TRUSTED
 
 VECTORS = Path(__file__).parents[1] / "data/signature"
 TYPE = "application/vnd.earshot.test+json"

@@ -13,7 +13,7 @@ from contract.messages import Birth, Health, Message, Update, UpdatePhase
 from contract.points import points
 from demo.summary import NodeSummary, known_nodes, stored_windows, summarize
 from tests.collector.examples import SECOND_US, START_US, window
-from tests.contract.examples import BIRTH, HEALTH, UPDATE
+from tests.rig.examples import BIRTH, HEALTH, UPDATE
 
 Store = Callable[..., Path]
 

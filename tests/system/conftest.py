@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers import InfluxDb, Mosquitto
+from tests.rig.servers import InfluxDb, Mosquitto
 
 
 @pytest.fixture

@@ -25,11 +25,11 @@ from contract.settings import MqttSettings
 from contract.topics import Kind
 from node.checks.broker_checks import broker_findings
 from node.findings import Grade
-from tests.contract import examples
-from tests.fleet import ROOT, run, start
-from tests.fleet_broker import CONFIGURATION, FleetBroker, fleet_broker
-from tests.peers import Peer, connected, connecting
-from tests.servers import HOST, CertificateAuthority, require, wait_until
+from tests.rig import examples
+from tests.rig.fleet import ROOT, run, start
+from tests.rig.fleet_broker import CONFIGURATION, FleetBroker, fleet_broker
+from tests.rig.peers import Peer, connected, connecting
+from tests.rig.servers import HOST, CertificateAuthority, require, wait_until
 from training.fleet.enrolment.authority import SERVER_DAYS
 
 ME, NEIGHBOUR = "press-07", "press-08"

@@ -14,10 +14,10 @@ from contract.settings import MqttSettings
 from node.checks.broker_checks import broker_findings
 from node.checks.computer_checks import node_runs
 from node.findings import Finding
-from tests.contract import examples
-from tests.contract.signers import SIGNER
-from tests.fleet import Listener, broker_of_a_few_lines, node_settings, run, start
-from tests.servers import CertificateAuthority, Mosquitto, wait_until
+from tests.rig import examples
+from tests.rig.fleet import Listener, broker_of_a_few_lines, node_settings, run, start
+from tests.rig.servers import CertificateAuthority, Mosquitto, wait_until
+from tests.rig.signers import SIGNER
 
 NODE = "press-07"
 PASSWORD = "open sesame"

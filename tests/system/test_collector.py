@@ -29,7 +29,7 @@ from contract.session import (
 )
 from contract.settings import MqttSettings
 from tests.collector.examples import backlog, status, window
-from tests.collector_program import (
+from tests.rig.collector_program import (
     ROOT,
     Client,
     Program,
@@ -41,7 +41,7 @@ from tests.collector_program import (
     stored_count,
     stored_seqs,
 )
-from tests.servers import InfluxDb, Mosquitto, free_port, wait_until
+from tests.rig.servers import InfluxDb, Mosquitto, free_port, wait_until
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """Every query of every page and every alert rule, run on a real InfluxDB.
 
 It holds what the collector's own code has written of a half hour in which everything goes wrong
-once (`tests.simulated_half_hour`), and what went wrong has to be where a person would look.
+once (`tests.rig.simulated_half_hour`), and what went wrong has to be where a person would look.
 """
 
 import json
@@ -20,8 +20,8 @@ from collector.sinks.influxdb import InfluxDbSink
 from contract.messages import CODES, MachineState, UpdatePhase, WindowHour
 from contract.points import Point
 from contract.points import points as points_of
-from tests import simulated_half_hour as half_hour
-from tests.grafana import (
+from tests.rig import simulated_half_hour as half_hour
+from tests.rig.grafana import (
     Choice,
     Json,
     ask_grafana,
@@ -33,8 +33,8 @@ from tests.grafana import (
     seconds,
     table,
 )
-from tests.servers import InfluxDb
-from tests.simulated_half_hour import (
+from tests.rig.servers import InfluxDb
+from tests.rig.simulated_half_hour import (
     ALARM,
     BACKLOG,
     BEGIN_US,

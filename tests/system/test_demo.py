@@ -13,8 +13,8 @@ import pytest
 from contract.messages import UpdatePhase
 from contract.release import MANIFEST_NAME, decode_manifest, encode_manifest
 from demo.summary import summarize
-from tests.fleet import MODEL, ROOT, run
-from tests.servers import require
+from tests.rig.fleet import MODEL, ROOT, run
+from tests.rig.servers import require
 
 _FAULT_AFTER = 10
 _SECONDS = 24

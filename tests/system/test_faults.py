@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from tests import faults
-from tests.accounting import TAIL_WINDOWS, UnbalancedError, totals
-from tests.fault_rig import Rig
-from tests.faults import Fault
-from tests.servers import wait_until
+from tests.rig import faults
+from tests.rig.accounting import TAIL_WINDOWS, UnbalancedError, totals
+from tests.rig.fault_rig import Rig
+from tests.rig.faults import Fault
+from tests.rig.servers import wait_until
 
 pytestmark = pytest.mark.timeout(420)
 

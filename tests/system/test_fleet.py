@@ -9,8 +9,8 @@ import pytest
 import soundfile
 
 from node.sound.synthetic import MachineSound, Synthesizer
-from tests.fleet import MODEL, node_settings, run, start
-from tests.servers import InfluxDb, Mosquitto, wait_until
+from tests.rig.fleet import MODEL, node_settings, run, start
+from tests.rig.servers import InfluxDb, Mosquitto, wait_until
 
 _RATE_HZ = 16_000
 _CLIPS = 6

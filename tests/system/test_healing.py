@@ -20,7 +20,7 @@ import numpy.typing as npt
 import pytest
 
 from node.sound.healing import HealingSource
-from tests.servers import REQUIRE_SERVERS, require, wait_until
+from tests.rig.servers import REQUIRE_SERVERS, require, wait_until
 
 ROOT = Path(__file__).parents[2]
 DEVICE = "name:earshot_card"

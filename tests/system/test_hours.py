@@ -20,7 +20,7 @@ from contract import topics
 from contract.messages import PresenceReason, Problem, Window, WindowHour
 from contract.points import points
 from tests.collector.examples import backlog, window
-from tests.collector_program import (
+from tests.rig.collector_program import (
     Client,
     Program,
     influxdb_settings,
@@ -28,8 +28,8 @@ from tests.collector_program import (
     running,
     sqlite_settings,
 )
-from tests.servers import InfluxDb, Mosquitto, wait_until
-from tests.stepped_clock import SteppedClock
+from tests.rig.servers import InfluxDb, Mosquitto, wait_until
+from tests.rig.stepped_clock import SteppedClock
 
 BEGIN_US = 472_200 * HOUR_US
 """An hour of 2023: over, whatever the time."""

@@ -32,8 +32,8 @@ from node.sound.errors import SourceError
 from node.sound.healing import HealingSource
 from node.sound.microphone import MicrophoneSource, list_microphones
 from node.sound.source import Block
-from tests.capture_processes import capture_process_ids
-from tests.servers import REQUIRE_SERVERS, wait_until
+from tests.rig.capture_processes import capture_process_ids
+from tests.rig.servers import REQUIRE_SERVERS, wait_until
 
 ROOT = Path(__file__).parents[2]
 DEVICE = "name:earshot_pipe"

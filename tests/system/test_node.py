@@ -26,8 +26,8 @@ from contract.messages import (
 )
 from node.scoring.release_store import read_release
 from node.sound.synthetic import MachineSound, Synthesizer
-from tests.fleet import MODEL, ROOT, Listener, environment, node_settings, run, start
-from tests.servers import Mosquitto, wait_until
+from tests.rig.fleet import MODEL, ROOT, Listener, environment, node_settings, run, start
+from tests.rig.servers import Mosquitto, wait_until
 
 _FAN = "synthetic:fan?seconds=6"
 _WINDOWS_IN_6_S = 5

@@ -6,8 +6,8 @@ from itertools import pairwise
 from pathlib import Path
 
 from contract.messages import Health, MachineState, MicrophoneState, Problem, State
-from tests.fleet import ROOT, Listener, node_settings, start
-from tests.servers import Mosquitto, wait_until
+from tests.rig.fleet import ROOT, Listener, node_settings, start
+from tests.rig.servers import Mosquitto, wait_until
 
 FAKE_PORTAUDIO = ROOT / "tests/node/fake_portaudio"
 

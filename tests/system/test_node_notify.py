@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.fleet import node_settings, start
-from tests.servers import Mosquitto, wait_until
+from tests.rig.fleet import node_settings, start
+from tests.rig.servers import Mosquitto, wait_until
 
 
 class Manager:

@@ -23,11 +23,11 @@ from node.scoring.release_store import read_release
 from node.scoring.runtime import find_runtime
 from node.settings import NodeSettings, load_settings
 from node.sound.source import Block
-from tests.fleet import MODEL, ReceiptingCollector, node_settings, run, start
-from tests.link import Link
 from tests.node.delivery.test_outbox import window
 from tests.node.fake_source import Sound
-from tests.servers import Mosquitto, wait_until
+from tests.rig.fleet import MODEL, ReceiptingCollector, node_settings, run, start
+from tests.rig.link import Link
+from tests.rig.servers import Mosquitto, wait_until
 
 _NODE = "press-07"
 

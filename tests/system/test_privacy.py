@@ -72,9 +72,9 @@ from node.machine.site_store import (
 )
 from node.scoring.release_store import read_release
 from node.sound.synthetic import MachineSound, Synthesizer
-from tests.contract.examples import EVENT, WINDOW
-from tests.fleet import MODEL, ROOT, environment, node_settings
-from tests.servers import Mosquitto, wait_until
+from tests.rig.examples import EVENT, WINDOW
+from tests.rig.fleet import MODEL, ROOT, environment, node_settings
+from tests.rig.servers import Mosquitto, wait_until
 
 Floats = npt.NDArray[np.float64]
 Samples = npt.NDArray[np.float32]

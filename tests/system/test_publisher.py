@@ -20,8 +20,8 @@ from contract.topics import Kind
 from node.delivery.outbox import Outbox, OutboxRules
 from node.delivery.outbox_file import OutboxFile
 from node.delivery.publisher import Answer, Publisher
-from tests.contract import examples
-from tests.servers import wait_until
+from tests.rig import examples
+from tests.rig.servers import wait_until
 
 _HOST = "127.0.0.1"
 

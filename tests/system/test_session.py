@@ -36,7 +36,7 @@ from contract.session import (
     Will,
 )
 from contract.settings import MqttSettings
-from tests.servers import CertificateAuthority, Mosquitto
+from tests.rig.servers import CertificateAuthority, Mosquitto
 
 Event = TypeVar("Event")
 

@@ -20,10 +20,10 @@ import pytest
 from contract.messages import Health, Presence, Status, Update, UpdatePhase, Window
 from contract.release import CHUNK_BYTES
 from node.scoring.release_store import read_release
-from tests.fleet import ROOT, Listener, environment, node_settings, start
-from tests.link import Link
-from tests.servers import Mosquitto, require, wait_until
-from tests.shelf import VARIANTS, Shelf, keys_file, packed
+from tests.rig.fleet import ROOT, Listener, environment, node_settings, start
+from tests.rig.link import Link
+from tests.rig.servers import Mosquitto, require, wait_until
+from tests.rig.shelf import VARIANTS, Shelf, keys_file, packed
 
 NODE = "press-07"
 CHUNKS = 12

@@ -16,7 +16,7 @@ from contract.release import (
 )
 from contract.signature import Signer
 from contract.signed_manifest import sign_manifest
-from tests.contract.signers import SIGNER
+from tests.rig.signers import SIGNER
 
 MODEL_NAME = "model.tflite"
 

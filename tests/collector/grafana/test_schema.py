@@ -11,7 +11,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from tests.grafana import PACKAGES, node_program
+from tests.rig.grafana import PACKAGES, node_program
 
 ROOT = Path(__file__).parents[3]
 DASHBOARDS = sorted((ROOT / "collector" / "grafana" / "dashboards").glob("*.json"))

@@ -13,7 +13,7 @@ from collector.sinks.sink import PointsRejectedError, SinkUnavailableError
 from contract.points import points
 from tests.collector.examples import BOOT, START_US, window_points
 from tests.collector.sinks.stub_influxdb import Answer, StubInfluxDb
-from tests.contract.examples import WINDOW_HOUR
+from tests.rig.examples import WINDOW_HOUR
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from influxdb_client.client.write.point import Point as ClientPoint
 from collector.sinks.line_protocol import line
 from contract.messages import STORED
 from contract.points import FieldValue, Point, points
-from tests.contract.examples import EXAMPLES, MADE_BY_COLLECTORS
+from tests.rig.examples import EXAMPLES, MADE_BY_COLLECTORS
 
 # Everything that can be sent at all; what the protocol escapes, often.
 CHARACTERS = st.one_of(

@@ -12,7 +12,7 @@ from contract.errors import KeyFileError
 from node.checks.update_checks import read_keys_file, update_findings
 from node.findings import Finding, Grade
 from node.settings import UpdateSection
-from tests.contract.signers import SECOND, SIGNER, TRUSTED
+from tests.rig.signers import SECOND, SIGNER, TRUSTED
 
 ROOT = Path(__file__).parents[3]
 needs_permissions = pytest.mark.skipif(os.geteuid() == 0, reason="root may do everything")

@@ -40,7 +40,7 @@ from node.sound.errors import SourceError
 from node.sound.levels import Levels
 from node.sound.source import Block, EndOfSound
 from tests.node.fake_source import Sound
-from tests.servers import free_port
+from tests.rig.servers import free_port
 
 ROOT = Path(__file__).parents[3]
 FAN = ROOT / "models/fan-synthetic"

@@ -16,7 +16,7 @@ import pytest
 from node.commands.init import _broker, _program
 from node.settings import NodeSettings, load_settings
 from node.settings_text import valid_id
-from tests.contract.signers import SECOND, SIGNER
+from tests.rig.signers import SECOND, SIGNER
 
 ROOT = Path(__file__).parents[3]
 FAN = ROOT / "models/fan-synthetic"

@@ -24,7 +24,7 @@ from hypothesis.stateful import (
 from contract.messages import Clock, DiscardReason, MachineState, Problem, Receipt, Window
 from node.delivery.outbox import Outbox, OutboxRules
 from node.delivery.outbox_file import OutboxFile
-from tests.contract.examples import EVENT
+from tests.rig.examples import EVENT
 
 NODE = "press-07"
 BOOT = "01JD8Z6W3M9K4T2Q5R7V1X0YBC"

@@ -24,10 +24,10 @@ from node.updates.slots import SlotStore
 from node.updates.tasks import EarTask, GoBy, Proven, RunNow, TrialOver, TryOut
 from node.updates.trial import TrialReport
 from node.updates.updater import Updater
-from tests.contract.examples import BOOT
-from tests.contract.signers import SIGNER, TRUSTED
 from tests.node.updates.fake_broker import FakeBroker
-from tests.shelf import chunks, packed, wanted
+from tests.rig.examples import BOOT
+from tests.rig.shelf import chunks, packed, wanted
+from tests.rig.signers import SIGNER, TRUSTED
 from training.release.release_folder import put_release
 
 ALL = topics.desired("all")

@@ -11,7 +11,7 @@ from contract.errors import EarshotError, KeyFileError, ReleaseError, SignatureE
 from contract.release import ENVELOPE_NAME, MANIFEST_NAME, encode_manifest
 from contract.signed_manifest import sign_manifest
 from node.scoring.release_store import Release, read_release
-from tests.contract.signers import SECOND, SIGNER, STRANGER
+from tests.rig.signers import SECOND, SIGNER, STRANGER
 from tests.training.conftest import ROOT, RunTraining
 from training.release.pack import PackRequest, pack_release
 from training.release.release_folder import put_release

@@ -7,7 +7,7 @@ import pytest
 
 from contract.errors import KeyFileError, SignatureError
 from contract.signature import read_public_keys, verified
-from tests.contract.signers import SECOND, SIGNER
+from tests.rig.signers import SECOND, SIGNER
 from tests.training.conftest import RunTraining
 from training.fleet.keys import (
     ask_new_passphrase,

@@ -21,8 +21,8 @@ from contract.signature import Signer
 from contract.signed_desired import sign_desired
 from contract.signed_manifest import sign_manifest
 from contract.topics import Kind
-from tests.contract.signers import SECOND, SIGNER, STRANGER, TRUSTED
-from tests.servers import Mosquitto
+from tests.rig.servers import Mosquitto
+from tests.rig.signers import SECOND, SIGNER, STRANGER, TRUSTED
 from tests.training.fleet.test_push import (
     ALL,
     OURS,

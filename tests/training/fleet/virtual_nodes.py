@@ -42,8 +42,8 @@ from contract.signature import TrustedKeys
 from contract.signed_desired import open_desired
 from contract.signed_manifest import open_manifest
 from contract.topics import Kind
-from tests.contract.signers import TRUSTED
-from tests.servers import Mosquitto, wait_until
+from tests.rig.servers import Mosquitto, wait_until
+from tests.rig.signers import TRUSTED
 
 BOOT = "01JD8Z6W3M9K4T2Q5R7V1X0YBC"
 

@@ -24,7 +24,7 @@ from node.scoring.probe import probe
 from node.scoring.release_store import Release, read_release
 from node.scoring.runtime import find_runtime
 from node.scoring.scorer import Scorer
-from tests.contract.signers import SIGNER, TRUSTED
+from tests.rig.signers import SIGNER, TRUSTED
 from tests.training.conftest import ROOT
 from training.errors import DestinationError
 from training.fleet.keys import create_key, read_public_key_file

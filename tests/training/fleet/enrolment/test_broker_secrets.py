@@ -15,7 +15,7 @@ import pytest
 
 from contract.settings import decode_settings
 from node.settings import NodeSettings
-from tests.contract.signers import SIGNER
+from tests.rig.signers import SIGNER
 from training.__main__ import main
 from training.fleet.enrolment import access_rules as broker_users
 from training.fleet.enrolment import authority

@@ -4,7 +4,7 @@
  * fail with EINVAL, and knows nothing of adjtimex.)
  *
  * $CLOCK_SHIM names a file of two 64-bit integers, mapped into memory: nanoseconds to add, and
- * whether the clock counts as synchronised. tests/stepped_clock.py writes it. */
+ * whether the clock counts as synchronised. tests/rig/stepped_clock.py writes it. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <stddef.h>

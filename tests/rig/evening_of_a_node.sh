@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What happens to a node under systemd in one evening, each outcome in a file below /out. Run by
-# tests/boot_systemd.sh; told by tests/test_systemd_unit.py.
+# tests/rig/boot_systemd.sh; told by tests/test_systemd_unit.py.
 
 # shellcheck disable=SC2317  # await calls what it is given
 set -uxo pipefail

@@ -19,12 +19,12 @@ from typing import Any
 import pytest
 
 from collector.grafana.panels import HOURLY_SOURCE_UID, SOURCE_UID
-from tests.servers import InfluxDb
+from tests.rig.servers import InfluxDb
 
 Json = dict[str, Any]
 Row = dict[str, Any]
 
-PACKAGES = Path(__file__).parents[1] / ".grafana-code" / "node_modules"
+PACKAGES = Path(__file__).parents[2] / ".grafana-code" / "node_modules"
 """Grafana's own, of npm; `make grafana-code` fetches them."""
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}

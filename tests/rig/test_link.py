@@ -11,8 +11,8 @@ from typing import Self
 
 import pytest
 
-from tests.link import Link
-from tests.servers import HOST, wait_until
+from tests.rig.link import Link
+from tests.rig.servers import HOST, wait_until
 
 
 class EchoServer:

@@ -32,10 +32,10 @@ import msgspec
 
 from contract.session import Received, Session, SessionEvent, SessionOptions, Subscription
 from contract.settings import MqttSettings
-from tests.fleet import MODEL, ROOT, environment
-from tests.link import Link
-from tests.servers import InfluxDb, Mosquitto, wait_until
-from tests.stepped_clock import SteppedClock
+from tests.rig.fleet import MODEL, ROOT, environment
+from tests.rig.link import Link
+from tests.rig.servers import InfluxDb, Mosquitto, wait_until
+from tests.rig.stepped_clock import SteppedClock
 
 HOP_SECONDS: Final = 0.1
 TAIL_SECONDS: Final = 5.0

@@ -30,9 +30,9 @@ from contract.session import (
     Subscription,
 )
 from contract.settings import ENVIRONMENT_PREFIX, MqttSettings
-from tests.servers import Mosquitto, wait_until
+from tests.rig.servers import Mosquitto, wait_until
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "models" / "fan-synthetic"
 
 _STATE_FOLDERS = tempfile.mkdtemp(prefix="earshot-tests-")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.stepped_clock import SteppedClock
+from tests.rig.stepped_clock import SteppedClock
 
 _READ = """
 import ctypes, time

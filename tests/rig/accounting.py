@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import msgspec
 
-from tests.fault_rig import HOP_SECONDS, TAIL_SECONDS, Rig, Run
+from tests.rig.fault_rig import HOP_SECONDS, TAIL_SECONDS, Rig, Run
 
 TAIL_WINDOWS: Final = round(TAIL_SECONDS / HOP_SECONDS) + 3
 """What a killed node may lose; three are at most between its ear and its memory."""

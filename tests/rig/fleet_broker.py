@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Final
 
 from contract.settings import MqttSettings
-from tests.fleet import ROOT
-from tests.peers import Peer, connected
-from tests.servers import HOST, Server, free_port, require
+from tests.rig.fleet import ROOT
+from tests.rig.peers import Peer, connected
+from tests.rig.servers import HOST, Server, free_port, require
 from training.fleet.enrolment import access_rules as broker_users
 from training.fleet.enrolment.broker_secrets import Secrets
 from training.fleet.enrolment.enrol import Enrolment, enrol

@@ -29,7 +29,7 @@ from urllib.parse import urlencode
 import pytest
 
 HOST: Final = "127.0.0.1"
-SHIPPED_CONFIGURATION: Final = Path(__file__).parents[1] / "collector" / "broker" / "mosquitto.conf"
+SHIPPED_CONFIGURATION: Final = Path(__file__).parents[2] / "collector" / "broker" / "mosquitto.conf"
 """What earshot ships for its broker, and what tests run theirs with."""
 REQUIRE_SERVERS: Final = "EARSHOT_TESTS_REQUIRE_SERVERS"
 """Set to 1 where a missing server is a failure rather than a skip."""

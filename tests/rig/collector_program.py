@@ -25,9 +25,9 @@ from contract.session import (
 )
 from contract.settings import MqttSettings
 from tests.collector.examples import topic_of
-from tests.servers import InfluxDb, Mosquitto
+from tests.rig.servers import InfluxDb, Mosquitto
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 class Client:

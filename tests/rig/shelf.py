@@ -36,9 +36,9 @@ from node.scoring.probe import probe
 from node.scoring.release_store import Release, read_release
 from node.scoring.runtime import find_runtime
 from node.scoring.scorer import Scorer
-from tests.contract.signers import SIGNER
-from tests.fleet import MODEL
-from tests.servers import Mosquitto
+from tests.rig.fleet import MODEL
+from tests.rig.servers import Mosquitto
+from tests.rig.signers import SIGNER
 
 VARIANTS = MODEL / "variants"
 

@@ -1,4 +1,4 @@
-"""The servers of `tests.servers` do what tests of earshot lean on."""
+"""The servers of `tests.rig.servers` do what tests of earshot lean on."""
 
 import os
 import signal
@@ -19,8 +19,8 @@ from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.reasoncodes import ReasonCode
 
-from tests import servers
-from tests.servers import (
+from tests.rig import servers
+from tests.rig.servers import (
     REQUIRE_SERVERS,
     CertificateAuthority,
     InfluxDb,
@@ -373,7 +373,7 @@ def test_stop_and_kill_again_do_nothing(mosquitto: Mosquitto) -> None:
 ORPHANS = """
 import sys
 from pathlib import Path
-from tests.servers import InfluxDb, Mosquitto
+from tests.rig.servers import InfluxDb, Mosquitto
 directory = Path(sys.argv[1])
 with Mosquitto(directory / "m") as broker, InfluxDb(directory / "i") as database:
     print(broker.port, database.port, database.url.rpartition(":")[2], flush=True)
