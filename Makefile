@@ -37,16 +37,16 @@ format: $(VENV)/.dev ## put the code into the house's form
 	$(BIN)/ruff format .
 
 bench: $(VENV)/.dev bench-pipeline ## timings on this machine, into bench.json and bench-pipeline.json
-	$(BIN)/python -m tests.bench --out bench.json
+	$(BIN)/python -m bench.node --out bench.json
 
 bench-pipeline: $(VENV)/.dev ## only the collector's: how much one of them stores (3 minutes)
-	$(BIN)/python -m tests.pipeline_bench --out bench-pipeline.json
+	$(BIN)/python -m bench.pipeline --out bench-pipeline.json
 
 bench-update: $(VENV)/.dev ## a release to 50 nodes on this machine while they hear (3 minutes)
-	$(BIN)/python -m tests.update_fleet --nodes 50 --out bench-update.json
+	$(BIN)/python -m bench.update_fleet --nodes 50 --out bench-update.json
 
 soak: $(VENV)/.dev ## real programs under fault after fault; `make soak MINUTES=30 SEED=1` counts what is lost
-	$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),30) --seed $(or $(SEED),1) --out soak.json
+	$(BIN)/python -m bench.soak --minutes $(or $(MINUTES),30) --seed $(or $(SEED),1) --out soak.json
 
 dashboards: $(VENV)/.dev ## write Grafana's dashboards and alert rules anew
 	$(BIN)/python -m collector.grafana

@@ -4,8 +4,8 @@ Both get the same sound, in turn, each in a process of its own. Timings are nois
 are shared: what is compared are ratios of medians. Goals that are missed are printed as missed;
 nothing here decides whether a test passes.
 
-The reference design's pipeline is `tests.reference_pipeline`, with the thread settings that it has
-by default; ours is `tests.node_pipeline`. Its model is built when the bench starts, with the same
+The reference design's pipeline is `bench.reference_pipeline`, with the thread settings that it has
+by default; ours is `bench.node_pipeline`. Its model is built when the bench starts, with the same
 network and converted as the reference design does; --reference-tflite takes the true file instead.
 """
 
@@ -24,6 +24,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from bench.served_calls import ServedProcess
 from node.bench.installed import Installed, installed, installed_node
 from node.bench.measure import (
     WARM_UP,
@@ -39,7 +40,6 @@ from node.bench.measure import (
 from node.bench.window import machine_sound
 from node.scoring.release_store import read_release
 from tests.rig.pipe_microphone import pipe_microphone
-from tests.served_calls import ServedProcess
 
 ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "models" / "fan-synthetic"
@@ -119,7 +119,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, and write the JSON."""
-    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m bench.node", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, metavar="FILE")
     parser.add_argument("--repeats", type=int, default=300)
     parser.add_argument("--warm-up", type=int, default=WARM_UP, help="calls before those")
@@ -157,7 +157,7 @@ def compare(
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         # In a process of its own, for TensorFlow's 500 MB and 5 s are not to be ours.
         subprocess.run(
-            [sys.executable, "-m", "tests.reference_network", str(scratch)],
+            [sys.executable, "-m", "bench.reference_network", str(scratch)],
             cwd=ROOT,
             check=True,
             capture_output=True,
@@ -325,7 +325,7 @@ def _calls(
     networks: Path, model: Path, recording: Path, *, repeats: int, warm_up: int
 ) -> tuple[dict[str, Times], tuple[tuple[float, float], ...], str, float]:
     ours = ServedProcess(
-        [*_ours("tests.node_pipeline"), str(networks), str(recording), str(SOURCE_RATE_HZ)],
+        [*_ours("bench.node_pipeline"), str(networks), str(recording), str(SOURCE_RATE_HZ)],
         folder=ROOT,
         environment=child_environment(),
     )
@@ -388,7 +388,7 @@ def _ours(program: str) -> list[str]:
 
 
 def _reference(model: Path, recording: Path) -> list[str]:
-    command = [sys.executable, "-m", "tests.reference_pipeline", str(model.absolute())]
+    command = [sys.executable, "-m", "bench.reference_pipeline", str(model.absolute())]
     return [*command, str(recording), str(SOURCE_RATE_HZ)]
 
 

@@ -1,6 +1,6 @@
 """A fleet of real programs under fault after fault, and then: is every window accounted for.
 
-    python -m tests.soak --minutes 30 --seed 1 --nodes 4 --out soak.json
+    python -m bench.soak --minutes 30 --seed 1 --nodes 4 --out soak.json
 
 Nodes, mosquitto, a collector and an InfluxDB run as processes of their own, with links between
 them that can be cut (`tests.rig.fault_rig`). A seed chooses which fault comes when (`tests.rig.faults`);
@@ -46,7 +46,7 @@ class Soak(msgspec.Struct, frozen=True, kw_only=True):
 
 def main() -> int:
     """Run it; the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m bench.soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--nodes", type=int, default=4)

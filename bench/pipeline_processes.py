@@ -1,7 +1,7 @@
-"""The two other programs of `tests.pipeline_bench`: virtual nodes, and a subscriber that counts.
+"""The two other programs of `bench.pipeline`: virtual nodes, and a subscriber that counts.
 
-    python -m tests.pipeline_processes nodes --port 1883 --count FILE --messages 20000
-    python -m tests.pipeline_processes subscriber --port 1883 --count FILE
+    python -m bench.pipeline_processes nodes --port 1883 --count FILE --messages 20000
+    python -m bench.pipeline_processes subscriber --port 1883 --count FILE
 
 Each keeps its count in a file, for others to look at while it runs. The nodes write packets that
 were made before, up to a hundred at once, over one connection: paho's `publish` would use up as
@@ -62,7 +62,7 @@ class SharedCount:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Be one of the two."""
     parser = argparse.ArgumentParser(
-        prog="python -m tests.pipeline_processes",
+        prog="python -m bench.pipeline_processes",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -1,6 +1,6 @@
 """The reference design's network, built anew: converted its way, and ours.
 
-    python -m tests.reference_network FOLDER
+    python -m bench.reference_network FOLDER
 
 leaves there `reference.tflite` (open batch, dynamic range: as the reference design ships it) and
 the same weights as releases with a batch of one, `static-dynamic`, `static-int8` and
@@ -51,7 +51,7 @@ def build(folder: Path) -> None:
             version=1,
             description=None,
             overwrite=False,
-            command="python -m tests.reference_network",
+            command="python -m bench.reference_network",
         )
         import_model(request)
 

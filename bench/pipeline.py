@@ -1,6 +1,6 @@
 """How much one collector process stores: nodes -> mosquitto -> collector -> database, all real.
 
-    python -m tests.pipeline_bench --out bench-pipeline.json
+    python -m bench.pipeline --out bench-pipeline.json
 
 Beside it, in the same run and in turn, a paho subscriber that only counts. The broker has kept
 messages for a consumer that is away; then the consumer starts, and it is measured how fast they
@@ -33,13 +33,13 @@ from typing import Any, Final, Protocol
 import msgspec
 import numpy as np
 
+from bench.pipeline_processes import NODES, SUBSCRIBER_ID, SharedCount
 from collector.service import session_options
 from collector.settings import CollectorSection
 from contract.messages import MAX_BACKLOG_WINDOWS
 from contract.session import Session, SessionEvent, SessionOptions, Subscribed
 from contract.settings import MqttSettings
 from node.bench.measure import library_versions, machine_facts
-from tests.pipeline_processes import NODES, SUBSCRIBER_ID, SharedCount
 from tests.rig.fleet import ROOT, environment
 from tests.rig.servers import InfluxDb, Mosquitto, wait_until
 
@@ -188,7 +188,7 @@ class CollectorProcess:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, and write the JSON."""
     parser = argparse.ArgumentParser(
-        prog="python -m tests.pipeline_bench",
+        prog="python -m bench.pipeline",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -511,7 +511,7 @@ def _publish_all(broker: Mosquitto, count: Path, *, messages: int, windows: int)
 def _start_process(
     role: str, broker: Mosquitto, count: Path, *options: str
 ) -> "subprocess.Popen[bytes]":
-    command = [sys.executable, "-m", "tests.pipeline_processes", role]
+    command = [sys.executable, "-m", "bench.pipeline_processes", role]
     return subprocess.Popen(
         [*command, "--port", str(broker.port), "--count", str(count), *options],
         cwd=ROOT,

@@ -1,6 +1,6 @@
 """What a node writes to its card while the fleet is well, and while its link is cut.
 
-    python -m tests.card_writes --minutes 10 --out card-writes.json
+    python -m bench.card_writes --minutes 10 --out card-writes.json
 
 One node with the settings that it has by default (a window a second, calculated sound) beside
 mosquitto and a collector. Counted is `write_bytes` of /proc/PID/io: what the process has made the
@@ -46,7 +46,7 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
 
 def main() -> None:
     """Measure, print, and write the JSON."""
-    parser = argparse.ArgumentParser(prog="python -m tests.card_writes", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m bench.card_writes", description=__doc__)
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--folder", type=Path, help="on the disk to measure (default: temporary)")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE")

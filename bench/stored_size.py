@@ -1,7 +1,7 @@
 """How much disk a window, or an hour's figures, take in InfluxDB, for docs/operations.md.
 
-    .venv/bin/python -m tests.stored_size --nodes 10 --hours 24
-    .venv/bin/python -m tests.stored_size --nodes 10 --hours 8760 --hourly
+    .venv/bin/python -m bench.stored_size --nodes 10 --hours 24
+    .venv/bin/python -m bench.stored_size --nodes 10 --hours 8760 --hourly
 
 Windows as nodes make them, each second, or what is counted of them, through the collector's sink
 into a real InfluxDB 1.6.7, whose files are those of 2.x (TSM); then what its folder takes once it

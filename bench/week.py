@@ -1,4 +1,4 @@
-"""A week of a node's life in simulated time: `python -m tests.week [--days 7] [--out FILE]`.
+"""A week of a node's life in simulated time: `python -m bench.week [--days 7] [--out FILE]`.
 
 Does its memory grow, or do its files? A real node (`node.service.run`, the default release, a
 process of its own) hears generated sound at 48 kHz as fast as it can score it and publishes to a
@@ -466,7 +466,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m tests.week", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m bench.week", description=__doc__)
     parser.add_argument("--days", type=float, default=7.0, help="simulated; usually 7")
     parser.add_argument("--out", type=Path, metavar="FILE", help="JSON with every hour")
     parser.add_argument(
@@ -499,7 +499,7 @@ def _days(
     broker: Mosquitto,
     subscriber: Subscriber,
 ) -> tuple[list[Sample], dict[str, int]]:
-    command = [sys.executable, "-m", "tests.week", "--inside"]
+    command = [sys.executable, "-m", "bench.week", "--inside"]
     command += ["--days", str(options.days), "--leak", str(options.leak)]
     settings = environment(
         {

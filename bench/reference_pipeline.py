@@ -1,6 +1,6 @@
 """The reference design's way from sound to flag, in a process of its own, as its scripts go it.
 
-    python -m tests.reference_pipeline MODEL.tflite SOUNDS RATE_HZ REPEATS
+    python -m bench.reference_pipeline MODEL.tflite SOUNDS RATE_HZ REPEATS
 
 It imports what they import, takes the first window of the sounds (raw float32 in a file, two
 seconds each) to its flag, does so again, and says as one line of JSON when the first was done and
@@ -21,9 +21,9 @@ import librosa
 import numpy as np
 import sounddevice  # noqa: F401
 
+from bench.served_calls import say, serve
 from contract.features import Float32Array
 from node.bench.memory import memory_of
-from tests.served_calls import say, serve
 
 # It has no types that could be held to.
 tf: Any = import_module("tensorflow")

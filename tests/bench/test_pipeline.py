@@ -1,11 +1,11 @@
-"""`python -m tests.pipeline_bench`, small; how fast anything is decides nothing here."""
+"""`python -m bench.pipeline`, small; how fast anything is decides nothing here."""
 
 import json
 from pathlib import Path
 
 import pytest
 
-from tests.pipeline_bench import SINKS, main
+from bench.pipeline import SINKS, main
 
 
 @pytest.mark.parametrize("sink", SINKS)

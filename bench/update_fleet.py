@@ -1,7 +1,7 @@
 """A release goes out to many real nodes on one mosquitto while they hear: what that costs.
 
-    python -m tests.update_fleet --nodes 50 --kilobytes 600 --out fleet.json
-    python -m tests.update_fleet --nodes 1 --kilobytes 600 --rate 20 --out link.json
+    python -m bench.update_fleet --nodes 50 --kilobytes 600 --out fleet.json
+    python -m bench.update_fleet --nodes 1 --kilobytes 600 --rate 20 --out link.json
 
 Every node is a process (`python -m node run`, generated sound in real time) with the settings that
 it has by default. For a minute they are left alone; then `python -m training push --wait` sends
@@ -200,7 +200,7 @@ class Subscriber:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, and write the JSON."""
     parser = argparse.ArgumentParser(
-        prog="python -m tests.update_fleet",
+        prog="python -m bench.update_fleet",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

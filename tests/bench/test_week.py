@@ -1,9 +1,9 @@
-"""What `python -m tests.week` calls growth; the week itself takes too long for a test."""
+"""What `python -m bench.week` calls growth; the week itself takes too long for a test."""
 
 import msgspec
 import numpy as np
 
-from tests.week import Growth, Sample, growth
+from bench.week import Growth, Sample, growth
 
 HOURS = 168
 

@@ -15,7 +15,7 @@ from tests.rig.fleet import ROOT, environment
 pytestmark = pytest.mark.xdist_group("bench")
 
 TOLERANCE = 0.03
-"""See tests/bench.py."""
+"""See bench/node.py."""
 QUICK = ("--repeats", "2", "--warm-up", "0", "--starts", "1", "--windows", "1")
 
 
@@ -24,7 +24,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]
     """What one quick run of the bench said and wrote."""
     out = tmp_path_factory.mktemp("bench") / "bench.json"
     done = subprocess.run(
-        [sys.executable, "-m", "tests.bench", "--out", str(out), *QUICK],
+        [sys.executable, "-m", "bench.node", "--out", str(out), *QUICK],
         cwd=ROOT,
         env=environment({}),
         capture_output=True,

@@ -1,11 +1,11 @@
-"""`python -m tests.update_fleet`, small: fifty nodes take too long for a test."""
+"""`python -m bench.update_fleet`, small: fifty nodes take too long for a test."""
 
 import json
 from pathlib import Path
 
 import pytest
 
-from tests.update_fleet import main
+from bench.update_fleet import main
 
 
 def test_release_reaches_all_nodes_and_no_window_is_lost(

@@ -1,8 +1,8 @@
-"""A node's way from sound to flag, in a process of its own, as `tests.reference_pipeline` has one.
+"""A node's way from sound to flag, in a process of its own, as `bench.reference_pipeline` has one.
 
-    python -m tests.node_pipeline RELEASE_DIR NETWORKS_DIR SOUNDS RATE_HZ
+    python -m bench.node_pipeline RELEASE_DIR NETWORKS_DIR SOUNDS RATE_HZ
 
-NETWORKS_DIR is what `tests.reference_network` leaves. Calls are `window N`, `features N` and
+NETWORKS_DIR is what `bench.reference_network` leaves. Calls are `window N`, `features N` and
 `inference N` with the release, `static-dynamic N` and so on for the reference network alone, and
 `same N` for a whole window with it.
 """
@@ -19,12 +19,12 @@ from pathlib import Path
 
 import numpy as np
 
+from bench.served_calls import say, serve
 from contract.features import FeatureExtractor, Float32Array
 from node.bench.measure import infer
 from node.bench.window import WindowPath, block_samples
 from node.scoring.release_store import read_release
 from node.scoring.runtime import find_runtime
-from tests.served_calls import say, serve
 
 
 def main() -> None:
