@@ -1,4 +1,7 @@
-"""How often a release flags generated sound that it has not heard: `python -m bench.flag_rates DIR`.
+"""How often a release flags generated sound that it has not heard.
+
+    python -m bench.flag_rates DIR
+
 
 The takes have the seeds 0, 1, 2 ...; those of training data are drawn from 2**32, so that a common
 one is as good as impossible. Windows are cut one second apart and scored by the node's own code, as

@@ -3,10 +3,10 @@
     python -m bench.soak --minutes 30 --seed 1 --nodes 4 --out soak.json
 
 Nodes, mosquitto, a collector and an InfluxDB run as processes of their own, with links between
-them that can be cut (`tests.rig.fault_rig`). A seed chooses which fault comes when (`tests.rig.faults`);
-how the programs then meet it is not repeatable to the millisecond, which is the point of a soak.
-At the end everything is healed, and what nodes have produced, counted outside of them, is compared
-with what is stored (`tests.rig.accounting`).
+them that can be cut (`tests.rig.fault_rig`). A seed chooses which fault comes when
+(`tests.rig.faults`); how the programs then meet it is not repeatable to the millisecond, which is
+the point of a soak. At the end everything is healed, and what nodes have produced, counted outside
+of them, is compared with what is stored (`tests.rig.accounting`).
 
 Exit code 1 if a window is lost that may not be lost, stored twice, or not accounted for.
 """

@@ -351,10 +351,10 @@ class Inside:
             state_bytes=sum(path.stat().st_size for path in files),
             queues={
                 "mail": publisher._mail.qsize(),
-                "outbox": len(publisher._outbox),
+                "outbox": publisher._outbox.held,
                 "in_flight": len(publisher._in_flight),
-                "news": len(publisher._news) + len(publisher._news_in_flight),
-                "events": len(publisher._events) + len(publisher._events_in_flight),
+                "news": len(publisher._news),
+                "events": sum(1 for _ in publisher._outbox.events()),
                 "asked": publisher.asked.qsize(),
                 "told": len(publisher._told),
                 "calibrator": 0 if calibrator is None else len(calibrator._heard),

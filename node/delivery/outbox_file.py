@@ -1,8 +1,9 @@
 """The outbox's file: windows that wait, events, and the accounts of their boots, in SQLite.
 
-A mechanism without opinions: what is written, when, and what is given up is `node.delivery.outbox`'s.
-Changes gather in one transaction until `commit`; what is read shows them already. After `commit`
-they last, also when the power goes (a write-ahead log, and every commit waits for the disk).
+A mechanism without opinions: what is written, when, and what is given up is
+`node.delivery.outbox`'s. Changes gather in one transaction until `commit`; what is read shows them
+already. After `commit` they last, also when the power goes (a write-ahead log, and every commit
+waits for the disk).
 
 It belongs to one thread at a time.
 """

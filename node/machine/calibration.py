@@ -4,7 +4,8 @@ A threshold from the training sessions does not travel to another room, another 
 machine of the same make. So a node listens to the healthy machine, in this order:
 
 - settling: sound that is not used, so that whoever started it has left;
-- calibrating: limits are made (`node.machine.limits`), after two minutes quick ones, at once useful and
+- calibrating: limits are made (`node.machine.limits`), after two minutes quick ones, at once useful
+and
   said to be quick, then the full ones;
 - verifying: fresh sound against the limits. If blocks of it are above them they are refused, with
   the reason: limits that ring while everybody says that all is well are worth nothing.

@@ -1,4 +1,4 @@
-"""Sound of a machine that does not exist, played like a microphone's: see `node.sound.synthetic`."""
+"""Sound of a machine that does not exist (`node.sound.synthetic`), played like a microphone's."""
 
 from types import TracebackType
 from typing import Self

@@ -15,8 +15,8 @@ SourceFault = Literal[
     "no_answer",
     "no_sound",
 ]
-"""Why there is no sound. The first five come from the capture program (`node.sound.capture`); it `died`
-without a word, sent `malformed` records, or gave `no_answer` in time. `no_sound`:
+"""Why there is no sound. The first five come from the capture program (`node.sound.capture`); it
+`died` without a word, sent `malformed` records, or gave `no_answer` in time. `no_sound`:
 nothing to play."""
 
 

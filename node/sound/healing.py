@@ -4,8 +4,8 @@ Unplugged, not there yet at boot, busy, another rate after a re-plug, a driver t
 capture program that was killed or stopped, PortAudio's frozen list of devices: one cure for all, a
 fresh capture program, tried again after a while for as long as it takes.
 
-Not here: what a fault of the sound is (`node.sound.microphone_health`), and the windows that were missed
-(`node.sound.framing`).
+Not here: what a fault of the sound is (`node.sound.microphone_health`), and the windows that were
+missed (`node.sound.framing`).
 """
 
 import logging

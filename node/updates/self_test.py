@@ -3,9 +3,9 @@
     python -m node.updates.self_test FOLDER [--threads N]
 
 A model that brings the library down, eats the memory or never ends must not take a node with it
-that hears a machine. The child loads the release, scores the probe (`node.scoring.probe`), takes the time
-of some windows, and says what it found in one line of JSON; it ends with 0 also when it found
-something wrong, so that a crash is told apart. It gives way to everything else that runs.
+that hears a machine. The child loads the release, scores the probe (`node.scoring.probe`), takes
+the time of some windows, and says what it found in one line of JSON; it ends with 0 also when it
+found something wrong, so that a crash is told apart. It gives way to everything else that runs.
 """
 
 import argparse

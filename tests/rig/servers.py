@@ -576,7 +576,7 @@ def _with_own(configuration: str, own: dict[str, str]) -> str:
     for name, value in own.items():
         line = f"{name} {value}"
         configuration, count = re.subn(
-            rf"^{name} .*$", lambda _, line=line: line, configuration, flags=re.MULTILINE
+            rf"^{name} .*$", line.replace("\\", r"\\"), configuration, flags=re.MULTILINE
         )
         configuration += "" if count else f"{line}\n"
     return configuration

@@ -2,11 +2,11 @@
 
 Held-out normal clips of each *place* (a session, or a domain where sessions are not named) are
 dealt into two halves: one calibrates, the other is monitored, then the other way round. Both are
-joined to long streams (`training.field.field_sound`) and heard by the node's own code: features, models,
-calibration, limits, states, episodes. Beside it, on the same streams, stand the reference design's
-rule, and the level in place of the detector. Then faults follow normal sound: one anomalous clip,
-repeated for some minutes, since a block takes a minute; and as a control a normal clip, repeated
-as long.
+joined to long streams (`training.field.field_sound`) and heard by the node's own code: features,
+models, calibration, limits, states, episodes. Beside it, on the same streams, stand the reference
+design's rule, and the level in place of the detector. Then faults follow normal sound: one
+anomalous clip, repeated for some minutes, since a block takes a minute; and as a control a normal
+clip, repeated as long.
 
 A calibration verifies on its own half, as on site it would on the sound that follows: refusals are
 rarer than where the machine goes on to something new (`--split halves` keeps the halves apart).

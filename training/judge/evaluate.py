@@ -240,7 +240,7 @@ class EvaluateRequest(msgspec.Struct, frozen=True, kw_only=True):
     command: str
     channel: int | None
     room_noise: Path | None
-    """Folder of noise by kind, to mix into the held-out clips; see `training.judge.disturbances`."""
+    """Folder of noise by kind, for the held-out clips; see `training.judge.disturbances`."""
     tflite_python: Path | None
     cache: FeatureCache
 

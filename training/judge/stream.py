@@ -3,7 +3,8 @@
 What comes in is one array of ratios `statistic / threshold` for each clip; a window is flagged
 above 1. The clips' own windows are put one after another: windows across a join, half one clip and
 half the next, are not scored here, because no machine ever made that sound. The alarm is the
-node's (`node.machine.alarm_state`): three of the last five windows, and it stays until one of five is left.
+node's (`node.machine.alarm_state`): three of the last five windows, and it stays until one of five
+is left.
 """
 
 from collections.abc import Sequence

@@ -2,9 +2,9 @@
 
 Normal sound comes from a data set of recordings or from the generator. Its training clips become
 those of the new set. Each of its normal test clips is written twice: as it is, and with one fault
-planted (`training.made.planted_faults`). Noise (`training.made.room_noise`), if asked for, is mixed into
-every clip; both clips of a pair get the same noise, so that they differ in the fault alone. Or the
-recorded anomalies are kept in place of planted ones: real faults in the noise of a room.
+planted (`training.made.planted_faults`). Noise (`training.made.room_noise`), if asked for, is mixed
+into every clip; both clips of a pair get the same noise, so that they differ in the fault alone. Or
+the recorded anomalies are kept in place of planted ones: real faults in the noise of a room.
 
 The layout is that of DCASE 2021 Task 2, at 16 kHz. A test clip's name tells its label and no more;
 the planted copy of `..._test_normal_0007.wav` is `..._test_anomaly_0007.wav`. Training clips keep

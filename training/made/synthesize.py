@@ -9,7 +9,8 @@ data set's; the same arguments give the same bytes. Two domains, as there:
   room), with the same small differences around it. Of its normals, `train/` has but a few.
 
 `attributes_<section>.csv` (in the manner of DCASE 2022) says for each clip what is heard in it, as
-the text that `synthetic:` takes. What generated sound cannot show is said in `node.sound.synthetic`.
+the text that `synthetic:` takes. What generated sound cannot show is said in
+`node.sound.synthetic`.
 """
 
 import csv

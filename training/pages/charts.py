@@ -1,6 +1,7 @@
 """Drawings for a page: numbers in, SVG text out, the same for the same numbers.
 
-What is told in words around them, and which numbers are worth drawing, is `training.pages.report`'s.
+What is told in words around them, and which numbers are worth drawing, is
+`training.pages.report`'s.
 """
 
 import base64

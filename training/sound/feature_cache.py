@@ -42,8 +42,8 @@ MAX_BYTES = 5_000_000_000
 
 # Part of every entry's name. Raise it whenever the same sound and parameters give other numbers
 # than before (contract.features, the reading in training.sound.recordings or node.sound.recordings,
-# node.scoring.scorer.level_dbfs) or an entry is laid out differently; old entries are then not found any
-# more, and go when room is needed.
+# node.scoring.scorer.level_dbfs) or an entry is laid out differently; old entries are then not
+# found any more, and go when room is needed.
 _FORMAT = 1
 
 _SUFFIX = ".npz"

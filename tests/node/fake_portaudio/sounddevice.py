@@ -1,7 +1,7 @@
 """Stands in for the sounddevice package in the capture program's process.
 
-It has the few names that `node.sound.capture` uses. A test puts this directory on PYTHONPATH and says in
-EARSHOT_FAKE_SOUND what the one microphone, "Fake Mic: USB Audio (hw:7,0)", does:
+It has the few names that `node.sound.capture` uses. A test puts this directory on PYTHONPATH and
+says in EARSHOT_FAKE_SOUND what the one microphone, "Fake Mic: USB Audio (hw:7,0)", does:
 
     blocks:N   hears N blocks at once and then stops; every third lost input before it
     live:N     the same in real time, with exact time stamps and without losses

@@ -1,7 +1,7 @@
 """Stands in for the capture program: `python fake_capture.py SCENARIO [what the parent adds]`.
 
-It packs the records with numbers of its own, not with `node.sound.capture`, so that a mistake there is
-not repeated here. Channel c of frame i of the first block is ((i + c) % 16 - 8) / 8.
+It packs the records with numbers of its own, not with `node.sound.capture`, so that a mistake there
+is not repeated here. Channel c of frame i of the first block is ((i + c) % 16 - 8) / 8.
 """
 
 import json
