@@ -19,10 +19,11 @@ from typing import Any
 import msgspec
 
 from node.bench.measure import machine_facts
+from tests.rig.brokers import Mosquitto
 from tests.rig.fault_rig import Program
-from tests.rig.fleet import MODEL
 from tests.rig.link import Link
-from tests.rig.servers import Mosquitto, wait_until
+from tests.rig.programs import MODEL
+from tests.rig.waiting import wait_until
 
 
 class Written(msgspec.Struct, frozen=True, kw_only=True):

@@ -40,8 +40,10 @@ from contract.messages import MAX_BACKLOG_WINDOWS
 from contract.session import Session, SessionEvent, SessionOptions, Subscribed
 from contract.settings import MqttSettings
 from node.bench.measure import library_versions, machine_facts
-from tests.rig.fleet import ROOT, environment
-from tests.rig.servers import InfluxDb, Mosquitto, wait_until
+from tests.rig.brokers import Mosquitto
+from tests.rig.databases import InfluxDb
+from tests.rig.programs import ROOT, environment
+from tests.rig.waiting import wait_until
 
 RATIO_WANTED: Final = 0.5
 """Of the bare subscriber's messages per second."""

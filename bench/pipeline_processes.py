@@ -30,13 +30,13 @@ from contract import topics
 from contract.messages import CONTENT_TYPE, Backlog, Window, encode
 from contract.topics import Kind
 from tests.rig.examples import BOOT, WINDOW
-from tests.rig.servers import HOST
+from tests.rig.ports import HOST
 
 SUBSCRIBER_ID: Final = "bare-subscriber"
 NODES: Final = 50
 _HOP_US: Final = 1_000_000
 _IN_FLIGHT: Final = 100
-"""At most so many unconfirmed, which is what the broker allows (`tests.rig.servers`)."""
+"""At most so many unconfirmed, which is what the broker allows (`tests.rig.brokers`)."""
 _PAUSE_SECONDS: Final = 0.01
 _WORD: Final = struct.Struct("<Q")
 

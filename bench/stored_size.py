@@ -22,7 +22,8 @@ from collector.sinks.influxdb import InfluxDbSink
 from contract.messages import Window
 from contract.points import Point, points
 from tests.rig import examples
-from tests.rig.servers import InfluxDb, wait_until
+from tests.rig.databases import InfluxDb
+from tests.rig.waiting import wait_until
 
 _SECOND_US = 1_000_000
 _BATCH = 5000

@@ -48,10 +48,11 @@ from contract.signature import Signer
 from contract.signed_manifest import sign_manifest
 from node.bench.measure import machine_facts
 from node.scoring.release_store import read_release
-from tests.rig.fleet import ROOT, environment, node_settings, start
+from tests.rig.brokers import Mosquitto
 from tests.rig.link import Link
-from tests.rig.servers import Mosquitto, wait_until
+from tests.rig.programs import ROOT, environment, node_settings, start
 from tests.rig.shelf import VARIANTS, packed
+from tests.rig.waiting import wait_until
 from training.release.release_folder import put_release
 
 BYTES_PER_KB: Final = 1000

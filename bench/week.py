@@ -54,8 +54,9 @@ from node.scoring.runtime import find_runtime
 from node.settings import NodeSettings, load_settings
 from node.sound.source import Block, EndOfSound
 from node.sound.synthetic import MachineSound, Synthesizer
-from tests.rig.fleet import MODEL, ROOT, environment
-from tests.rig.servers import Mosquitto, wait_until
+from tests.rig.brokers import Mosquitto
+from tests.rig.programs import MODEL, ROOT, environment
+from tests.rig.waiting import wait_until
 
 HOUR_SECONDS = 3600
 DAY_HOURS = 24

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.rig.servers import require
+from tests.rig.installed import require
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = "node/install-pi.sh"

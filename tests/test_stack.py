@@ -19,8 +19,8 @@ import pytest
 import yaml
 
 from collector.settings import load
-from tests.rig.fleet import ROOT, environment
-from tests.rig.servers import require
+from tests.rig.installed import require
+from tests.rig.programs import ROOT, environment
 from training.fleet.enrolment.broker_secrets import SERVICE_HOSTS, Secrets
 from training.fleet.enrolment.enrol import EXAMPLE_MODEL, ON_THE_NODE
 

@@ -19,7 +19,7 @@ import pytest
 
 from node.settings import OutboxSection
 from node.sound.microphone import ANSWER_SECONDS
-from tests.rig.servers import REQUIRE_SERVERS, require
+from tests.rig.installed import REQUIRE_SERVERS, require
 from tests.rig.signers import SECOND, SIGNER
 
 # Made once, and so by one of the parallel workers: the evening.

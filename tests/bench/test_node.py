@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.rig.fleet import ROOT, environment
+from tests.rig.programs import ROOT, environment
 
 # Made once, and so by one of the parallel workers: the bench's run.
 pytestmark = pytest.mark.xdist_group("bench")

@@ -24,7 +24,7 @@ from contract.messages import MAX_MESSAGE_BYTES, Message, PresenceReason, decode
 from contract.topics import FROM_NODE, Kind
 from tests.collector.examples import account, backlog, state, status, topic_of, window
 from tests.collector.fakes import FakeBroker
-from tests.rig.servers import wait_until
+from tests.rig.waiting import wait_until
 
 _OTHER = "press-08"
 _GOOD = range(6)

@@ -12,7 +12,7 @@ from collector.vitals import Vitals
 from contract.errors import EXIT_BAD_INPUT
 from contract.messages import Clock
 from tests.collector.examples import START_US, window
-from tests.rig.servers import free_port
+from tests.rig.ports import free_port
 
 STALL_S = 60.0
 

@@ -35,7 +35,7 @@ from contract.points import Point
 from contract.session import ConnectFailed
 from tests.collector.examples import BOOT, account, backlog, topic_of, window
 from tests.collector.fakes import FakeBroker, MemorySink
-from tests.rig.servers import wait_until
+from tests.rig.waiting import wait_until
 
 SECTION = CollectorSection(batch_points=4, batch_seconds=0.01)
 

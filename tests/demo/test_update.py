@@ -12,7 +12,7 @@ from demo import update
 from demo.summary import NodeSummary
 from demo.update import Keys, Update
 from node.scoring.release_store import read_release
-from tests.rig.fleet import MODEL
+from tests.rig.programs import MODEL
 
 PLANNED = Update(trained=MODEL, name="fan", before="fan@1", version=2, refusing="fan-2")
 

@@ -10,7 +10,7 @@ from contract.messages import CalibrationPhase
 from contract.release import Manifest
 from node.machine.calibration import Calibrator, Plan
 from node.machine.limits import Limits, Observation
-from tests.node.fake_inference import FEATURES, release
+from tests.rig.fake_inference import FEATURES, release
 
 LEVEL_DBFS = -30.0
 HOP_SECONDS = 1.0

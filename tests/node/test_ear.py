@@ -17,8 +17,8 @@ from node.ear import Ear, HeardWindow
 from node.machine.machine_watch import MachineWatch
 from node.scoring.scorer import Scorer
 from node.sound.source import Block, EndOfSound
-from tests.node.fake_inference import FEATURES, RUNTIME, release
-from tests.rig.servers import wait_until
+from tests.rig.fake_inference import FEATURES, RUNTIME, release
+from tests.rig.waiting import wait_until
 
 Samples = npt.NDArray[np.float32]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from node.notify import Notifier
-from tests.rig.fleet import ROOT
+from tests.rig.programs import ROOT
 
 
 class Systemd:

@@ -25,7 +25,8 @@ from contract.session import (
 )
 from contract.settings import MqttSettings
 from tests.collector.examples import topic_of
-from tests.rig.servers import InfluxDb, Mosquitto
+from tests.rig.brokers import Mosquitto
+from tests.rig.databases import InfluxDb
 
 ROOT = Path(__file__).parents[2]
 

@@ -32,10 +32,12 @@ import msgspec
 
 from contract.session import Received, Session, SessionEvent, SessionOptions, Subscription
 from contract.settings import MqttSettings
-from tests.rig.fleet import MODEL, ROOT, environment
+from tests.rig.brokers import Mosquitto
+from tests.rig.databases import InfluxDb
 from tests.rig.link import Link
-from tests.rig.servers import InfluxDb, Mosquitto, wait_until
+from tests.rig.programs import MODEL, ROOT, environment
 from tests.rig.stepped_clock import SteppedClock
+from tests.rig.waiting import wait_until
 
 HOP_SECONDS: Final = 0.1
 TAIL_SECONDS: Final = 5.0

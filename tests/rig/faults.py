@@ -12,7 +12,7 @@ from typing import Final
 from contract.session import Connected, Session, SessionEvent, SessionOptions
 from contract.settings import MqttSettings
 from tests.rig.fault_rig import Node, Rig
-from tests.rig.servers import wait_until
+from tests.rig.waiting import wait_until
 
 Fault = Callable[[Rig, random.Random], contextlib.AbstractContextManager[None]]
 

@@ -11,17 +11,17 @@ from pathlib import Path
 from typing import Final
 
 from contract.settings import MqttSettings
-from tests.rig.fleet import ROOT
+from tests.rig.brokers import CONNECT
+from tests.rig.installed import require
 from tests.rig.peers import Peer, connected
-from tests.rig.servers import HOST, Server, free_port, require
+from tests.rig.ports import HOST, free_port
+from tests.rig.programs import ROOT
+from tests.rig.server import Server
 from training.fleet.enrolment import access_rules as broker_users
 from training.fleet.enrolment.broker_secrets import Secrets
 from training.fleet.enrolment.enrol import Enrolment, enrol
 
 CONFIGURATION: Final = ROOT / "collector" / "broker" / "fleet.conf"
-
-_CONNECT: Final = b"\x10\x0c\x00\x04MQTT\x04\x02\x00\x05\x00\x00"
-"""MQTT 3.1.1, with neither client identifier nor user."""
 
 
 class FleetBroker(Server):
@@ -113,7 +113,7 @@ class FleetBroker(Server):
             socket.create_connection((self.host, self.port), timeout=1.0) as plain,
             context.wrap_socket(plain) as connection,
         ):
-            connection.sendall(_CONNECT)
+            connection.sendall(CONNECT)
             return connection.recv(1) == b"\x20"  # CONNACK: a refusal, nobody has said who he is.
 
 

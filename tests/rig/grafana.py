@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from collector.grafana.panels import HOURLY_SOURCE_UID, SOURCE_UID
-from tests.rig.servers import InfluxDb
+from tests.rig.databases import InfluxDb
 
 Json = dict[str, Any]
 Row = dict[str, Any]

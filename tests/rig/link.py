@@ -19,7 +19,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
 from typing import Any, Final, Protocol, Self, TypeVar
 
-from tests.rig.servers import HOST, free_port
+from tests.rig.ports import HOST, free_port
 
 _PIECE_BYTES: Final = 1024
 """What passes at once: 50 ms of a link of 20 KB/s."""

@@ -36,8 +36,8 @@ from node.scoring.probe import probe
 from node.scoring.release_store import Release, read_release
 from node.scoring.runtime import find_runtime
 from node.scoring.scorer import Scorer
-from tests.rig.fleet import MODEL
-from tests.rig.servers import Mosquitto
+from tests.rig.brokers import Mosquitto
+from tests.rig.programs import MODEL
 from tests.rig.signers import SIGNER
 
 VARIANTS = MODEL / "variants"

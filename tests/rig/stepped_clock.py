@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 from typing import Final
 
-from tests.rig.servers import require
+from tests.rig.installed import require
 
 _SOURCE: Final = Path(__file__).with_name("clock_shim.c")
 

@@ -12,7 +12,8 @@ from typing import Self
 import pytest
 
 from tests.rig.link import Link
-from tests.rig.servers import HOST, wait_until
+from tests.rig.ports import HOST
+from tests.rig.waiting import wait_until
 
 
 class EchoServer:

@@ -26,10 +26,13 @@ from contract.topics import Kind
 from node.checks.broker_checks import broker_findings
 from node.findings import Grade
 from tests.rig import examples
-from tests.rig.fleet import ROOT, run, start
+from tests.rig.certificates import CertificateAuthority
 from tests.rig.fleet_broker import CONFIGURATION, FleetBroker, fleet_broker
+from tests.rig.installed import require
 from tests.rig.peers import Peer, connected, connecting
-from tests.rig.servers import HOST, CertificateAuthority, require, wait_until
+from tests.rig.ports import HOST
+from tests.rig.programs import ROOT, run, start
+from tests.rig.waiting import wait_until
 from training.fleet.enrolment.authority import SERVER_DAYS
 
 ME, NEIGHBOUR = "press-07", "press-08"

@@ -13,8 +13,10 @@ import pytest
 from collector.commands.check import Row, Verdict, exit_code, measure
 from contract.settings import MqttSettings
 from demo.broker import Broker
-from tests.rig.fleet import broker_of_a_few_lines, run, start
-from tests.rig.servers import Mosquitto, free_port, wait_until
+from tests.rig.brokers import Mosquitto, broker_of_a_few_lines
+from tests.rig.ports import free_port
+from tests.rig.programs import run, start
+from tests.rig.waiting import wait_until
 
 PASSWORD = "open sesame"
 ALLOW = "allow `topic readwrite earshot/1/check/#`"

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from contract.session import Connected, Publication, Published, Received, Subscribed
 from contract.settings import MqttSettings
+from tests.rig.brokers import SHIPPED_CONFIGURATION, Mosquitto
 from tests.rig.peers import Peer, connecting
-from tests.rig.servers import SHIPPED_CONFIGURATION, Mosquitto
 
 SENT = 5000
 MARK = b"behind all that waited"

@@ -26,8 +26,10 @@ from contract.messages import (
 from contract.session import Connected, Publication, Published, Session, SessionOptions
 from contract.settings import MqttSettings
 from node.commands.calibrate import EXIT_REFUSED
-from tests.rig.fleet import MODEL, Listener, node_settings, run, start
-from tests.rig.servers import Mosquitto, wait_until
+from tests.rig.brokers import Mosquitto
+from tests.rig.listeners import Listener
+from tests.rig.programs import MODEL, node_settings, run, start
+from tests.rig.waiting import wait_until
 
 # Made once, and so by one of the parallel workers: ten minutes of a node.
 pytestmark = pytest.mark.xdist_group("calibrate")

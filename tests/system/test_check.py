@@ -15,9 +15,12 @@ from node.checks.broker_checks import broker_findings
 from node.checks.computer_checks import node_runs
 from node.findings import Finding
 from tests.rig import examples
-from tests.rig.fleet import Listener, broker_of_a_few_lines, node_settings, run, start
-from tests.rig.servers import CertificateAuthority, Mosquitto, wait_until
+from tests.rig.brokers import Mosquitto, broker_of_a_few_lines
+from tests.rig.certificates import CertificateAuthority
+from tests.rig.listeners import Listener
+from tests.rig.programs import node_settings, run, start
 from tests.rig.signers import SIGNER
+from tests.rig.waiting import wait_until
 
 NODE = "press-07"
 PASSWORD = "open sesame"

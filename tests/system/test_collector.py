@@ -29,6 +29,7 @@ from contract.session import (
 )
 from contract.settings import MqttSettings
 from tests.collector.examples import backlog, status, window
+from tests.rig.brokers import Mosquitto
 from tests.rig.collector_program import (
     ROOT,
     Client,
@@ -41,7 +42,9 @@ from tests.rig.collector_program import (
     stored_count,
     stored_seqs,
 )
-from tests.rig.servers import InfluxDb, Mosquitto, free_port, wait_until
+from tests.rig.databases import InfluxDb
+from tests.rig.ports import free_port
+from tests.rig.waiting import wait_until
 
 
 @pytest.fixture

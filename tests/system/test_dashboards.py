@@ -21,6 +21,7 @@ from contract.messages import CODES, MachineState, UpdatePhase, WindowHour
 from contract.points import Point
 from contract.points import points as points_of
 from tests.rig import simulated_half_hour as half_hour
+from tests.rig.databases import InfluxDb
 from tests.rig.grafana import (
     Choice,
     Json,
@@ -33,7 +34,6 @@ from tests.rig.grafana import (
     seconds,
     table,
 )
-from tests.rig.servers import InfluxDb
 from tests.rig.simulated_half_hour import (
     ALARM,
     BACKLOG,

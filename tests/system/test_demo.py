@@ -13,8 +13,8 @@ import pytest
 from contract.messages import UpdatePhase
 from contract.release import MANIFEST_NAME, decode_manifest, encode_manifest
 from demo.summary import summarize
-from tests.rig.fleet import MODEL, ROOT, run
-from tests.rig.servers import require
+from tests.rig.installed import require
+from tests.rig.programs import MODEL, ROOT, run
 
 _FAULT_AFTER = 10
 _SECONDS = 24

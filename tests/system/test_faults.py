@@ -15,7 +15,7 @@ from tests.rig import faults
 from tests.rig.accounting import TAIL_WINDOWS, UnbalancedError, totals
 from tests.rig.fault_rig import Rig
 from tests.rig.faults import Fault
-from tests.rig.servers import wait_until
+from tests.rig.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(420)
 

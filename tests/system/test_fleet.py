@@ -9,8 +9,10 @@ import pytest
 import soundfile
 
 from node.sound.synthetic import MachineSound, Synthesizer
-from tests.rig.fleet import MODEL, node_settings, run, start
-from tests.rig.servers import InfluxDb, Mosquitto, wait_until
+from tests.rig.brokers import Mosquitto
+from tests.rig.databases import InfluxDb
+from tests.rig.programs import MODEL, node_settings, run, start
+from tests.rig.waiting import wait_until
 
 _RATE_HZ = 16_000
 _CLIPS = 6

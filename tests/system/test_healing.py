@@ -20,7 +20,8 @@ import numpy.typing as npt
 import pytest
 
 from node.sound.healing import HealingSource
-from tests.rig.servers import REQUIRE_SERVERS, require, wait_until
+from tests.rig.installed import REQUIRE_SERVERS, require
+from tests.rig.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 DEVICE = "name:earshot_card"

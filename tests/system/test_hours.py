@@ -20,6 +20,7 @@ from contract import topics
 from contract.messages import PresenceReason, Problem, Window, WindowHour
 from contract.points import points
 from tests.collector.examples import backlog, window
+from tests.rig.brokers import Mosquitto
 from tests.rig.collector_program import (
     Client,
     Program,
@@ -28,8 +29,9 @@ from tests.rig.collector_program import (
     running,
     sqlite_settings,
 )
-from tests.rig.servers import InfluxDb, Mosquitto, wait_until
+from tests.rig.databases import InfluxDb
 from tests.rig.stepped_clock import SteppedClock
+from tests.rig.waiting import wait_until
 
 BEGIN_US = 472_200 * HOUR_US
 """An hour of 2023: over, whatever the time."""

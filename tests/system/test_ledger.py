@@ -28,6 +28,7 @@ from contract.points import points
 from contract.session import Publication
 from contract.topics import Kind
 from tests.collector.examples import BOOT, NEXT_BOOT, account, backlog, status, window
+from tests.rig.brokers import Mosquitto
 from tests.rig.collector_program import (
     ROOT,
     Client,
@@ -39,7 +40,8 @@ from tests.rig.collector_program import (
     stored_count,
     stored_seqs,
 )
-from tests.rig.servers import InfluxDb, Mosquitto, wait_until
+from tests.rig.databases import InfluxDb
+from tests.rig.waiting import wait_until
 
 _MISSING, _HEALTHY = 1, 0
 _QUICK = "figures_seconds = 0.2\ngap_seconds = 1.0\nreceipt_seconds = 0.2\n"

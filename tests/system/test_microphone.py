@@ -33,7 +33,8 @@ from node.sound.healing import HealingSource
 from node.sound.microphone import MicrophoneSource, list_microphones
 from node.sound.source import Block
 from tests.rig.capture_processes import capture_process_ids
-from tests.rig.servers import REQUIRE_SERVERS, wait_until
+from tests.rig.installed import REQUIRE_SERVERS
+from tests.rig.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 DEVICE = "name:earshot_pipe"

@@ -26,8 +26,10 @@ from contract.messages import (
 )
 from node.scoring.release_store import read_release
 from node.sound.synthetic import MachineSound, Synthesizer
-from tests.rig.fleet import MODEL, ROOT, Listener, environment, node_settings, run, start
-from tests.rig.servers import Mosquitto, wait_until
+from tests.rig.brokers import Mosquitto
+from tests.rig.listeners import Listener
+from tests.rig.programs import MODEL, ROOT, environment, node_settings, run, start
+from tests.rig.waiting import wait_until
 
 _FAN = "synthetic:fan?seconds=6"
 _WINDOWS_IN_6_S = 5

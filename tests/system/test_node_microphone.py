@@ -6,8 +6,10 @@ from itertools import pairwise
 from pathlib import Path
 
 from contract.messages import Health, MachineState, MicrophoneState, Problem, State
-from tests.rig.fleet import ROOT, Listener, node_settings, start
-from tests.rig.servers import Mosquitto, wait_until
+from tests.rig.brokers import Mosquitto
+from tests.rig.listeners import Listener
+from tests.rig.programs import ROOT, node_settings, start
+from tests.rig.waiting import wait_until
 
 FAKE_PORTAUDIO = ROOT / "tests/node/fake_portaudio"
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.rig.fleet import node_settings, start
-from tests.rig.servers import Mosquitto, wait_until
+from tests.rig.brokers import Mosquitto
+from tests.rig.programs import node_settings, start
+from tests.rig.waiting import wait_until
 
 
 class Manager:

@@ -24,10 +24,12 @@ from node.scoring.runtime import find_runtime
 from node.settings import NodeSettings, load_settings
 from node.sound.source import Block
 from tests.node.delivery.test_outbox import window
-from tests.node.fake_source import Sound
-from tests.rig.fleet import MODEL, ReceiptingCollector, node_settings, run, start
+from tests.rig.brokers import Mosquitto
+from tests.rig.fake_source import Sound
 from tests.rig.link import Link
-from tests.rig.servers import Mosquitto, wait_until
+from tests.rig.listeners import ReceiptingCollector
+from tests.rig.programs import MODEL, node_settings, run, start
+from tests.rig.waiting import wait_until
 
 _NODE = "press-07"
 

@@ -72,9 +72,10 @@ from node.machine.site_store import (
 )
 from node.scoring.release_store import read_release
 from node.sound.synthetic import MachineSound, Synthesizer
+from tests.rig.brokers import Mosquitto
 from tests.rig.examples import EVENT, WINDOW
-from tests.rig.fleet import MODEL, ROOT, environment, node_settings
-from tests.rig.servers import Mosquitto, wait_until
+from tests.rig.programs import MODEL, ROOT, environment, node_settings
+from tests.rig.waiting import wait_until
 
 Floats = npt.NDArray[np.float64]
 Samples = npt.NDArray[np.float32]

@@ -21,7 +21,7 @@ from node.delivery.outbox import Outbox, OutboxRules
 from node.delivery.outbox_file import OutboxFile
 from node.delivery.publisher import Answer, Publisher
 from tests.rig import examples
-from tests.rig.servers import wait_until
+from tests.rig.waiting import wait_until
 
 _HOST = "127.0.0.1"
 

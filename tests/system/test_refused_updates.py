@@ -19,12 +19,14 @@ from contract.signature import Signer
 from contract.signed_desired import sign_desired
 from contract.signed_manifest import sign_manifest
 from node.scoring.release_store import Release
+from tests.rig.brokers import Mosquitto
 from tests.rig.examples import STATUS
-from tests.rig.fleet import Listener, node_settings, start
-from tests.rig.servers import Mosquitto, wait_until
+from tests.rig.listeners import Listener
+from tests.rig.programs import node_settings, start
 from tests.rig.shelf import Shelf, chunks, keys_file, packed, wanted
 from tests.rig.signers import SECOND, SIGNER, STRANGER
 from tests.rig.tflite_files import answering_nan
+from tests.rig.waiting import wait_until
 from training.release.release_folder import put_release
 
 # Made once, and so by one of the parallel workers: the fleet.

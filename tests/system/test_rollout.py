@@ -16,9 +16,11 @@ from contract.release import CHUNK_BYTES
 from contract.session import Received, Session, SessionEvent, SessionOptions, Subscription
 from contract.settings import MqttSettings
 from contract.signature import MAX_ENVELOPE_BYTES
-from tests.rig.fleet import ROOT, Listener, environment, node_settings, start
-from tests.rig.servers import Mosquitto, wait_until
+from tests.rig.brokers import Mosquitto
+from tests.rig.listeners import Listener
+from tests.rig.programs import ROOT, environment, node_settings, start
 from tests.rig.shelf import packed
+from tests.rig.waiting import wait_until
 from training.release.release_folder import put_release
 
 # Where they stand among all (contract.desired.cohort_percent): 14.5, 22.5, 41.4, 64.9, 93.0.

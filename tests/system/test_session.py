@@ -36,7 +36,8 @@ from contract.session import (
     Will,
 )
 from contract.settings import MqttSettings
-from tests.rig.servers import CertificateAuthority, Mosquitto
+from tests.rig.brokers import Mosquitto
+from tests.rig.certificates import CertificateAuthority
 
 Event = TypeVar("Event")
 

@@ -20,10 +20,13 @@ import pytest
 from contract.messages import Health, Presence, Status, Update, UpdatePhase, Window
 from contract.release import CHUNK_BYTES
 from node.scoring.release_store import read_release
-from tests.rig.fleet import ROOT, Listener, environment, node_settings, start
+from tests.rig.brokers import Mosquitto
+from tests.rig.installed import require
 from tests.rig.link import Link
-from tests.rig.servers import Mosquitto, require, wait_until
+from tests.rig.listeners import Listener
+from tests.rig.programs import ROOT, environment, node_settings, start
 from tests.rig.shelf import VARIANTS, Shelf, keys_file, packed
+from tests.rig.waiting import wait_until
 
 NODE = "press-07"
 CHUNKS = 12

@@ -13,10 +13,12 @@ from ai_edge_litert import schema_py_generated as schema
 from contract import VERSION
 from contract.messages import Birth, Update, UpdatePhase
 from node.sound.synthetic import MachineSound, Synthesizer
-from tests.rig.fleet import MODEL, ROOT, Listener, environment, node_settings
-from tests.rig.servers import Mosquitto, wait_until
+from tests.rig.brokers import Mosquitto
+from tests.rig.listeners import Listener
+from tests.rig.programs import MODEL, ROOT, environment, node_settings
 from tests.rig.shelf import Shelf, keys_file, packed
 from tests.rig.tflite_files import with_operator_version
+from tests.rig.waiting import wait_until
 
 _PYTHON = ROOT / ".venv-tflite" / "bin" / "python"
 _TOLERANCE = 1e-3

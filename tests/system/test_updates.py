@@ -29,10 +29,12 @@ from contract.release import encode_manifest
 from contract.settings import MqttSettings
 from node.scoring.release_store import Release
 from node.updates.slots import SlotStore
-from tests.rig.fleet import Listener, node_settings, run, start
-from tests.rig.servers import Mosquitto, wait_until
+from tests.rig.brokers import Mosquitto
+from tests.rig.listeners import Listener
+from tests.rig.programs import node_settings, run, start
 from tests.rig.shelf import Shelf, chunks, keys_file, packed, wanted
 from tests.rig.signers import SECOND, SIGNER
+from tests.rig.waiting import wait_until
 from training.release.release_folder import put_release
 
 HEALTHY = "synthetic:fan?seed=5"

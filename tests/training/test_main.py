@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from node.scoring.release_store import read_release
-from tests.rig.fleet import start
-from tests.rig.servers import wait_until
+from tests.rig.programs import start
+from tests.rig.waiting import wait_until
 from tests.training.conftest import ROOT, Run, RunTraining
 
 

@@ -23,7 +23,8 @@ from contract.session import (
 )
 from contract.settings import MqttSettings
 from contract.topics import Kind
-from tests.rig.servers import Mosquitto, free_port
+from tests.rig.brokers import Mosquitto
+from tests.rig.ports import free_port
 
 NODE = "press-07"
 BOOT = "01JD8Z6W3M9K4T2Q5R7V1X0YBC"

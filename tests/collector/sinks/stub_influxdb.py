@@ -1,6 +1,6 @@
 """A stub of InfluxDB's write API: it parses nothing and gives the answers that a test asks for.
 
-The real database of `tests.rig.servers` stores points; this is for answers that it never gives.
+The real database of `tests.rig.databases` stores points; this is for answers that it never gives.
 """
 
 import gzip

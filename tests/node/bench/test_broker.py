@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from node.bench.broker import BenchBroker
-from tests.rig.servers import wait_until
+from tests.rig.waiting import wait_until
 
 CONNECT = bytes.fromhex("101000044d5154540502003c000003656172")
 SUBSCRIBE_TWO = bytes.fromhex("820b000700" + "00016101" + "00016201")

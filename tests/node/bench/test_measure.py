@@ -34,7 +34,7 @@ from node.bench.result_row import COLUMNS
 from node.bench.window import WindowPath, block_samples, machine_sound
 from node.scoring.release_store import read_release
 from node.scoring.runtime import find_runtime
-from tests.rig.fleet import MODEL, ROOT, run
+from tests.rig.programs import MODEL, ROOT, run
 
 # Made once, and so by one of the parallel workers: the bench's run.
 pytestmark = pytest.mark.xdist_group("node bench")

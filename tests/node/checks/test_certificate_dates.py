@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from node.checks.certificate_dates import expiry, first_expiry
-from tests.rig.servers import CertificateAuthority
+from tests.rig.certificates import CertificateAuthority
 
 
 def test_date_is_that_of_openssl(tmp_path: Path) -> None:

@@ -39,8 +39,8 @@ from node.scoring.release_store import read_release
 from node.sound.errors import SourceError
 from node.sound.levels import Levels
 from node.sound.source import Block, EndOfSound
-from tests.node.fake_source import Sound
-from tests.rig.servers import free_port
+from tests.rig.fake_source import Sound
+from tests.rig.ports import free_port
 
 ROOT = Path(__file__).parents[3]
 FAN = ROOT / "models/fan-synthetic"

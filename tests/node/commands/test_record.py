@@ -20,7 +20,7 @@ from contract.features import Float32Array
 from node.sound.errors import SourceError
 from node.sound.recorder import planned_bytes, planned_files, record, wav_bytes
 from node.sound.source import Block, EndOfSound
-from tests.node.fake_source import Sound
+from tests.rig.fake_source import Sound
 from training.sound.dataset import find_dataset
 from training.sound.recordings import read_recording
 

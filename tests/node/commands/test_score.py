@@ -19,7 +19,7 @@ from contract.release import MANIFEST_NAME, encode_manifest
 from node.score_files import ScoredFileWindow, score_path, write
 from node.scoring.release_store import Release, read_release
 from node.sound.synthetic import MachineSound, Synthesizer
-from tests.node.fake_inference import RUNTIME, release, with_threshold
+from tests.rig.fake_inference import RUNTIME, release, with_threshold
 
 ROOT = Path(__file__).parents[3]
 FAN = ROOT / "models/fan-synthetic"

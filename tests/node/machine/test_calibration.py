@@ -28,7 +28,6 @@ from node.machine.limits import (
 )
 from node.scoring.detector import Detector, exp_sum_log_z
 from node.scoring.scorer import Evidence
-from tests.node.fake_inference import FEATURES, RUNTIME, FakeModel, release, release_of
 from tests.node.observations import (
     HOP_SECONDS,
     LEVEL_DBFS,
@@ -38,6 +37,7 @@ from tests.node.observations import (
     observation,
     observations,
 )
+from tests.rig.fake_inference import FEATURES, RUNTIME, FakeModel, release, release_of
 
 PHASES = CalibrationPhase
 TIME_MEAN = FakeModel({}, error="time_mean_mse", residual_shape=(1, 6, 8))

@@ -14,8 +14,8 @@ from node.machine.limits import Limits, centred_statistic, observe
 from node.machine.machine_watch import CalibrationNotStartedError, Judgement, MachineWatch
 from node.scoring.detector import Detector
 from node.scoring.scorer import Evidence
-from tests.node.fake_inference import FEATURES, RUNTIME, release
 from tests.node.observations import correlated
+from tests.rig.fake_inference import FEATURES, RUNTIME, release
 
 LEVEL_DBFS = -30.0
 CENTRE = 1.0

@@ -30,8 +30,8 @@ from node.machine.site_store import (
 from node.scoring.release_store import Release
 from node.scoring.scorer import Scorer
 from node.settings import ModelSection, NodeSection, NodeSettings
-from tests.node.fake_inference import FEATURES, RUNTIME, release
 from tests.node.observations import calibrated
+from tests.rig.fake_inference import FEATURES, RUNTIME, release
 
 EPISODE = Episode(
     id="01JD8Z6W3M9K4T2Q5R7V1X0YBC-17",

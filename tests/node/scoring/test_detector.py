@@ -17,7 +17,7 @@ from contract.release import LogNormals, Model
 from node.scoring.detector import Detector, Judged, exp_sum_log_z
 from node.scoring.release_store import Release, read_release
 from node.scoring.runtime import find_runtime
-from tests.node.fake_inference import (
+from tests.rig.fake_inference import (
     FEATURES,
     RUNTIME,
     FakeModel,

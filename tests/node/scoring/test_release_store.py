@@ -7,7 +7,7 @@ import pytest
 from contract.errors import ReleaseError
 from contract.release import MANIFEST_NAME, LogNormals, encode_manifest
 from node.scoring.release_store import Release, read_release
-from tests.node.fake_inference import FakeModel, release, release_of
+from tests.rig.fake_inference import FakeModel, release, release_of
 
 FAN = Path(__file__).parents[3] / "models/fan-synthetic"
 

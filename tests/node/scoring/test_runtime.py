@@ -10,7 +10,7 @@ from contract.errors import ReleaseError
 from contract.release import squeezed
 from node.scoring.release_store import read_release
 from node.scoring.runtime import LoadedModel, find_runtime
-from tests.node.fake_inference import FEATURES, RUNTIME, model_content
+from tests.rig.fake_inference import FEATURES, RUNTIME, model_content
 
 FAN = Path(__file__).parents[3] / "models/fan-synthetic"
 

@@ -14,7 +14,7 @@ from contract.release import LogNormals
 from node.scoring.release_store import read_release
 from node.scoring.runtime import LoadedModel, find_runtime
 from node.scoring.scorer import SILENCE_DBFS, Scorer, level_dbfs
-from tests.node.fake_inference import (
+from tests.rig.fake_inference import (
     FEATURES,
     RUNTIME,
     FakeModel,

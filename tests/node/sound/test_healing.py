@@ -16,7 +16,7 @@ from node.sound.framing import FramedWindow, Framer
 from node.sound.healing import WAIT_SECONDS, HealingSource
 from node.sound.source import AudioSource, Block
 from tests.rig.capture_processes import capture_process_ids
-from tests.rig.servers import wait_until
+from tests.rig.waiting import wait_until
 
 ROOT = Path(__file__).parents[3]
 FAKE_PORTAUDIO = Path(__file__).parents[1] / "fake_portaudio"

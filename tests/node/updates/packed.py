@@ -10,7 +10,7 @@ from contract.release import CHUNK_BYTES, MANIFEST_NAME, LogNormals, Manifest, e
 from node.scoring.release_store import Release
 from node.updates.download import ChunkError, Download
 from node.updates.slots import Slot, SlotStore
-from tests.node.fake_inference import FakeModel, release_of
+from tests.rig.fake_inference import FakeModel, release_of
 
 NOW_US = 1_795_358_112_500_000
 

@@ -18,12 +18,12 @@ from node.scoring.scorer import Scorer
 from node.settings import load_settings
 from node.updates.live import LiveUpdates
 from node.updates.slots import SlotStore
-from tests.node.fake_source import Sound
 from tests.node.updates.fake_broker import FakeBroker
 from tests.rig.examples import BOOT
-from tests.rig.servers import wait_until
+from tests.rig.fake_source import Sound
 from tests.rig.shelf import packed
 from tests.rig.signers import SIGNER
+from tests.rig.waiting import wait_until
 from training.release.release_folder import put_release
 
 CONFIRM_WINDOWS = 4

@@ -22,7 +22,7 @@ from node.scoring.runtime import find_runtime
 from node.scoring.scorer import Scorer
 from node.updates.self_test import Tested as Outcome
 from node.updates.self_test import self_test
-from tests.node.fake_inference import FEATURES, RUNTIME, release
+from tests.rig.fake_inference import FEATURES, RUNTIME, release
 
 ROOT = Path(__file__).parents[3]
 FAN = read_release(ROOT / "models/fan-synthetic")
@@ -32,7 +32,7 @@ FAKE_LIBRARY = '''
 """In place of ai-edge-litert: models that do arithmetic, and some that do harm."""
 
 import json, os, signal, sys, time
-from tests.node.fake_inference import Interpreter as Fake
+from tests.rig.fake_inference import Interpreter as Fake
 
 
 class Interpreter(Fake):

@@ -10,7 +10,7 @@ from node.scoring.release_store import Release
 from node.scoring.runtime import Runtime
 from node.sound.source import Block
 from node.updates.trial import Trial
-from tests.node import fake_inference as fake
+from tests.rig import fake_inference as fake
 
 RATE_HZ = 16_000
 # A hop of 100 ms, windows of 200 ms: see fake_inference.

@@ -13,7 +13,9 @@ from contract.errors import ConnectionRefusedByBrokerError, EarshotError
 from contract.release import CHUNK_BYTES
 from contract.session import MAX_IN_FLIGHT
 from contract.settings import MqttSettings
-from tests.rig.servers import HOST, Mosquitto, free_port, wait_until
+from tests.rig.brokers import Mosquitto
+from tests.rig.ports import HOST, free_port
+from tests.rig.waiting import wait_until
 from training.fleet.broker import BrokerTroubleError, Operator, load_broker, retained
 
 SHA = "ab" * 32

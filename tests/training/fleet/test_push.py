@@ -27,10 +27,11 @@ from contract.signature import MAX_ENVELOPE_BYTES, Signer, read_public_keys
 from contract.signed_desired import open_desired, sign_desired
 from contract.signed_manifest import sign_manifest
 from contract.topics import Kind
-from tests.rig.fleet import ROOT
-from tests.rig.servers import Mosquitto, wait_until
+from tests.rig.brokers import Mosquitto
+from tests.rig.programs import ROOT
 from tests.rig.signers import SECOND, SIGNER, STRANGER, TRUSTED
-from tests.training.fleet.virtual_nodes import Script, VirtualNode, birth
+from tests.rig.virtual_nodes import Script, VirtualNode, birth
+from tests.rig.waiting import wait_until
 from tests.training.packed import content, manifest, packed, release
 from training.errors import DestinationError
 from training.fleet.broker import Operator, retained

@@ -21,8 +21,9 @@ from contract.signature import Signer
 from contract.signed_desired import sign_desired
 from contract.signed_manifest import sign_manifest
 from contract.topics import Kind
-from tests.rig.servers import Mosquitto
+from tests.rig.brokers import Mosquitto
 from tests.rig.signers import SECOND, SIGNER, STRANGER, TRUSTED
+from tests.rig.virtual_nodes import BOOT, VirtualNode, birth
 from tests.training.fleet.test_push import (
     ALL,
     OURS,
@@ -38,7 +39,6 @@ from tests.training.fleet.test_push import (
     put,
     run,
 )
-from tests.training.fleet.virtual_nodes import BOOT, VirtualNode, birth
 from tests.training.packed import content, manifest, packed, release
 from training.fleet.fleet import Fleet, SerialsUsedUpError, before, obstacles
 from training.fleet.orders import EXIT_NOT_ALL

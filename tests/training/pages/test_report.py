@@ -13,7 +13,7 @@ import pytest
 from contract.features import Float32Array
 from node.scoring.release_store import read_release
 from node.scoring.runtime import find_runtime
-from tests.node.fake_inference import FEATURES, RUNTIME, FakeModel, release_of
+from tests.rig.fake_inference import FEATURES, RUNTIME, FakeModel, release_of
 from training.detector.autoencoders import Epoch
 from training.judge.disturbances import Disturbance
 from training.judge.evaluate import Judgement, Report, Yardsticks, judge, line

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from contract.errors import TopicError
-from tests.rig.servers import require
+from tests.rig.installed import require
 from training.errors import EnrolmentError
 from training.fleet.enrolment import access_rules as users
 

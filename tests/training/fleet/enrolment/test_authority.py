@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from node.checks.certificate_dates import expiry
-from tests.rig.servers import require
+from tests.rig.installed import require
 from training.errors import EnrolmentError
 from training.fleet.enrolment import authority
 from training.fleet.enrolment.authority import Pair

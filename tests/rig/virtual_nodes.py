@@ -42,8 +42,9 @@ from contract.signature import TrustedKeys
 from contract.signed_desired import open_desired
 from contract.signed_manifest import open_manifest
 from contract.topics import Kind
-from tests.rig.servers import Mosquitto, wait_until
+from tests.rig.brokers import Mosquitto
 from tests.rig.signers import TRUSTED
+from tests.rig.waiting import wait_until
 
 BOOT = "01JD8Z6W3M9K4T2Q5R7V1X0YBC"
 

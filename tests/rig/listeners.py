@@ -1,19 +1,9 @@
-"""Programs of the fleet as subprocesses, and an ear on the broker, for system tests."""
+"""Ears on a broker, which hear what nodes say, for system tests."""
 
-import atexit
-import os
 import queue
-import shutil
-import socket
-import subprocess
-import sys
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from itertools import pairwise
-from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -29,14 +19,9 @@ from contract.session import (
     Subscribed,
     Subscription,
 )
-from contract.settings import ENVIRONMENT_PREFIX, MqttSettings
-from tests.rig.servers import Mosquitto, wait_until
-
-ROOT = Path(__file__).parents[2]
-MODEL = ROOT / "models" / "fan-synthetic"
-
-_STATE_FOLDERS = tempfile.mkdtemp(prefix="earshot-tests-")
-atexit.register(shutil.rmtree, _STATE_FOLDERS, ignore_errors=True)
+from contract.settings import MqttSettings
+from tests.rig.brokers import Mosquitto
+from tests.rig.waiting import wait_until
 
 Kind = TypeVar("Kind", bound=Message)
 
@@ -164,90 +149,3 @@ class ReceiptingCollector(Listener):
             )
             topic = topics.node(receipt.node, receipt.KIND)
             self._session.publish(Publication(topic=topic, payload=encode(receipt), retain=True))
-
-
-def environment(settings: Mapping[str, str]) -> dict[str, str]:
-    """Our environment, with these settings and no others of earshot's."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(ENVIRONMENT_PREFIX)}
-    return {**kept, **settings}
-
-
-@contextmanager
-def broker_of_a_few_lines(answers: Callable[[bytes], bytes]) -> Iterator[MqttSettings]:
-    """Takes connections one after the other, and answers each packet as it is told."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        settings = MqttSettings(host="127.0.0.1", port=server.getsockname()[1])
-
-        def serve() -> None:
-            while True:
-                try:
-                    connection, _ = server.accept()
-                except OSError:
-                    return
-                with connection:
-                    while packet := connection.recv(4096):
-                        connection.sendall(answers(packet))
-
-        thread = threading.Thread(target=serve, daemon=True)
-        thread.start()
-        yield settings
-        server.shutdown(socket.SHUT_RDWR)
-    thread.join(5)
-
-
-def node_settings(broker: Mosquitto | None, source: str, **more: str) -> dict[str, str]:
-    """Settings of a node that remembers nothing, as environment variables.
-
-    Args:
-        broker: None for a node that never connects.
-        source: what it hears.
-        more: further settings, without the prefix.
-    """
-    found = {
-        "EARSHOT_NODE_ID": "press-07",
-        "EARSHOT_NODE_STATE_FOLDER": tempfile.mkdtemp(dir=_STATE_FOLDERS),
-        "EARSHOT_MODEL_FOLDER": str(MODEL),
-        "EARSHOT_SOURCE_SPEC": source,
-        # A listener sends no receipts.
-        "EARSHOT_OUTBOX_RECEIPTS": "broker",
-        # The clock of a container may never be synchronised.
-        "EARSHOT_CLOCK_WAIT_SECONDS": "0",
-    }
-    if broker is not None:
-        found |= {"EARSHOT_MQTT_HOST": broker.host, "EARSHOT_MQTT_PORT": str(broker.port)}
-    return found | {ENVIRONMENT_PREFIX + name: value for name, value in more.items()}
-
-
-class Program(subprocess.Popen[str]):
-    """A program that is killed when its `with` is left: a test that fails leaves none behind."""
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.kill()
-        super().__exit__(kind, value, traceback)
-
-
-def start(package: str, *arguments: str, settings: Mapping[str, str]) -> Program:
-    """`python -m PACKAGE ARGUMENTS` in the background, for a `with`."""
-    return Program(
-        [sys.executable, "-m", package, *arguments],
-        cwd=ROOT,
-        env=environment(settings),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def run(
-    package: str, *arguments: str, settings: Mapping[str, str], seconds: float = 300.0
-) -> subprocess.CompletedProcess[str]:
-    """`python -m PACKAGE ARGUMENTS` until it ends."""
-    with start(package, *arguments, settings=settings) as program:
-        out, err = program.communicate(timeout=seconds)
-    return subprocess.CompletedProcess(program.args, program.returncode, out, err)
