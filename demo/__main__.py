@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from collector.commands import watch
+from collector.watch import show
 from contract.errors import EarshotError
 from contract.settings import MqttSettings
 from demo import update
@@ -144,16 +144,16 @@ def _show(
     """
     before = _update_after(options)
     after = None if options.seconds is None else options.seconds - before
-    mode = watch.Mode.LIVE if console.is_terminal else watch.Mode.LINES
+    mode = show.Mode.LIVE if console.is_terminal else show.Mode.LINES
     sent = False
     try:
         began = time.monotonic()
-        watch.run(broker, mode, seconds=before, every=_EVERY_SECONDS)
+        show.run(broker, mode, seconds=before, every=_EVERY_SECONDS)
         # It says nothing of a Ctrl-C but by being early.
         if time.monotonic() >= began + before:
             send_update()
             sent = True
-            watch.run(broker, mode, seconds=after, every=_EVERY_SECONDS)
+            show.run(broker, mode, seconds=after, every=_EVERY_SECONDS)
     except KeyboardInterrupt:
         console.print()
     return sent

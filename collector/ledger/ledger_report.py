@@ -6,6 +6,7 @@ collector has last judged it: while it does not run, time does not count against
 
 import re
 import sys
+import time
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 
@@ -13,13 +14,17 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from collector.ledger.ledger import Boot, Key, Node
+from collector.ledger.ledger import Boot, Node
+from collector.ledger.ledger_file import LedgerFile
 from contract.errors import EarshotError
 from contract.messages import BootEnd, DiscardReason
 from contract.ranges import Ranges
 
 # A pipe has no width, and rich would cut lines at 80.
 _PIPE_WIDTH = 240
+
+# How long the ledger may be behind the store while a collector writes.
+_WRITTEN_DOWN_SECONDS = 1.0
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
@@ -109,7 +114,7 @@ def verified(
     lines: Sequence[Line],
     boots: Sequence[Boot],
     ask: Callable[[str, str], Ranges],
-    read_again: Callable[[Key], Boot | None],
+    file: LedgerFile,
 ) -> list[Line]:
     """The same accounts beside what the store really has.
 
@@ -117,7 +122,7 @@ def verified(
         lines: one for each boot.
         boots: read before the store is asked: all that they say must be there.
         ask: the store.
-        read_again: a boot, some time after the store was asked: a collector that runs writes into
+        file: read again, some time after the store was asked: a collector that runs writes into
             the store first, then into its ledger.
     """
     found = []
@@ -125,8 +130,10 @@ def verified(
         there = ask(*boot.key)
         lost = boot.stored.missing_in(there)
         more = there.missing_in(boot.stored)
-        if more and (later := read_again(boot.key)) is not None:
-            more = there.missing_in(later.stored)
+        if more:
+            time.sleep(_WRITTEN_DOWN_SECONDS)
+            if (later := file.boot(boot.key)) is not None:
+                more = there.missing_in(later.stored)
         found.append(msgspec.structs.replace(line, lost_by_store=lost, not_written_down=more))
     return found
 

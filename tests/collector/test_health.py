@@ -6,7 +6,8 @@ import urllib.request
 
 import pytest
 
-from collector.__main__ import EXIT_NOT_DONE, main
+from collector.__main__ import main
+from collector.commands import EXIT_NOT_DONE
 from collector.health import HealthAddressError, ask, served
 from collector.vitals import Vitals
 from contract.errors import EXIT_BAD_INPUT

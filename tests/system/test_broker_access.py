@@ -17,7 +17,7 @@ import msgspec
 import pytest
 import yaml
 
-from collector.commands.check import Verdict, measure
+from collector.broker_check.measurements import Verdict, measure
 from contract import topics
 from contract.messages import CollectorStatus, Presence, PresenceReason, encode
 from contract.session import ConnectFailed, Disconnected, Received

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from collector.commands.check import Row, Verdict, exit_code, measure
+from collector.broker_check.measurements import Row, Verdict, exit_code, measure
 from contract.settings import MqttSettings
 from demo.broker import Broker
 from tests.rig.brokers import Mosquitto, broker_of_a_few_lines

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from collector.commands.command import CommandFailedError, tell
+from collector.node_commands import CommandFailedError, send_command
 from contract import topics
 from contract.errors import EXIT_BAD_INPUT
 from contract.messages import (
@@ -204,21 +204,21 @@ def test_node_is_calibrated_over_the_network(mosquitto: Mosquitto) -> None:
     broker = mqtt(mosquitto)
     with Listener(mosquitto) as listener, running_node(settings):
         listener.wait_for_windows(1)
-        short = tell(broker, "press-07", "calibrate", minutes=1.0, seconds=20)
-        begun = tell(broker, "press-07", "calibrate", minutes=2.0, seconds=20)
+        short = send_command(broker, "press-07", "calibrate", minutes=1.0, seconds=20)
+        begun = send_command(broker, "press-07", "calibrate", minutes=2.0, seconds=20)
         wait_until(
             lambda: listener.all_of(State)[-1].calibration is CalibrationPhase.ARMED,
             "a calibration",
             seconds=60,
         )
-        idle = tell(broker, "press-07", "calibrate", minutes=0.0, seconds=20)
+        idle = send_command(broker, "press-07", "calibrate", minutes=0.0, seconds=20)
         by_hand = run(
             "collector",
             *("command", "press-07", "calibrate", "--minutes", "60"),
             *("--broker", f"{mosquitto.host}:{mosquitto.port}"),
             settings={},
         )
-        cancelled = tell(broker, "press-07", "calibrate", minutes=0.0, seconds=20)
+        cancelled = send_command(broker, "press-07", "calibrate", minutes=0.0, seconds=20)
 
     assert not short.done
     assert short.note == "Expected 2 to 240 minutes of calibration, got 1"
@@ -235,7 +235,7 @@ def test_node_is_calibrated_over_the_network(mosquitto: Mosquitto) -> None:
 def test_command_without_a_node_is_told(mosquitto: Mosquitto) -> None:
     """Nobody waits for an answer that cannot come."""
     with pytest.raises(CommandFailedError, match="no node press-99 is connected"):
-        tell(mqtt(mosquitto), "press-99", "calibrate", minutes=None, seconds=20)
+        send_command(mqtt(mosquitto), "press-99", "calibrate", minutes=None, seconds=20)
 
 
 def test_retained_command_is_not_obeyed(mosquitto: Mosquitto) -> None:

@@ -15,8 +15,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from collector.commands.watch import BrokerUnreachableError, Feed
-from collector.fleet import FleetView
+from collector.watch.fleet_view import FleetView
+from collector.watch.show import BrokerUnreachableError, Feed
 from contract import topics
 from contract.errors import EXIT_BAD_INPUT
 from contract.messages import (

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from collector.commands.command import tell
+from collector.node_commands import send_command
 from contract import topics
 from contract.desired import cohort_percent
 from contract.messages import (
@@ -440,11 +440,11 @@ def test_command_takes_a_node_back_to_the_release_before(
     shelf.put_release(release)
     with running(updatable(mosquitto, tmp_path)):
         listener.wait_for_windows(1)
-        too_early = tell(broker, "press-07", "rollback", minutes=None, seconds=15)
+        too_early = send_command(broker, "press-07", "rollback", minutes=None, seconds=15)
         shelf.order("all", release)
         wait_for_update(listener, committed(release), "the release")
-        done = tell(broker, "press-07", "rollback", minutes=None, seconds=15)
-        again = tell(broker, "press-07", "rollback", minutes=None, seconds=15)
+        done = send_command(broker, "press-07", "rollback", minutes=None, seconds=15)
+        again = send_command(broker, "press-07", "rollback", minutes=None, seconds=15)
         listener.wait_for_windows(len(listener.windows()) + 2)
         model = listener.windows()[-1].model
         last = updates(listener)[-1]
@@ -491,7 +491,7 @@ def test_node_without_keys_takes_no_orders(
     broker = MqttSettings(host=mosquitto.host, port=mosquitto.port)
     with running(node_settings(mosquitto, HEALTHY)):
         listener.wait_for_windows(3)
-        answer = tell(broker, "press-07", "rollback", minutes=None, seconds=15)
+        answer = send_command(broker, "press-07", "rollback", minutes=None, seconds=15)
     birth = listener.all_of(Birth)[-1]
 
     assert not answer.done
@@ -554,7 +554,7 @@ def test_calibrated_node_calibrates_anew(
         shelf.order("all", release)
         wait_for_update(listener, committed(release), "the release")
         anew = listener.all_of(State)[-1]
-        tell(broker, "press-07", "rollback", minutes=None, seconds=15)
+        send_command(broker, "press-07", "rollback", minutes=None, seconds=15)
         wait_until(
             lambda: listener.all_of(State)[-1].threshold_source is ThresholdSource.SITE,
             "the limits of before",

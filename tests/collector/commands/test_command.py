@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from collector.__main__ import EXIT_NOT_DONE, main
+from collector.__main__ import main
+from collector.commands import EXIT_NOT_DONE
 from contract import topics
 from contract.errors import EXIT_BAD_INPUT
 from contract.messages import Result, encode

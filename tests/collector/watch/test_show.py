@@ -5,8 +5,8 @@ import io
 import pytest
 from rich.console import Console
 
-from collector.commands.watch import line, render, sparkline
-from collector.fleet import FleetView
+from collector.watch.fleet_view import FleetView
+from collector.watch.show import line, render, sparkline
 from contract.messages import Message, PresenceReason
 from tests.collector.examples import START_US, status, window
 

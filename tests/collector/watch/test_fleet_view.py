@@ -3,7 +3,7 @@
 import pytest
 from msgspec.structs import replace
 
-from collector.fleet import SILENT_AFTER_US, Condition, FleetView, Row
+from collector.watch.fleet_view import SILENT_AFTER_US, Condition, FleetView, Row
 from contract.messages import (
     CollectorStatus,
     MachineState,

@@ -1,0 +1,1 @@
+"""The fleet as its messages tell, in the terminal. Door: `show`."""
