@@ -32,7 +32,7 @@ class BenchBroker:
 
     @property
     def port(self) -> int:
-        """Where it listens, on 127.0.0.1."""
+        """The port on which the broker listens, on 127.0.0.1."""
         return int(self._listener.getsockname()[1])
 
     def __enter__(self) -> Self:

@@ -16,11 +16,11 @@ class Installed(msgspec.Struct, frozen=True, kw_only=True):
     """Packages on disk. Sizes count 1000 to the next unit."""
 
     mb: float
-    """Files as they are now."""
+    """Size of the files as they are now."""
     without_bytecode_mb: float
     """Without compiled Python (`.pyc`), which pip writes for all modules unless told not to."""
     packages: dict[str, float]
-    """Size of each in MB, the largest first."""
+    """The size of each package in MB, the largest first."""
 
 
 def node_requirements() -> tuple[str, ...] | None:

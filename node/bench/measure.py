@@ -103,9 +103,9 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     cores: int
     memory_mib: float | None
     governor: str | None
-    """Who decides on the processor's frequency."""
+    """The governor that decides on the processor's frequency."""
     frequency_mhz: float | None
-    """The highest that the processor may have."""
+    """The highest frequency that the processor may have."""
     temperature_before_c: float | None
     temperature_after_c: float | None
     throttled_before: bool | None
@@ -115,7 +115,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Bench(msgspec.Struct, frozen=True, kw_only=True):
-    """What one run of the bench has found."""
+    """What one run of the bench has measured."""
 
     schema: Literal[1] = 1
     timestamp: str
@@ -149,7 +149,7 @@ def bench(
     windows: int,
     threads: int = 1,
 ) -> Bench:
-    """Measure all there is.
+    """Measure everything that the bench knows of.
 
     Args:
         folder: the release's.
@@ -272,7 +272,7 @@ def in_turn(repeats: int, *calls: Callable[[int], object]) -> list[Times]:
 
 
 def times(taken_ms: Sequence[float] | np.typing.NDArray[np.float64]) -> Times:
-    """Percentiles of what calls took."""
+    """The percentiles of how long calls took."""
     p50, p95, p99, largest = np.percentile(taken_ms, (50, 95, 99, 100))
     return Times(
         p50=round(float(p50), 4),
@@ -457,7 +457,7 @@ def machine_facts() -> dict[str, Any]:
 
 
 def library_versions(names: Sequence[str]) -> dict[str, str]:
-    """Of those that are installed."""
+    """The versions of the libraries that are installed."""
     found = {}
     for name in names:
         with suppress(PackageNotFoundError):

@@ -21,7 +21,7 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def memory_of(process: int | str = "self") -> Memory:
-    """Of one process.
+    """The memory that one process takes.
 
     Raises:
         ProcessLookupError: it has ended.
@@ -43,7 +43,7 @@ def memory_of(process: int | str = "self") -> Memory:
 
 
 def total(parts: Iterable[Memory]) -> Memory:
-    """All of them together."""
+    """The memory that all of these processes take together."""
     listed = list(parts)
     shares = [part.pss_mib for part in listed]
     known = [share for share in shares if share is not None]

@@ -41,7 +41,7 @@ COLUMNS = (
     "metric_value",
     "notes",
 )
-"""Names and order of the reference design."""
+"""Names and order of the columns, as in the reference design."""
 
 _GIT_SECONDS = 10
 # Longer than the heads; enough to tell a table of ours from anything else.
@@ -111,12 +111,12 @@ def checkout_hash(package: Path) -> str | None:
 
 
 def platform_name() -> str:
-    """Operating system and instruction set."""
+    """The names of the operating system and the instruction set."""
     return f"{operating_system()}, {platform.machine()}"
 
 
 def device_name() -> str:
-    """The board, or else the processor."""
+    """The name of the board, or else of the processor."""
     if Path("/proc/device-tree/model").exists():
         return board_name()
     return processor_name() or board_name()

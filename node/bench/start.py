@@ -33,7 +33,7 @@ from node.scoring.runtime import LoadedModel, find_runtime
 
 
 def main() -> None:
-    """Score, and say when, and at what cost."""
+    """Score two windows, and print when the first was done and at what cost."""
     folder, recording, rate_hz, repeats = sys.argv[1:]
     program._parser()
     release, runtime = read_release(Path(folder)), find_runtime()

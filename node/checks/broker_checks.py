@@ -41,7 +41,7 @@ from node.checks.certificate_dates import first_expiry
 from node.findings import Finding, ok, problem, warning
 
 STAGE_SECONDS: Final = 10.0
-"""No stage takes longer than about this."""
+"""How long any stage may take, at most, in seconds."""
 _ANSWER_SECONDS: Final = STAGE_SECONDS + 1.0
 """The session itself gives up a silent broker after ten; its words are better than ours."""
 _COLLECTOR_SECONDS: Final = 1.0

@@ -30,10 +30,10 @@ _FIRST_YEAR: Final = 2025
 _LAST_YEAR: Final = 2100
 _WARM_C: Final = 75.0
 _HOT_C: Final = 80.0
-"""A Pi slows down from here on."""
+"""From this temperature on a Pi slows its processor down."""
 _LITTLE_MEMORY_BYTES: Final = 150_000_000
 _NO_MEMORY_BYTES: Final = 80_000_000
-"""What a node needs."""
+"""How much memory a node needs."""
 _LITTLE_DISK_BYTES: Final = 500_000_000
 _NO_DISK_BYTES: Final = 50_000_000
 
@@ -62,7 +62,7 @@ def node_runs(state_folder: Path) -> bool:
 
 
 def clock_finding(clock: Clock, now_s: float) -> Finding:
-    """Whether time stamps can be believed.
+    """What there is to say of the clock: whether its time stamps can be believed.
 
     Args:
         clock: whether the kernel's clock is kept in step.
@@ -81,7 +81,7 @@ def clock_finding(clock: Clock, now_s: float) -> Finding:
 def board_findings(
     readings: BoardReadings, throttled_word: int | None, *, name: str
 ) -> Iterator[Finding]:
-    """Heat, supply voltage and memory.
+    """What there is to say of the board's heat, supply voltage and memory.
 
     Args:
         readings: how the board is now.

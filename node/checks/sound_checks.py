@@ -55,14 +55,14 @@ class Heard(msgspec.Struct, frozen=True, kw_only=True):
     asked_seconds: float | None
     """How long it was listened to; None where the sound came to its end before."""
     level: Level | None
-    """Without the first moment."""
+    """Level of the sound without its first moment; None if nothing was heard."""
     health_note: str | None
     """What a node would say of the microphone; None while it would believe it."""
     overruns: int
     delivered_hz: float | None
     """Samples against the clock; None where too little came, or sound was lost on the way."""
     delivered_seconds: float
-    """Over how long that was measured."""
+    """Over how many seconds the rate was measured."""
     latencies_ms: tuple[float, ...]
     """From a window's last block being there to its score."""
 
@@ -83,7 +83,7 @@ class WindowTimer:
         self._scorer.score(_noise(features.window_samples))
 
     def hear(self, block: Block, sample_rate_hz: int) -> None:
-        """Takes in a block."""
+        """Take in the next block of sound."""
         started = time.perf_counter()
         for framed in self._framer.push(block, sample_rate_hz):
             if framed.samples is not None:

@@ -77,7 +77,7 @@ class MachineVote:
 
 
 class CalibratedMachine:
-    """Judges by the limits of a calibration.
+    """Judges windows and blocks of windows by the limits of a calibration.
 
     The state is unknown until the first whole block, and again when too little of a block could be
     scored, unless a warning or an alarm stands: those end by good blocks alone.

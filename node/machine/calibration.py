@@ -69,7 +69,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def total_seconds(self) -> float:
-        """From the start to the verdict."""
+        """How long a calibration takes from its start to its verdict, in seconds."""
         return self.settle_seconds + self.calibrate_seconds + self.verify_seconds
 
     @property
@@ -113,7 +113,7 @@ class Calibrator:
 
     @property
     def progress(self) -> float:
-        """Share of the whole calibration, 0 to 1."""
+        """Which share of the whole calibration is done, 0 to 1."""
         if self.phase in (CalibrationPhase.ARMED, CalibrationPhase.REFUSED):
             return 1.0
         return min(1.0, self._windows * self._hop_seconds / self._plan.total_seconds)
@@ -139,7 +139,7 @@ class Calibrator:
         return False
 
     def refuse(self, reason: str) -> None:
-        """End it without a result."""
+        """End the calibration without a result, for the given reason."""
         self.phase = CalibrationPhase.REFUSED
         self.limits = None
         self.note = reason[:200]

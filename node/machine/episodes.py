@@ -23,12 +23,12 @@ class Episode(msgspec.Struct, frozen=True, kw_only=True):
     opened_us: TimeUs
     rule: AlarmRule
     state: MachineState
-    """The worst so far."""
+    """The worst state of the machine since the episode opened."""
     peak_score: float
     windows: Count
     bands_hz: tuple[float, ...]
     told_us: TimeUs
-    """When it was last told of."""
+    """When an event of this episode was last published."""
 
 
 class Episodes:
@@ -79,7 +79,7 @@ class Episodes:
         return None if state is MachineState.UNKNOWN else EpisodePhase.CLOSED
 
     def note_bands(self, bands_hz: tuple[float, ...]) -> None:
-        """Keep which bands carry the error."""
+        """Keep which frequency bands carry the error, as centres in hertz."""
         self._change(bands_hz=bands_hz)
 
     def forget(self) -> None:
@@ -87,7 +87,7 @@ class Episodes:
         self.open = None
 
     def restamp(self, ends_us: Mapping[int, int]) -> None:
-        """The clock was wrong when it opened.
+        """Move the episode's times, which a wrong clock had stamped, to where they belong.
 
         Args:
             ends_us: by what a window's end was taken for, what it is.

@@ -73,10 +73,10 @@ class CalibrationRefusedError(EarshotError):
 
 
 class Observation(msgspec.Struct, frozen=True, eq=False):
-    """What is kept of one scored window."""
+    """What a calibration keeps of one scored window."""
 
     errors: tuple[float, ...]
-    """Of each model."""
+    """The mean squared residual of each model."""
     summaries: tuple[Float32Array, ...]
     """Of each model's residual: itself, or its mean over time where it is large."""
     mean_features: Float32Array
@@ -95,7 +95,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Above which centred statistic a single window is flagged."""
     log_mean: float
     log_sd: Positive
-    """Of single windows."""
+    """Standard deviation of the logarithm over single windows."""
     block_seconds: Annotated[int, msgspec.Meta(ge=1, le=7200)]
     blocks: Annotated[int, msgspec.Meta(ge=2)]
     block_mean: float
@@ -103,13 +103,13 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     block_limit: float
     """Prediction limit: a block mean above it is a finding."""
     block_release: float
-    """A block mean below it is normal again."""
+    """A block whose mean is below this is normal again."""
     fast_limit: float
     """Several single windows above it are a finding at once."""
     level_dbfs: float
-    """Median level of the windows."""
+    """Median level of the windows heard in the calibration."""
     false_alarms_per_week: Positive
-    """What the block limit is set for."""
+    """The rate of false alarms that the block limit is set for."""
     quick: bool
     """Made of two minutes, or little more: wide, and not what they are set for."""
 

@@ -32,7 +32,7 @@ _ALARM_SECONDS = 300.0
 
 
 class CalibrationNotStartedError(EarshotError):
-    """A calibration cannot begin now."""
+    """A calibration cannot begin now; the text says why and what to do."""
 
 
 class Judgement(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,7 +42,7 @@ class Judgement(msgspec.Struct, frozen=True, kw_only=True):
     score: float | None
     anomaly: bool | None
     state: MachineState
-    """Of the machine, after it."""
+    """State of the machine after this window."""
 
 
 class MachineWatch:
@@ -91,12 +91,12 @@ class MachineWatch:
 
     @property
     def manifest(self) -> Manifest:
-        """Of the release that scores."""
+        """The manifest of the release that scores."""
         return self._manifest
 
     @property
     def limits(self) -> Limits | None:
-        """Those in force that were made on site."""
+        """The limits made on site, while they are in force; None otherwise."""
         return self.site_limits if self._override is None else None
 
     @property
@@ -108,7 +108,7 @@ class MachineWatch:
 
     @property
     def threshold(self) -> float:
-        """Of a single window's statistic, by what is in force."""
+        """The statistic above which a single window is flagged, by what is in force."""
         if self._override is not None:
             return self._override
         limits = self.site_limits
@@ -116,7 +116,7 @@ class MachineWatch:
 
     @property
     def threshold_source(self) -> ThresholdSource:
-        """Who has set it."""
+        """Who has set the threshold that is in force."""
         if self._override is not None:
             return ThresholdSource.OVERRIDE
         return ThresholdSource.RELEASE if self.site_limits is None else ThresholdSource.SITE
@@ -128,7 +128,7 @@ class MachineWatch:
 
     @property
     def phase(self) -> CalibrationPhase:
-        """Of the newest calibration."""
+        """How far the newest calibration is."""
         if self._calibrator is not None:
             return self._calibrator.phase
         if self._ended is not None:
@@ -137,7 +137,7 @@ class MachineWatch:
 
     @property
     def progress(self) -> float:
-        """Of the newest calibration, 0 to 1."""
+        """Which share of the newest calibration is done, 0 to 1."""
         if self._calibrator is not None:
             return self._calibrator.progress
         return 0.0 if self.phase is CalibrationPhase.NONE else 1.0
@@ -179,7 +179,7 @@ class MachineWatch:
             self._vote = MachineVote()
 
     def calibrate(self, minutes: float) -> Plan:
-        """Begin a calibration.
+        """Begin a calibration of so many minutes and return its plan.
 
         Raises:
             CalibrationRefusedError: no plan has so many minutes.
@@ -226,7 +226,7 @@ class MachineWatch:
         self._follow_limits()
 
     def hear(self, evidence: Evidence | None, *, level_dbfs: float | None) -> Judgement:
-        """Take in the next window.
+        """Take in the next window and judge it by the limits in force.
 
         Args:
             evidence: of its score; None if it was not scored, or is not to be believed.

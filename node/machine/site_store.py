@@ -52,7 +52,7 @@ _Stored = TypeVar("_Stored", bound=msgspec.Struct)
 
 
 class StateFolderError(EarshotError):
-    """The state folder cannot be used."""
+    """The state folder cannot be used, or another program holds it."""
 
 
 class Site(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,13 +102,13 @@ class CalibrationStatus(msgspec.Struct, frozen=True, kw_only=True):
     """How far the newest calibration is, for whoever waits for it on this computer."""
 
     asked_us: TimeUs
-    """By which request it began."""
+    """The time of the request by which the calibration began."""
     phase: CalibrationPhase
     note: str | None
 
 
 class SiteStore:
-    """The files of one node.
+    """The files in which one node remembers its machine between two starts.
 
     Args:
         folder: made if it is not there.
@@ -139,7 +139,7 @@ class SiteStore:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the folder for one program.
+        """Hold the folder for one program while the context is entered.
 
         Raises:
             StateFolderError: another one holds it.
@@ -161,7 +161,7 @@ class SiteStore:
             yield
 
     def is_locked(self) -> bool:
-        """Whether a program holds the folder now."""
+        """Whether a program holds the folder at this moment."""
         try:
             with self.locked():
                 return False
@@ -173,7 +173,7 @@ class SiteStore:
         return self._read(_SITE, Site)
 
     def previous_sites(self) -> tuple[Site, ...]:
-        """Calibrations of the releases before, newest first."""
+        """The calibrations of the releases that ran before, newest first."""
         previous = self._read(_PREVIOUS, _PreviousSites)
         return () if previous is None else previous.sites
 
@@ -210,14 +210,14 @@ class SiteStore:
         self._keep(_PENDING, request)
 
     def take_request(self) -> CalibrationRequest | None:
-        """What was asked for since the last call."""
+        """The request that came since the last call; None if there was none."""
         request = self._read(_REQUEST, CalibrationRequest)
         if request is not None:
             self._keep(_REQUEST, None)
         return request
 
     def leave_request(self, request: CalibrationRequest) -> None:
-        """Ask the node that runs on this folder.
+        """Leave a request for the node that runs on this folder.
 
         Raises:
             StateFolderError: it cannot be written.
@@ -225,19 +225,19 @@ class SiteStore:
         self._write(_REQUEST, request)
 
     def answer(self) -> CalibrationAnswer | None:
-        """Whether the newest request was taken."""
+        """The answer to the newest request; None if there is none yet."""
         return self._read(_ANSWER, CalibrationAnswer)
 
     def keep_answer(self, answer: CalibrationAnswer) -> None:
-        """Tell whoever asked."""
+        """Keep the answer for whoever asked."""
         self._keep(_ANSWER, answer)
 
     def status(self) -> CalibrationStatus | None:
-        """How far the newest calibration is."""
+        """How far the newest calibration is; None if none has been asked for."""
         return self._read(_STATUS, CalibrationStatus)
 
     def keep_status(self, status: CalibrationStatus) -> None:
-        """Tell it; writes only what is new, so that a card is not worn by waiting."""
+        """Keep the status for whoever waits; writes only what is new, so that no card is worn."""
         if status != self._status_kept:
             self._status_kept = status
             self._keep(_STATUS, status)
@@ -247,7 +247,7 @@ class SiteStore:
         return self._read(_EPISODE, Episode)
 
     def keep_episode(self, episode: Episode | None) -> None:
-        """Keep the episode that is open, or none."""
+        """Keep the episode that is open, or that none is."""
         self._keep(_EPISODE, episode)
 
     def _keep_previous(self, sites: Sequence[Site], *, instead_of: Sequence[Site]) -> None:

@@ -25,7 +25,7 @@ class Judged(msgspec.Struct, frozen=True):
     """What the models make of one window; NaN or infinity where they gave no number."""
 
     mse: float
-    """Mean squared residual of the first model."""
+    """The mean squared residual of the release's first model."""
     statistic: float
     errors: tuple[float, ...]
     """Of each model, what its manifest entry says counts."""

@@ -23,7 +23,7 @@ class Release(msgspec.Struct, frozen=True):
     files: dict[str, bytes]
 
     def content(self, model: Model) -> bytes:
-        """Bytes of a model's `.tflite` file."""
+        """The bytes of a model's `.tflite` file."""
         return self.files[model.file]
 
 

@@ -27,7 +27,7 @@ _RUNTIMES = (
 
 
 class Runtime(msgspec.Struct, frozen=True):
-    """An installed inference library."""
+    """An installed inference library: its name and its version."""
 
     name: str
     version: str
@@ -56,7 +56,7 @@ def find_runtime() -> Runtime:
 
 
 class LoadedModel:
-    """A TFLite graph, ready to run.
+    """A TFLite graph that is loaded and ready to run.
 
     Args:
         content: the `.tflite` file's bytes.
@@ -115,7 +115,7 @@ class LoadedModel:
 
     @property
     def operators(self) -> frozenset[str]:
-        """Kinds of operators in the graph."""
+        """The kinds of operators in the graph, each once."""
         # The only way to ask either library. DELEGATE is what XNNPACK has taken over, not a kind.
         found = {str(operator["op_name"]) for operator in self._interpreter._get_ops_details()}
         return frozenset(found - {"DELEGATE"})

@@ -28,18 +28,18 @@ class Scored(msgspec.Struct, frozen=True, kw_only=True):
     mse: float | None
     """Mean squared residual of the release's first model; None if the window was not scored."""
     statistic: float | None
-    """What the release decides on."""
+    """The number that the release decides on; None if the window was not scored."""
     score: float | None
     """`statistic / threshold`: above 1 is an anomaly."""
     anomaly: bool | None
     problem: Problem | None
-    """Why there is no score."""
+    """Why there is no score; None if there is one."""
     level_dbfs: float
     """RMS level; 0 is a full-scale square wave, `SILENCE_DBFS` the floor."""
     clipped: float
-    """Share of samples at full scale, 0 to 1."""
+    """Share of the samples that are at full scale, 0 to 1."""
     seconds: float
-    """What the scoring took."""
+    """How long the scoring took, in seconds."""
 
 
 class Evidence(msgspec.Struct, frozen=True, eq=False):
@@ -48,13 +48,13 @@ class Evidence(msgspec.Struct, frozen=True, eq=False):
     features: Float32Array
     """Of the shape that the release's feature parameters give."""
     residuals: tuple[Float32Array, ...]
-    """What each model left over, see `Detector.residuals`."""
+    """What each model left over, float32; see `Detector.residuals`."""
     errors: tuple[float, ...]
-    """Of each model."""
+    """The mean squared residual of each model."""
 
 
 class Scorer:
-    """Scores windows with one release.
+    """Scores windows of sound with one release.
 
     Args:
         release: whose features, model and threshold to use.
@@ -74,7 +74,7 @@ class Scorer:
         self._extract = FeatureExtractor(manifest.features)
 
     def score(self, window: Float32Array) -> Scored:
-        """Score one window.
+        """Score one window of sound.
 
         Args:
             window: float32 sound of shape `(window_samples,)` at the release's sample rate, full

@@ -10,7 +10,7 @@ _BLOCK_SECONDS = 0.25
 
 
 class CalculatedSource:
-    """Plays a calculated machine.
+    """Plays the sound of a calculated machine, in blocks of a quarter of a second.
 
     Args:
         sound: the machine, its fault, and for how long to play it.
@@ -30,21 +30,21 @@ class CalculatedSource:
 
     @property
     def outage(self) -> str | None:
-        """Never any."""
+        """None: a calculated machine is always heard."""
         return None
 
     @property
     def identity(self) -> str:
-        """The machine and its number."""
+        """The machine's kind and the number of the individual."""
         return f"synthetic:{self._sound.machine}?unit={self._sound.unit}&seed={self._sound.seed}"
 
     @property
     def sample_rate_hz(self) -> int:
-        """The rate it is calculated at."""
+        """The rate at which the sound is calculated, in hertz."""
         return self._rate_hz
 
     def read(self, timeout_seconds: float) -> Block | None:
-        """The next quarter of a second."""
+        """The next quarter of a second of sound; None when it is not due in time."""
         count = int(self._rate_hz * _BLOCK_SECONDS)
         if self._sound.seconds is not None:
             left = round(self._sound.seconds * self._rate_hz) - self._samples_given

@@ -80,7 +80,7 @@ _PA_BAD_FORMAT: Final = frozenset({-9998, -9997, -9994})
 
 
 class RecordKind(IntEnum):
-    """What a record is."""
+    """What a record on standard output holds."""
 
     HELLO = 1
     SOUND = 2
@@ -108,7 +108,7 @@ class CaptureError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """An ALSA sound card."""
+    """An ALSA sound card, as Linux describes it in /proc and /sys."""
 
     number: int
     """Changes when cards are plugged in another order: never part of a key."""
@@ -116,17 +116,17 @@ class Card:
     usb_path: str | None = None
     """Host controller and ports, as the kernel names them: `0000:01:00.0-1.3`."""
     usb_id: str | None = None
-    """`vendor:product`, in hexadecimal."""
+    """The USB `vendor:product`, in hexadecimal; None if it is no USB device."""
     serial: str | None = None
     capture_devices: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Microphone:
-    """An input device that PortAudio lists."""
+    """An input device, as PortAudio lists it."""
 
     index: int
-    """Good only in this process."""
+    """PortAudio's number of the device; it means nothing in another process."""
     name: str
     host_api: str
     default_sample_rate_hz: int
@@ -134,11 +134,11 @@ class Microphone:
     is_default: bool
     key: str = ""
     aliases: tuple[str, ...] = ()
-    """Other keys that mean this microphone."""
+    """Other keys by which this device can be asked for."""
 
 
 class Block(NamedTuple):
-    """What the callback leaves for the writer."""
+    """A block of samples that PortAudio's callback leaves for the writer."""
 
     sound: bytes
     frames: int
@@ -156,7 +156,7 @@ def encode_record(
     overruns: int = 0,
     dropped_blocks: int = 0,
 ) -> bytes:
-    """One record, header and payload."""
+    """The bytes of one record: its header, then the payload."""
     header = HEADER.pack(
         MAGIC, kind, len(payload), frames, captured_monotonic_ns, overruns, dropped_blocks
     )
@@ -164,7 +164,7 @@ def encode_record(
 
 
 def decode_header(data: bytes) -> RecordHeader:
-    """The header in exactly `HEADER.size` bytes.
+    """The record header that lies in exactly `HEADER.size` bytes.
 
     Raises:
         ValueError: not a header of this format, or a payload beyond `MAX_PAYLOAD_BYTES`.
@@ -301,7 +301,7 @@ class Recorder:
         self._queue.put(None)
 
     def next(self, timeout_seconds: float) -> Block:
-        """The oldest block.
+        """The oldest block that waits; None when none came in time.
 
         Raises:
             EOFError: the stream has ended.
@@ -317,7 +317,7 @@ class Recorder:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the program; returns its exit status."""
+    """Run the capture program and return its exit status."""
     options = _parser().parse_args(arguments)
     out = _claim_stdout()
     try:

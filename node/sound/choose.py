@@ -10,7 +10,7 @@ SYNTHETIC = "synthetic:"
 
 
 def choose_source(spec: str, *, channel: int | None, fast: bool, model_rate_hz: int) -> AudioSource:
-    """The source; not opened yet.
+    """The source that a text asks for; it is not opened yet.
 
     Args:
         spec: `microphone:KEY`, `synthetic:fan?fault=bearing&severity=0.5`, or a file or folder.

@@ -153,7 +153,7 @@ class Framer:
 
 
 def framer_for(manifest: Manifest) -> Framer:
-    """Cuts sound as a release wants it."""
+    """A framer that cuts sound into the windows which a release wants."""
     return Framer(
         sample_rate_hz=manifest.features.sample_rate_hz,
         window_samples=manifest.features.window_samples,

@@ -15,7 +15,7 @@ _HOLD_SECONDS = 1.5
 
 
 class LevelMeter:
-    """Draws what it hears.
+    """Draws the level of what it hears on one line, a few times a second.
 
     Args:
         stream: a terminal; anything else should get no meter.

@@ -36,18 +36,18 @@ class Level(msgspec.Struct, frozen=True, kw_only=True):
     """How loud a stretch of sound was; 0 dBFS is a full-scale square wave."""
 
     rms_dbfs: float
-    """Without the constant part."""
+    """RMS level of the sound without its constant part."""
     peak_dbfs: float
     clipped: float
     """Share of samples at full scale, 0 to 1; in the worst channel, where several are mixed."""
     offset: float
-    """The constant part, -1 to 1."""
+    """The constant part of the sound, -1 to 1."""
     constant: bool
-    """Whether every sample has the same value."""
+    """Whether every sample had the same value."""
 
 
 class Levels:
-    """Measures sound as it comes."""
+    """Measures the level of sound that comes in blocks of any length."""
 
     def __init__(self) -> None:
         self._samples = 0
@@ -58,7 +58,7 @@ class Levels:
         self._highest = -math.inf
 
     def hear(self, samples: Float32Array, *, clipped: float) -> None:
-        """Takes in some sound.
+        """Take in some samples, float32 of shape (n,) from -1 to 1.
 
         Args:
             samples: float32 of shape (n,), -1..1.

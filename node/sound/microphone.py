@@ -41,7 +41,7 @@ _HANGING: Final[list[subprocess.Popen[bytes]]] = []
 
 
 class Microphone(msgspec.Struct, frozen=True, kw_only=True):
-    """A microphone that is plugged in now."""
+    """A microphone that is plugged in now, with the key that settings name it by."""
 
     key: str
     """Names it in settings; the same after a reboot, and never an index."""
@@ -51,7 +51,7 @@ class Microphone(msgspec.Struct, frozen=True, kw_only=True):
     max_input_channels: int
     is_default: bool
     aliases: tuple[str, ...] = ()
-    """Other keys that mean it."""
+    """Other keys by which settings may name this microphone."""
 
 
 class _Problem(msgspec.Struct, frozen=True):
@@ -106,7 +106,7 @@ def list_microphones(
 
 
 class MicrophoneSource:
-    """One microphone, while entered.
+    """One microphone, which is open while this source is entered.
 
     Entering starts the capture program, leaving ends it; it may be entered again. After a
     `SourceError` every `read` raises it again.
@@ -152,7 +152,7 @@ class MicrophoneSource:
 
     @property
     def sample_rate_hz(self) -> int:
-        """The device's own rate."""
+        """The device's own sample rate, in hertz."""
         return self._opened.sample_rate_hz
 
     def __enter__(self) -> Self:
@@ -334,7 +334,7 @@ class _Child:
         return record
 
     def end(self) -> None:
-        """Ends the child, whatever it is doing."""
+        """End the child process, whatever it is doing."""
         process = self._process
         assert process.stdin is not None
         process.stdin.close()

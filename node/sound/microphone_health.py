@@ -189,10 +189,10 @@ class _Heard(msgspec.Struct, frozen=True, kw_only=True):
     constant: bool
     offset: float
     rms: float
-    """Without the offset."""
+    """RMS of the samples without their constant offset, 0 to 1."""
     clipped: float
     repeats_samples: int | None
-    """Period of sound that repeats exactly."""
+    """The period of sound that repeats exactly, in samples; None if it does not repeat."""
 
     @property
     def rms_dbfs(self) -> float:

@@ -50,13 +50,13 @@ class RecordError(EarshotError):
 
 
 class Recorded(msgspec.Struct, frozen=True, kw_only=True):
-    """What a recording came to."""
+    """What a recording came to: its files, their level, and how it ended."""
 
     files: int
     seconds: int
-    """In those files."""
+    """Seconds of sound in those files."""
     level: Level | None
-    """Of what is in the files."""
+    """Level of the sound in the files; None if there is none."""
     overruns: int
     discarded_seconds: float
     """Heard, but in no file: before a gap, or too short for a whole file."""
@@ -71,7 +71,7 @@ def planned_files(minutes: float, file_seconds: int) -> int:
 
 
 def planned_bytes(files: int, *, file_seconds: int, sample_rate_hz: int) -> int:
-    """What so many files take on disk."""
+    """How many bytes so many files take on disk."""
     return files * (_HEADER_BYTES + file_seconds * sample_rate_hz * SAMPLE_BYTES)
 
 

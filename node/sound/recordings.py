@@ -20,7 +20,7 @@ _BLOCK_SECONDS = 0.25
 
 
 class Recording(msgspec.Struct, frozen=True):
-    """A sound file that can be read."""
+    """A sound file that can be read, described by its header."""
 
     path: Path
     sample_rate_hz: int
@@ -29,7 +29,7 @@ class Recording(msgspec.Struct, frozen=True):
 
     @property
     def seconds(self) -> float:
-        """Its length."""
+        """The length of the recording, in seconds."""
         return self.frames / self.sample_rate_hz
 
 
@@ -50,7 +50,7 @@ def find_recordings(path: Path) -> list[Recording]:
 
 
 class RecordingSource:
-    """Plays recordings, once.
+    """Plays recordings one after the other, once.
 
     Args:
         recordings: what to play; at least one.
@@ -76,7 +76,7 @@ class RecordingSource:
 
     @property
     def outage(self) -> str | None:
-        """Never any."""
+        """None: a recording is always there to be heard."""
         return None
 
     @property
@@ -145,7 +145,7 @@ def check_channel(recordings: Sequence[Recording], channel: int | None) -> None:
 
 
 def open_recording(path: Path) -> Recording:
-    """What a file holds, by its header.
+    """The recording that a file holds, described by its header.
 
     Raises:
         SourceError: it cannot be read as sound, or holds none, or less than its header says.

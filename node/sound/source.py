@@ -10,10 +10,10 @@ import numpy.typing as npt
 
 
 class Block(msgspec.Struct, frozen=True, kw_only=True, eq=False):
-    """A stretch of sound."""
+    """A stretch of mono sound without a gap."""
 
     samples: npt.NDArray[np.float32]
-    """Mono, shape (n,), -1..1."""
+    """The samples: float32 of shape (n,), mono, from -1 to 1."""
     captured_monotonic_ns: int
     """When the first sample was captured, on the clock of `time.monotonic_ns`."""
     continuous: bool = True
@@ -49,7 +49,7 @@ class AudioSource(Protocol):
 
     @property
     def identity(self) -> str:
-        """What it is, the same after a restart."""
+        """What the source is, in words that stay the same after a restart."""
 
     @property
     def sample_rate_hz(self) -> int:

@@ -65,7 +65,7 @@ class MachineSound(msgspec.Struct, frozen=True):
     """The recipe of one sound; raises `SpecError` for values outside `RANGES`."""
 
     machine: str = "fan"
-    """One of `MACHINES`."""
+    """The kind of machine, one of `MACHINES`."""
     unit: int = 0
     """Which individual of its kind: seeds blades, speed, resonances and levels."""
     seed: int = 0
@@ -73,13 +73,13 @@ class MachineSound(msgspec.Struct, frozen=True):
     fault: str | None = None
     """One of `FAULTS`, or None for a healthy machine."""
     severity: float = 0.5
-    """0 (exactly the healthy sound) to 1."""
+    """How bad the fault is, from 0 (exactly the healthy sound) to 1."""
     fault_after_seconds: float = 0.0
     """When the fault begins to fade in, within one second; 0 is from the first sample."""
     seconds: float | None = None
     """Total length, for whoever plays the sound; None is endless."""
     speed: float = 1.0
-    """Factor on the rotation speed."""
+    """A factor on the machine's rotation speed."""
     gain_db: float = 0.0
     """Decibels on the whole sound; from about 11 on, peaks clip, as in a loud microphone."""
     noise_colour: float = -3.0
@@ -152,7 +152,7 @@ def parse_spec(text: str) -> MachineSound:
 
 
 class Resonance(NamedTuple):
-    """One resonance of a housing."""
+    """One resonance of the machine's housing."""
 
     frequency_hz: float
     half_width_hz: float
@@ -169,11 +169,11 @@ class Individual(msgspec.Struct, frozen=True):
     blades: int
     rotation_hz: float
     blade_levels: tuple[complex, ...]
-    """The blade-pass frequency and its harmonics."""
+    """Amplitude and phase of the blade-pass frequency and its harmonics."""
     shaft_levels: tuple[complex, ...]
-    """The orders 1, 2, 3 ... of the shaft."""
+    """Amplitude and phase of the shaft's orders 1, 2, 3 ..."""
     hum_levels: tuple[complex, ...]
-    """The mains frequency and its harmonics."""
+    """Amplitude and phase of the mains frequency and its harmonics."""
     resonances: tuple[Resonance, ...]
     turbulence_corner_hz: float
     balls: int
@@ -264,7 +264,7 @@ class _Kind(NamedTuple):
     blades: tuple[int, ...]
     rotation_hz: tuple[float, float]
     speed_drift: float
-    """Standard deviation, relative."""
+    """Standard deviation of the rotation speed, as a share of it."""
     harmonic_step_db: float
     """From one harmonic of the blade-pass frequency to the next."""
     tones: float
@@ -273,7 +273,7 @@ class _Kind(NamedTuple):
     """Shares of the healthy sound's power; the three sum to 1."""
     turbulence_corner_hz: tuple[float, float]
     turbulence_slope_db: float
-    """Per octave above the corner, downwards."""
+    """How fast the turbulence falls above its corner frequency, in dB per octave."""
     resonance_hz: tuple[float, float]
 
 
@@ -442,7 +442,7 @@ class _Fault:
         pass
 
     def faster(self, depth: Floats) -> Floats | float:
-        """By which part the shaft turns faster."""
+        """By which share of its speed the shaft turns faster, for each sample."""
         return 0.0
 
     def change(self, depth: Floats, turns: Floats) -> _Change:
