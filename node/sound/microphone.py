@@ -18,8 +18,8 @@ from typing import Annotated, Final, Literal, NoReturn, Self, TypeVar
 import msgspec
 import numpy as np
 
-from node.sound import capture
-from node.sound.capture import ProblemReason, RecordHeader, RecordKind
+from node.sound import capture_records
+from node.sound.capture_records import ProblemReason, RecordHeader, RecordKind
 from node.sound.errors import SourceError
 from node.sound.microphone_health import FULL_SCALE
 from node.sound.source import Block
@@ -362,11 +362,11 @@ class _Child:
             pipe.close()
 
     def _taken(self) -> tuple[RecordHeader, bytes] | None:
-        start = capture.HEADER.size
+        start = capture_records.HEADER.size
         if len(self._unread) < start:
             return None
         try:
-            header = capture.decode_header(bytes(self._unread[:start]))
+            header = capture_records.decode_header(bytes(self._unread[:start]))
         except ValueError as error:
             raise _malformed(str(error)) from error
         end = start + header.payload_bytes

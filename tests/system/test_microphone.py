@@ -26,8 +26,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from node.sound import capture
-from node.sound.capture import RecordHeader, RecordKind
+from node.sound import capture, capture_records
+from node.sound.capture_records import RecordHeader, RecordKind
 from node.sound.errors import SourceError
 from node.sound.healing import HealingSource
 from node.sound.microphone import MicrophoneSource, list_microphones
@@ -122,7 +122,7 @@ def start(*options: str) -> subprocess.Popen[bytes]:
 
 def record(process: subprocess.Popen[bytes]) -> tuple[RecordHeader, bytes]:
     assert process.stdout is not None
-    header = capture.decode_header(process.stdout.read(capture.HEADER.size))
+    header = capture_records.decode_header(process.stdout.read(capture_records.HEADER.size))
     return header, process.stdout.read(header.payload_bytes)
 
 

@@ -15,23 +15,19 @@ from types import SimpleNamespace
 
 import pytest
 
-from node.sound import capture
-from node.sound.capture import (
+from node.sound.capture import Recorder, reason_of
+from node.sound.capture_records import (
+    HEADER,
+    MAX_PAYLOAD_BYTES,
     CaptureError,
-    Card,
-    Microphone,
     ProblemReason,
-    Recorder,
     RecordHeader,
     RecordKind,
-    card_keys,
     decode_header,
     encode_record,
-    identified,
-    read_cards,
-    reason_of,
-    selected,
 )
+from node.sound.cards import Card, card_keys, read_cards
+from node.sound.input_devices import InputDevice, identified, selected
 
 ROOT = Path(__file__).parents[3]
 FAKE_PORTAUDIO = Path(__file__).parents[1] / "fake_portaudio"
@@ -62,7 +58,7 @@ def test_sound_record_is_written_as_released() -> None:
 
 def test_sound_header_is_read_as_released() -> None:
     """A header of format 1 gives back its fields."""
-    header = decode_header(GOLDEN_SOUND[: capture.HEADER.size])
+    header = decode_header(GOLDEN_SOUND[: HEADER.size])
 
     assert header == RecordHeader(
         kind=RecordKind.SOUND,
@@ -72,7 +68,7 @@ def test_sound_header_is_read_as_released() -> None:
         overruns=5,
         dropped_blocks=6,
     )
-    assert GOLDEN_SOUND[capture.HEADER.size :] == struct.pack("<2f", 0.5, -1.0)
+    assert GOLDEN_SOUND[HEADER.size :] == struct.pack("<2f", 0.5, -1.0)
 
 
 def test_header_of_another_format_is_refused() -> None:
@@ -84,7 +80,7 @@ def test_header_of_another_format_is_refused() -> None:
 @pytest.mark.parametrize("excess", [0, 1])
 def test_header_bounds_the_payload(excess: int) -> None:
     """The largest payload passes and one byte more does not."""
-    size = capture.MAX_PAYLOAD_BYTES + excess
+    size = MAX_PAYLOAD_BYTES + excess
     data = struct.pack("<4sB3xIIQII", b"EAR1", 2, size, 0, 0, 0, 0)
 
     if excess:
@@ -221,9 +217,9 @@ def test_no_trees_no_cards(tmp_path: Path) -> None:
     assert read_cards(tmp_path / "proc", tmp_path / "sys") == []
 
 
-def hardware(index: int, number: int, *, device: int = 0, default: bool = False) -> Microphone:
+def hardware(index: int, number: int, *, device: int = 0, default: bool = False) -> InputDevice:
     name = f"USB Audio Device: - (hw:{number},{device})"
-    return Microphone(index, name, "ALSA", 48000, 1, default)
+    return InputDevice(index, name, "ALSA", 48000, 1, default)
 
 
 CARD = Card(1, "Device", "xhci.0-1.3", "0d8c:0014", "A1", (0,))
@@ -261,7 +257,7 @@ def test_second_capture_device_of_a_card_has_its_own_key() -> None:
 
 def test_device_without_a_card_is_known_by_name() -> None:
     """A plugin, and a card that Linux does not show, have their names without any index."""
-    plugin = Microphone(0, "pulse", "ALSA", 44100, 32, is_default=False)
+    plugin = InputDevice(0, "pulse", "ALSA", 44100, 32, is_default=False)
 
     keys = [microphone.key for microphone in identified([plugin, hardware(1, 6)], [CARD])]
 
@@ -410,9 +406,9 @@ Records = list[tuple[RecordHeader, bytes]]
 def split(data: bytes) -> Records:
     records = []
     while data:
-        header = decode_header(data[: capture.HEADER.size])
-        end = capture.HEADER.size + header.payload_bytes
-        records.append((header, data[capture.HEADER.size : end]))
+        header = decode_header(data[: HEADER.size])
+        end = HEADER.size + header.payload_bytes
+        records.append((header, data[HEADER.size : end]))
         data = data[end:]
     return records
 
@@ -544,7 +540,7 @@ def test_closed_input_ends_the_program() -> None:
     with start("quiet") as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        process.stdout.read(capture.HEADER.size)
+        process.stdout.read(HEADER.size)
         process.stdin.close()
 
         assert process.wait(10) == 0
@@ -554,7 +550,7 @@ def test_closed_output_ends_the_program() -> None:
     """Nobody to write to is no error."""
     with start("endless") as process:
         assert process.stdout is not None
-        process.stdout.read(capture.HEADER.size)
+        process.stdout.read(HEADER.size)
         process.stdout.close()
 
         assert process.wait(10) == 0

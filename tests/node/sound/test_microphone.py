@@ -12,8 +12,8 @@ import numpy.typing as npt
 import pytest
 
 from contract.errors import EarshotError
-from node.sound import capture
-from node.sound.capture import RecordKind
+from node.sound import capture_records
+from node.sound.capture_records import RecordKind
 from node.sound.errors import SourceError
 from node.sound.microphone import Microphone, MicrophoneSource, list_microphones
 
@@ -65,8 +65,8 @@ def test_fake_child_writes_what_the_capture_program_reads() -> None:
 
     stream = io.BytesIO(done.stdout)
     headers = []
-    while data := stream.read(capture.HEADER.size):
-        headers.append(capture.decode_header(data))
+    while data := stream.read(capture_records.HEADER.size):
+        headers.append(capture_records.decode_header(data))
         stream.read(headers[-1].payload_bytes)
     assert [header.kind for header in headers] == [RecordKind.HELLO, *[RecordKind.SOUND] * 3]
     assert headers[1] == (2, 32 * 2 * 4, 32, 1_234_567_890_123, 0, 0)
