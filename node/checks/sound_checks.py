@@ -46,8 +46,8 @@ _PROBLEM_LOAD: Final = 0.50
 """Share of a hop. Updates are tried beside the running model: two must fit."""
 
 
-class Heard(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of listening for some seconds."""
+class Listening(msgspec.Struct, frozen=True, kw_only=True):
+    """What was measured while listening for some seconds."""
 
     identity: str
     sample_rate_hz: int
@@ -130,7 +130,7 @@ def listen(
     *,
     timer: WindowTimer | None,
     draw: Callable[[Block, int], None] | None = None,
-) -> Heard:
+) -> Listening:
     """Hear a source for some seconds, or until it ends.
 
     Args:
@@ -168,7 +168,7 @@ def listen(
                 draw(block, rate_hz)
             if timer is not None:
                 timer.hear(block, rate_hz)
-        return Heard(
+        return Listening(
             identity=source.identity,
             sample_rate_hz=source.sample_rate_hz,
             seconds=heard_seconds,
@@ -211,7 +211,7 @@ class _DeliveredRate:
         return self._samples / self.seconds if self.seconds >= _RATE_SECONDS else None
 
 
-def heard_findings(heard: Heard, *, is_microphone: bool) -> list[Finding]:
+def heard_findings(heard: Listening, *, is_microphone: bool) -> list[Finding]:
     """What listening has shown: the source, its true rate, lost sound, and the level."""
     findings = [ok("microphone", f"{heard.identity} opens at {heard.sample_rate_hz} Hz")]
     if heard.level is None:
@@ -248,7 +248,7 @@ def heard_findings(heard: Heard, *, is_microphone: bool) -> list[Finding]:
     return [*findings, *levels]
 
 
-def _has_stopped(heard: Heard) -> bool:
+def _has_stopped(heard: Listening) -> bool:
     """Whether much less sound came than was waited for."""
     asked = heard.asked_seconds
     if asked is None:
@@ -256,7 +256,7 @@ def _has_stopped(heard: Heard) -> bool:
     return heard.seconds < min(_LEAST_SHARE * asked, asked - _START_GAP_SECONDS)
 
 
-def rate_findings(heard: Heard) -> list[Finding]:
+def rate_findings(heard: Listening) -> list[Finding]:
     """Whether the device delivers as many samples a second as it says."""
     if heard.delivered_hz is None:
         return []

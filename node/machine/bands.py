@@ -15,6 +15,28 @@ from contract.features import FeatureParams, Float32Array, dct_matrix, mel_edges
 
 STRONGEST = 3
 _GROUPS = 16
+# Twenty minutes of windows, two seconds each.
+_MEMORY_WINDOWS = 600
+
+
+class UsualFeatures:
+    """What normal windows sound like on the mean, where no calibration has said it."""
+
+    def __init__(self) -> None:
+        self.mean: Float32Array | None = None
+        """Mean of the features over time and windows, float32 of shape `(params.shape[0],)`;
+        None before the first window."""
+        self._windows = 0
+
+    def hear(self, mean_features: Float32Array) -> None:
+        """Take in the mean over time of a normal window's features, of the shape of `mean`.
+
+        The newest windows count for most: what is older than some 600 windows fades.
+        """
+        if self.mean is None:
+            self.mean = mean_features.copy()
+        self._windows = min(self._windows + 1, _MEMORY_WINDOWS)
+        self.mean += (mean_features - self.mean) / self._windows
 
 
 def strongest_bands_hz(

@@ -16,14 +16,12 @@ from contract.features import Float32Array
 from contract.messages import AlarmRule, CalibrationPhase, MachineState, ThresholdSource
 from contract.release import Manifest
 from node.machine.alarm_state import ABNORMAL, CalibratedMachine, MachineVote
-from node.machine.bands import strongest_bands_hz
+from node.machine.bands import UsualFeatures, strongest_bands_hz
 from node.machine.calibration import Calibrator, Plan
 from node.machine.limits import Limits, Observation, centred_statistic, observe
 from node.scoring.detector import Detector, statistic
 from node.scoring.scorer import Evidence
 
-# How many windows the mean of normal features remembers on a node that was not calibrated.
-_MEMORY_WINDOWS = 600
 # Without a release that says so.
 _FALSE_ALARMS_PER_WEEK = 1.0
 
@@ -83,8 +81,7 @@ class MachineWatch:
         self._machine_limits: Limits | None = None
         self._vote = MachineVote(state)
         self._alarm_windows = 0
-        self._normal_features: Float32Array | None = None
-        self._normal_windows = 0
+        self._usual = UsualFeatures()
         if limits is not None:
             # Under an override the state that was told was not found by these limits.
             self._judge_by(limits, state if override is None else MachineState.UNKNOWN)
@@ -240,14 +237,14 @@ class MachineWatch:
         anomaly = None if score is None else score > 1.0
         state = self._state(observation, found, anomaly, level_dbfs)
         if observation is not None and not anomaly:
-            self._remember(observation.mean_features)
+            self._usual.hear(observation.mean_features)
         self._go_on_calibrating(observation)
         return Judgement(statistic=found, score=score, anomaly=anomaly, state=state)
 
     def strongest_bands_hz(self, evidence: Evidence, detector: Detector) -> tuple[float, ...]:
         """Which bands carry a window's error; see `node.machine.bands`."""
         limits = self.site_limits
-        normal = self._normal_features
+        normal = self._usual.mean
         if limits is not None:
             normal = np.asarray(limits.mean_features, np.float32)
         if normal is None:
@@ -294,12 +291,6 @@ class MachineWatch:
             found = centred_statistic(self._manifest, observation, limits.centres)
         log = None if found is None else math.log(max(found, 1e-300))
         return self._machine.hear(log, level_dbfs)
-
-    def _remember(self, mean_features: Float32Array) -> None:
-        if self._normal_features is None:
-            self._normal_features = mean_features.copy()
-        self._normal_windows = min(self._normal_windows + 1, _MEMORY_WINDOWS)
-        self._normal_features += (mean_features - self._normal_features) / self._normal_windows
 
     def _go_on_calibrating(self, observation: Observation | None) -> None:
         calibrator = self._calibrator

@@ -11,6 +11,7 @@ missed (`node.sound.framing`).
 import logging
 import time
 from collections.abc import Sequence
+from functools import partial
 from types import TracebackType
 from typing import Final, Self
 
@@ -45,9 +46,30 @@ class _Outage(msgspec.Struct):
     """Since when nothing is heard, why, and how often it was tried."""
 
     since: float
-    """On `time.monotonic`."""
+    """When the outage began, on `time.monotonic`."""
     error: SourceError
     tries: int = 0
+
+
+class _Retry:
+    """When to try again: after each failure in a row a little later, then evenly for ever."""
+
+    def __init__(self, wait_seconds: Sequence[float]) -> None:
+        self._wait_seconds = tuple(wait_seconds)
+        self.longest_seconds = self._wait_seconds[-1]
+        self.start_over()
+
+    def start_over(self) -> None:
+        self._failures = 0
+        self.at = 0.0
+        """Of the next try, on `time.monotonic`."""
+
+    def failed(self, now: float) -> float:
+        """Count a failure; gives how many seconds the next try is away."""
+        step = self._wait_seconds[min(self._failures, len(self._wait_seconds) - 1)]
+        self._failures += 1
+        self.at = now + step
+        return step
 
 
 class HealingSource:
@@ -84,11 +106,11 @@ class HealingSource:
             wait_seconds: before each next try; the last one for ever.
         """
         self._asked = self._device = device
-        self._channel = channel
-        self._command = command
-        self._answer_seconds = answer_seconds
+        self._made = partial(
+            MicrophoneSource, channel=channel, command=command, answer_seconds=answer_seconds
+        )
         self._stall_seconds = stall_seconds
-        self._wait_seconds = tuple(wait_seconds)
+        self._retry = _Retry(wait_seconds)
         self._identity: str | None = None
         self._rate_hz = 0
         self._start_over()
@@ -101,8 +123,7 @@ class HealingSource:
         self._microphone: MicrophoneSource | None = None
         self._is_open = False
         self._outage: _Outage | None = None
-        self._failures = 0
-        self._next_try = 0.0
+        self._retry.start_over()
         self._open_since = self._heard_last = time.monotonic()
         self._overruns_before = 0
 
@@ -171,7 +192,7 @@ class HealingSource:
 
     def _try_read(self, deadline: float) -> Block | None:
         if self._microphone is None:
-            if not _sleep_until(self._next_try, deadline):
+            if not _sleep_until(self._retry.at, deadline):
                 return None
             self._open()
         if not self._is_open and not self._opens_within(max(0.0, deadline - time.monotonic())):
@@ -196,7 +217,7 @@ class HealingSource:
         if outage is None:
             self._was_heard = True
             if now - self._open_since >= STEADY_SECONDS:
-                self._failures = 0
+                self._retry.start_over()
             return block
         self.reopened += self._was_heard
         self._was_heard = True
@@ -213,12 +234,7 @@ class HealingSource:
         if self._outage is not None:
             self._outage.tries += 1
         self._is_open = False
-        self._microphone = MicrophoneSource(
-            self._device,
-            channel=self._channel,
-            command=self._command,
-            answer_seconds=self._answer_seconds,
-        )
+        self._microphone = self._made(self._device)
         self._microphone.start()
 
     def _opens_within(self, seconds: float) -> bool:
@@ -236,17 +252,14 @@ class HealingSource:
     def _give_up(self, error: SourceError) -> None:
         """Ends this capture program and sets the time of the next."""
         self._kill()
-        now = time.monotonic()
-        step = self._wait_seconds[min(self._failures, len(self._wait_seconds) - 1)]
-        self._failures += 1
-        self._next_try = now + step
+        step = self._retry.failed(time.monotonic())
         if self._outage is None:
             self._outage = _Outage(since=self._heard_last, error=error)
             logger.warning(
                 "%s; trying again after %g s, later every %g s, for as long as it takes",
                 error,
                 step,
-                self._wait_seconds[-1],
+                self._retry.longest_seconds,
             )
         else:
             self._outage.error = error

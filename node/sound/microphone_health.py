@@ -153,7 +153,7 @@ class MicrophoneHealth:
         self._good_seconds = 0 if any(shown.values()) else self._good_seconds + 1
         self._tell(heard)
 
-    def _shown(self, heard: "_Heard") -> dict[MicrophoneState, bool]:
+    def _shown(self, heard: "_SecondOfSound") -> dict[MicrophoneState, bool]:
         """Whether a second shows each fault; without those that it cannot tell."""
         shown = {MicrophoneState.SILENT: heard.constant and heard.offset == 0}
         if shown[MicrophoneState.SILENT]:
@@ -172,7 +172,7 @@ class MicrophoneHealth:
         shown[MicrophoneState.QUIET] = heard.rms_dbfs < level
         return shown
 
-    def _tell(self, heard: "_Heard") -> None:
+    def _tell(self, heard: "_SecondOfSound") -> None:
         fault = next((fault for fault, present in self._present.items() if present), None)
         if fault is None:
             unsure = self.state in (MicrophoneState.UNKNOWN, MicrophoneState.GONE)
@@ -183,7 +183,7 @@ class MicrophoneHealth:
             self.state, self.note = fault, _note(fault, heard)
 
 
-class _Heard(msgspec.Struct, frozen=True, kw_only=True):
+class _SecondOfSound(msgspec.Struct, frozen=True, kw_only=True):
     """What one second of sound comes to."""
 
     constant: bool
@@ -199,11 +199,11 @@ class _Heard(msgspec.Struct, frozen=True, kw_only=True):
         return 20 * math.log10(self.rms) if self.rms > 0 else -math.inf
 
 
-def _heard(second: Float32Array, clipped: float) -> _Heard:
+def _heard(second: Float32Array, clipped: float) -> _SecondOfSound:
     if not np.isfinite(second).all():
         second = np.nan_to_num(second, nan=0.0, posinf=1.0, neginf=-1.0)
     constant = bool(second.min() == second.max())
-    return _Heard(
+    return _SecondOfSound(
         constant=constant,
         offset=float(second[0]) if constant else float(np.mean(second, dtype=np.float64)),
         rms=0.0 if constant else float(np.std(second, dtype=np.float64)),
@@ -231,7 +231,7 @@ def _period(second: Float32Array) -> int | None:
     return None
 
 
-def _note(fault: MicrophoneState, heard: _Heard) -> str:
+def _note(fault: MicrophoneState, heard: _SecondOfSound) -> str:
     notes = {
         MicrophoneState.SILENT: (
             "The microphone gives digital silence: switch off its mute button, unmute it in"

@@ -27,7 +27,7 @@ from node.checks.computer_checks import (
     state_folder_findings,
 )
 from node.checks.sound_checks import (
-    Heard,
+    Listening,
     headroom_finding,
     heard_findings,
     listen,
@@ -91,10 +91,10 @@ def grades_of(output: str) -> dict[str, str]:
     return {check["check"]: check["grade"] for check in json.loads(output)["checks"]}
 
 
-def heard(samples: Float32Array, **more: object) -> Heard:
+def heard(samples: Float32Array, **more: object) -> Listening:
     levels = Levels()
     levels.hear(samples, clipped=0.0)
-    found = Heard(
+    found = Listening(
         identity="usb:1-1.2",
         sample_rate_hz=48_000,
         seconds=5.0,
