@@ -1,4 +1,4 @@
-"""`python -m node score`: recordings scored offline, by exactly the code that a live node runs."""
+"""`earshot node score`: recordings scored offline, by exactly the code that a live node runs."""
 
 import csv
 import json

@@ -29,7 +29,7 @@ class SourceSection(msgspec.Struct, frozen=True, kw_only=True):
     """Where sound comes from."""
 
     spec: Annotated[str, msgspec.Meta(min_length=1)] = "microphone:default"
-    """`microphone:KEY` (see `python -m node devices`), `synthetic:fan?fault=bearing`, or a path."""
+    """`microphone:KEY` (see `earshot node devices`), `synthetic:fan?fault=bearing`, or a path."""
     channel: Annotated[int, msgspec.Meta(ge=0, le=255)] | None = None
     """Which channel to hear, from 0; None mixes all of them."""
     fast: bool = False

@@ -73,7 +73,7 @@ def valid_id(host_name: str) -> str | None:
 
 def _lines(answers: Answers) -> list[str]:
     return [
-        "# Settings of an earshot node, written by `python -m node init`. Every key can be set in",
+        "# Settings of an earshot node, written by `earshot node init`. Every key can be set in",
         "# the environment instead: [mqtt] host is EARSHOT_MQTT_HOST. What is commented out shows",
         "# the default or an example; node/node.example.toml has the rest.",
         "",
@@ -86,7 +86,7 @@ def _lines(answers: Answers) -> list[str]:
         _key("folder", answers.model_folder, "", "a release folder"),
         "",
         "[source]",
-        _key("spec", answers.spec, "microphone:default", "see `python -m node devices`"),
+        _key("spec", answers.spec, "microphone:default", "see `earshot node devices`"),
         _key("channel", answers.channel, 0, "one channel, from 0; else all are mixed"),
         "",
         "[mqtt]",

@@ -112,7 +112,7 @@ def test_installed_node_runs(target: Target) -> None:
 
     assert done.returncode == 0, done.stderr
     assert node.returncode == 0, node.stderr
-    assert "usage: python -m node score" in node.stdout
+    assert "-m earshot node score [-h]" in " ".join(node.stdout.split())
 
 
 def test_everything_is_where_the_unit_looks(target: Target) -> None:

@@ -1,7 +1,7 @@
 """The smallest MQTT 5 broker that a node can be measured against: takes everything, keeps nothing.
 
 A node that is benched must not speak to the fleet's broker, and without any broker its outbox would
-grow. One client, on the loopback, without TLS; only for `python -m node bench` and tests.
+grow. One client, on the loopback, without TLS; only for `earshot node bench` and tests.
 """
 
 import io

@@ -82,7 +82,7 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RunningNode(msgspec.Struct, frozen=True, kw_only=True):
-    """`python -m node run` as it is, with its capture process, against a broker in our process."""
+    """`earshot node run` as it is, with its capture process, against a broker in our process."""
 
     source: Literal["microphone", "no microphone"]
     memory: Memory

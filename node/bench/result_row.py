@@ -1,6 +1,6 @@
 """The reference design's table of results: its columns, and a file that only ever grows.
 
-Training and `python -m node bench` write rows of it, so that runs on different computers can be set
+Training and `earshot node bench` write rows of it, so that runs on different computers can be set
 beside each other. What nobody measured is an empty cell, never 0.
 """
 

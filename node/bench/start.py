@@ -1,8 +1,8 @@
-"""A process's first window: what `python -m node bench` starts to time and weigh a start.
+"""A process's first window: what `earshot node bench` starts to time and weigh a start.
 
     python -m node.bench.start RELEASE_DIR SOUND RATE_HZ REPEATS
 
-It loads all that `python -m node run` loads for a microphone, takes one window of sound (raw
+It loads all that `earshot node run` loads for a microphone, takes one window of sound (raw
 float32 in a file) to its flag, does so again, and says as one line of JSON when the first was done
 and what memory all that took.
 """
@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 # All that starting the program costs, used here or not.
-import node.__main__ as program
+import node.commands.run
 import node.service
 import node.settings
 import node.sound.choose
@@ -35,7 +35,6 @@ from node.scoring.runtime import LoadedModel, find_runtime
 def main() -> None:
     """Score two windows, and print when the first was done and at what cost."""
     folder, recording, rate_hz, repeats = sys.argv[1:]
-    program._parser()
     release, runtime = read_release(Path(folder)), find_runtime()
     imported_ns = time.monotonic_ns()
     path = WindowPath(release, runtime)

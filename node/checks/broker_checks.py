@@ -364,7 +364,7 @@ def _collector_finding(talk: _Talk) -> Finding:
     return warning(
         "collector",
         f"{away}: windows wait in the node until somebody stores them",
-        f"start it (`python -m collector run`); the access list must let nodes read {_COLLECTORS}",
+        f"start it (`earshot collector run`); the access list must let nodes read {_COLLECTORS}",
     )
 
 

@@ -53,7 +53,7 @@ def update_findings(update: UpdateSection, state_folder: Path) -> Iterator[Findi
         yield ok(
             "updates",
             "takes none: no [update] keys_file names whose releases to trust"
-            " (`python -m training keys show` prints public keys for it)",
+            " (`earshot fleet keys show` prints public keys for it)",
         )
         return
     path = Path(update.keys_file)
@@ -63,7 +63,7 @@ def update_findings(update: UpdateSection, state_folder: Path) -> Iterator[Findi
         yield problem(
             "updates",
             str(error),
-            "`python -m training keys show` prints public keys; the node's user must be able to"
+            "`earshot fleet keys show` prints public keys; the node's user must be able to"
             " read them",
         )
         return

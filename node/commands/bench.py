@@ -1,21 +1,26 @@
-"""`python -m node bench`: what a release costs on this computer, for comparing computers."""
+"""`earshot node bench`: what a release costs on this computer, for comparing computers."""
 
 import argparse
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from node.commands.node_arguments import EXAMPLE_MODEL
+
 if TYPE_CHECKING:
     from node.bench.measure import Bench, Times
 
 SUMMARY = "measure time, memory and disk on this computer"
-DEFAULT_MODEL = Path("models") / "fan-synthetic"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options."""
     parser.add_argument(
-        "--model", type=Path, default=DEFAULT_MODEL, metavar="DIR", help="release folder"
+        "--model",
+        type=Path,
+        default=EXAMPLE_MODEL,
+        metavar="DIR",
+        help="release folder (default: the example's)",
     )
     parser.add_argument(
         "--repeats", type=_count, default=500, metavar="N", help="windows to time (default 500)"

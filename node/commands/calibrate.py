@@ -1,4 +1,4 @@
-"""`python -m node calibrate`: learn what is normal here, from a machine that is healthy now.
+"""`earshot node calibrate`: learn what is normal here, from a machine that is healthy now.
 
 If the node runs on this computer (as a service, say), it is asked to calibrate, and this command
 follows; Ctrl-C ends the following, not the calibration. If it does not run, the sound is heard

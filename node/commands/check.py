@@ -1,4 +1,4 @@
-"""`python -m node check`: a doctor that looks at everything a node needs, and changes nothing.
+"""`earshot node check`: a doctor that looks at everything a node needs, and changes nothing.
 
 One line for each check: ok, warning or problem, what was found, and what to do. The exit code is 1
 if there is a problem; warnings do not count. Sound is measured and forgotten. One message is
@@ -15,6 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from contract.command_line import add_settings_option, settings_file, typed
+from node.commands.node_arguments import SETTINGS_NAME
+
 if TYPE_CHECKING:
     from node.checks.sound_checks import WindowTimer
     from node.findings import Finding
@@ -28,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options."""
-    parser.add_argument("--config", type=Path, metavar="FILE", help="settings (TOML)")
+    add_settings_option(parser, SETTINGS_NAME)
     parser.add_argument(
         "--seconds", type=_seconds, default=5.0, metavar="N", help="how long to listen (default 5)"
     )
@@ -44,7 +47,8 @@ def run(options: argparse.Namespace) -> int:
         # What the session logs is told as a finding.
         logging.getLogger("contract.session").setLevel(logging.CRITICAL)
     findings = []
-    for finding in _findings(options.config, options.seconds, draws=not options.json):
+    config = settings_file(options.config, SETTINGS_NAME)
+    for finding in _findings(config, options.seconds, draws=not options.json):
         findings.append(finding)
         if not options.json:
             print(line(finding), flush=True)
@@ -66,7 +70,7 @@ def _findings(config: Path | None, seconds: float, *, draws: bool) -> "Iterator[
     try:
         settings = load_settings(config, {})
     except EarshotError as error:
-        advice = "python -m node init --out FILE writes a new one"
+        advice = f"{typed('node init --out FILE')} writes a new one"
         yield problem("settings", str(error), advice)
     else:
         where = "the environment" if config is None else str(config)

@@ -1,4 +1,4 @@
-"""`python -m node devices`: the microphones, by the names that settings take."""
+"""`earshot node devices`: the microphones, by the names that settings take."""
 
 import argparse
 

@@ -1,4 +1,4 @@
-"""`python -m node init`: asks what a node has to know, and writes its settings.
+"""`earshot node init`: asks what a node has to know, and writes its settings.
 
 On a terminal it asks for what the options do not say. With --yes, or without a terminal, it asks
 nothing: the options and the defaults are what there is. Nothing is written before everything is
@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
+from contract.command_line import SYSTEM_FOLDER, typed
 from contract.errors import EarshotError
+from node.commands.node_arguments import EXAMPLE_MODEL, SETTINGS_NAME
 
 if TYPE_CHECKING:
     from node.commands.questions import Questions
@@ -26,10 +28,9 @@ _T = TypeVar("_T")
 
 SUMMARY = "ask for the settings and write them"
 
-_EXAMPLE_MODEL = "models/fan-synthetic"
 _PRIVATE = 0o600
 _INSTALLED = Path("/opt/earshot")
-"""Where the installer for the Pi puts this code; it makes a launcher `earshot-node`, too."""
+"""Where the installer for the Pi puts this code."""
 _SERVICE_STATE = Path("/var/lib/earshot")
 """What the service may write to."""
 _CODE = Path(__file__).resolve()
@@ -42,7 +43,7 @@ class InitError(EarshotError):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options."""
     parser.add_argument(
-        "--out", type=Path, default=Path("node.toml"), metavar="FILE", help="default: node.toml"
+        "--out", type=Path, default=Path(SETTINGS_NAME), metavar="FILE", help="default: node.toml"
     )
     parser.add_argument("--id", metavar="NODE", help="the node's id (default: the host's name)")
     parser.add_argument("--group", metavar="GROUP", help="nodes that get the same releases")
@@ -56,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--password-file", metavar="FILE", help="a file with nothing but the password in it"
     )
     parser.add_argument(
-        "--microphone", metavar="KEY", help="of `python -m node devices`, or synthetic:..."
+        "--microphone", metavar="KEY", help="of `earshot node devices`, or synthetic:..."
     )
     parser.add_argument("--channel", type=int, metavar="N", help="one channel, from 0 (else: mix)")
     parser.add_argument("--model", metavar="DIR", help="release folder")
@@ -157,7 +158,7 @@ def _defaults(given: dict[str, object]) -> "Answers":
     known.setdefault("id", guessed_id)
     if "model_folder" not in known:
         try:
-            known["model_folder"] = _release(_EXAMPLE_MODEL)
+            known["model_folder"] = _release(str(EXAMPLE_MODEL))
         except EarshotError:
             missing.append("--model")
     if missing:
@@ -190,7 +191,7 @@ def _asked(
             )
     if "model_folder" not in known:
         known["model_folder"] = questions.ask(
-            "Folder of the release to score with", _release, default=_EXAMPLE_MODEL
+            "Folder of the release to score with", _release, default=str(EXAMPLE_MODEL)
         )
     if "host" not in known:
         known["host"], known["port"] = questions.ask(
@@ -375,15 +376,11 @@ def _write(path: Path, text: str) -> None:
 def _tell_next(out: Path, answers: "Answers") -> None:
     print(f"{out}: settings of {answers.id}, hearing {answers.spec or 'microphone:default'}")
     print("Next:")
+    is_found = out.absolute() in (Path(SETTINGS_NAME).absolute(), SYSTEM_FOLDER / SETTINGS_NAME)
+    config = "" if is_found else f" --config {shlex.quote(str(out))}"
     for command, why in (
         ("check", "look at everything once: level, broker, clock, disk"),
         ("run", "hear, score and publish"),
         ("calibrate", "while it runs and the machine is healthy: set the limits for this place"),
     ):
-        line = f"{_program(_CODE)} {command} --config {shlex.quote(str(out))}"
-        print(f"  {line:<48}  {why}")
-
-
-def _program(code: Path) -> str:
-    """What somebody types for this program."""
-    return "earshot-node" if code.is_relative_to(_INSTALLED) else "python -m node"
+        print(f"  {typed(f'node {command}{config}'):<48}  {why}")

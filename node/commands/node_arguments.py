@@ -1,14 +1,22 @@
-"""What `run` and `calibrate` have in common: which node this is, and its parts."""
+"""What several commands have in common: which node this is, its parts, the example's model."""
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from contract.command_line import add_settings_option, settings_file
 
 if TYPE_CHECKING:
     from node.scoring.release_store import Release
     from node.scoring.runtime import Runtime
     from node.settings import NodeSettings
     from node.sound.source import AudioSource
+
+
+SETTINGS_NAME: Final = "node.toml"
+
+EXAMPLE_MODEL: Final = Path(__file__).parents[2] / "models" / "fan-synthetic"
+"""A release for calculated fans; it lies beside the code in a checkout, on a Pi and in a wheel."""
 
 
 class Parts(NamedTuple):
@@ -22,7 +30,7 @@ class Parts(NamedTuple):
 
 def add_node_arguments(parser: argparse.ArgumentParser) -> None:
     """Settings, and what the command line may say in their place."""
-    parser.add_argument("--config", type=Path, metavar="FILE", help="settings (TOML)")
+    add_settings_option(parser, SETTINGS_NAME)
     parser.add_argument("--source", metavar="SPEC", help="microphone:KEY, synthetic:..., or a path")
     parser.add_argument("--fast", action="store_true", help="recordings faster than real time")
     parser.add_argument("--model", metavar="DIR", help="release folder")
@@ -44,7 +52,7 @@ def node_settings(options: argparse.Namespace) -> "NodeSettings":
         "EARSHOT_NODE_ID": options.id,
     }
     overrides = {name: value for name, value in given.items() if value is not None}
-    return load_settings(options.config, overrides)
+    return load_settings(settings_file(options.config, SETTINGS_NAME), overrides)
 
 
 def node_parts(settings: "NodeSettings") -> Parts:

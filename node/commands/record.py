@@ -1,6 +1,6 @@
-"""`python -m node record`: gathers training data. SOUND IS WRITTEN TO DISK.
+"""`earshot node record`: gathers training data. SOUND IS WRITTEN TO DISK.
 
-Files go to DIR/LABEL/SESSION/0000.wav, ..., the layout that `python -m training` reads. A session
+Files go to DIR/LABEL/SESSION/0000.wav, ..., the layout that `earshot training` reads. A session
 is what was recorded in one go; five or more, on different days, make a model that travels. The
 people in the room must be told before it starts.
 """
@@ -18,7 +18,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from contract.command_line import add_settings_option, settings_file, typed
 from contract.errors import EarshotError
+from node.commands.node_arguments import SETTINGS_NAME
 
 if TYPE_CHECKING:
     from node.settings import NodeSettings, SourceSection
@@ -46,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the data set")
     parser.add_argument("--label", required=True, choices=("normal", "anomaly"))
     parser.add_argument("--minutes", type=_minutes, required=True, metavar="N")
-    parser.add_argument("--config", type=Path, metavar="FILE", help="settings (TOML): the source")
+    add_settings_option(parser, SETTINGS_NAME)
     parser.add_argument("--source", metavar="SPEC", help="microphone:KEY, synthetic:..., or a path")
     parser.add_argument("--channel", type=int, metavar="N", help="one channel, from 0 (else: mix)")
     parser.add_argument("--session", type=_session, metavar="NAME", help="default: the time now")
@@ -64,7 +66,8 @@ def run(options: argparse.Namespace) -> int:
     from node.settings import load_settings
     from node.sound.recorder import RecordError, planned_files
 
-    settings = None if options.config is None else load_settings(options.config, {})
+    config = settings_file(options.config, SETTINGS_NAME)
+    settings = None if config is None else load_settings(config, {})
     source = settings_source(
         _section(options, settings),
         model_rate_hz=FeatureParams().sample_rate_hz,
@@ -267,7 +270,7 @@ def _tell(recorded: "Recorded", folder: Path, out: Path, *, planned: int) -> Non
     for finding in level_findings(recorded.level):
         if finding.grade is not Grade.OK:
             print(line(finding))
-    print(f"Next: python -m training data {shlex.quote(str(out))}")
+    print(f"Next: {typed(f'training data {shlex.quote(str(out))}')}")
 
 
 def _interrupted(stop: threading.Event) -> None:

@@ -1,4 +1,4 @@
-"""`python -m node releases`: which models this node has, runs, and would go back to.
+"""`earshot node releases`: which models this node has, runs, and would go back to.
 
 Reads only, also beside a node that runs.
 """

@@ -1,4 +1,4 @@
-"""`python -m node run`: hear, judge and publish until stopped."""
+"""`earshot node run`: hear, judge and publish until stopped."""
 
 import argparse
 import logging

@@ -1,4 +1,4 @@
-"""`python -m node score`: recordings scored offline."""
+"""`earshot node score`: recordings scored offline."""
 
 import argparse
 import sys

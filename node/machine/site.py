@@ -1,6 +1,6 @@
 """What a node knows of its machine from before, and what it is asked to do about it.
 
-Shared by the running node and by `python -m node calibrate` where none runs.
+Shared by the running node and by `earshot node calibrate` where none runs.
 """
 
 import logging

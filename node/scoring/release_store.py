@@ -36,7 +36,7 @@ def read_release(folder: Path) -> Release:
     if not os.path.isfile(folder / MANIFEST_NAME):  # noqa: PTH113 - Path.is_file raises on a damaged card
         raise ReleaseError(
             f"{folder.absolute()}: expected a release folder with {MANIFEST_NAME} (a relative path"
-            " starts at the current directory; `python -m training train` makes a release)"
+            " starts at the current directory; `earshot training train` makes a release)"
         )
     try:
         manifest = decode_manifest(_read(folder / MANIFEST_NAME))

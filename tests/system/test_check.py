@@ -1,4 +1,4 @@
-"""`python -m node check` against real brokers, and against some of a few lines."""
+"""`earshot node check` against real brokers, and against some of a few lines."""
 
 import json
 import threading

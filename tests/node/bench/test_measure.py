@@ -1,4 +1,4 @@
-"""What `python -m node bench` says; never how fast anything is."""
+"""What `earshot node bench` says; never how fast anything is."""
 
 import csv
 import getpass

@@ -83,7 +83,7 @@ def test_file_of_something_else_is_a_problem(
     assert finding.found.startswith(f"{keys}: ")
     assert words in finding.found
     assert finding.advice is not None
-    assert "training keys show" in finding.advice
+    assert "fleet keys show" in finding.advice
 
 
 def test_file_that_is_not_there_is_a_problem(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`python -m node check`: what each check finds, and what the command makes of it."""
+"""`earshot node check`: what each check finds, and what the command makes of it."""
 
 import datetime as dt
 import fcntl

@@ -1,4 +1,4 @@
-"""`python -m node init`: questions, options, and a file that a node takes."""
+"""`earshot node init`: questions, options, and a file that a node takes."""
 
 import os
 import pty
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from node.commands.init import _broker, _program
+from node.commands.init import _broker
 from node.settings import NodeSettings, load_settings
 from node.settings_text import valid_id
 from tests.rig.signers import SECOND, SIGNER
@@ -27,14 +27,14 @@ ANSWER_SECONDS = 20.0
 def environment(**more: str) -> dict[str, str]:
     """Ours, without settings of earshot's; the one microphone is the fake one."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith("EARSHOT_")}
-    return kept | {"PYTHONPATH": str(FAKE_PORTAUDIO), "EARSHOT_FAKE_SOUND": "quiet"} | more
+    return kept | {"PYTHONPATH": f"{FAKE_PORTAUDIO}:{ROOT}", "EARSHOT_FAKE_SOUND": "quiet"} | more
 
 
-def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str | Path, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
     """Without a terminal."""
     return subprocess.run(
         [sys.executable, "-m", "node", "init", *map(str, arguments)],
-        cwd=ROOT,
+        cwd=folder,
         env=environment(),
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -125,7 +125,7 @@ def test_questions_lead_to_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert stat.S_IMODE(password_file.stat().st_mode) == 0o600
     assert stat.S_IMODE(out.stat().st_mode) == 0o600
     assert "sesame" not in out.read_text() + terminal.screen
-    assert f"python -m node check --config {out}" in terminal.screen
+    assert f"earshot node check --config {out}" in terminal.screen
 
 
 def test_without_microphone_the_key_can_be_typed(
@@ -215,16 +215,13 @@ def test_paths_mean_the_same_from_everywhere(
     assert f"--config '{out}'" in done.stdout
 
 
-@pytest.mark.parametrize(
-    ("code", "program"),
-    [
-        ("/opt/earshot/code-1/node/commands/init.py", "earshot-node"),
-        ("/home/pi/earshot/node/commands/init.py", "python -m node"),
-    ],
-)
-def test_program_is_called_as_it_was_installed(code: str, program: str) -> None:
-    """Where the installer was used there is a launcher."""
-    assert _program(Path(code)) == program
+def test_next_commands_name_the_file_only_if_it_is_not_found(tmp_path: Path) -> None:
+    """What is found without being named need not be typed."""
+    done = run("--yes", "--id", "press-07", folder=tmp_path)
+
+    assert done.returncode == 0, done.stderr
+    assert "earshot node check " in done.stdout
+    assert "--config" not in done.stdout
 
 
 def test_missing_folder_is_told_before_anything_is_asked(tmp_path: Path) -> None:
@@ -282,17 +279,23 @@ def test_what_is_wrong_is_one_line(tmp_path: Path, options: tuple[str, str], wor
 
 def test_what_is_missing_is_one_line(tmp_path: Path) -> None:
     """Where nothing can be guessed, the options that would say it are named."""
+    code = tmp_path / "code"  # without models
+    code.mkdir()
+    for package in ("contract", "node"):
+        (code / package).symlink_to(ROOT / package)
+    folder = tmp_path / "empty"
+    folder.mkdir()
     done = subprocess.run(
         [sys.executable, "-m", "node", "init", "--yes", "--id", "press-07"],
-        cwd=tmp_path,
-        env=environment(PYTHONPATH=str(ROOT)),
+        cwd=folder,
+        env=environment(PYTHONPATH=str(code)),
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
 
-    assert (done.returncode, list(tmp_path.iterdir())) == (2, [])
+    assert (done.returncode, list(folder.iterdir())) == (2, [])
     assert done.stderr == ("earshot node: Expected --model, got no such option and nobody to ask\n")
 
 

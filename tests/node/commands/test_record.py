@@ -1,4 +1,4 @@
-"""`python -m node record`: whole files in the layout of `training`, and nothing unasked."""
+"""`earshot node record`: whole files in the layout of `training`, and nothing unasked."""
 
 import itertools
 import json
@@ -122,7 +122,7 @@ def test_facts_and_summary_are_told(tmp_path: Path) -> None:
     assert (facts["source"], facts["sample_rate_hz"]) == ("synthetic:fan?unit=0&seed=0", 16_000)
     assert "People who can be heard there must have been told" in done.stdout
     assert "3 files, 12 s; level -" in done.stdout
-    assert f"Next: python -m training data {tmp_path}" in done.stdout
+    assert f"earshot training data {tmp_path}" in done.stdout
 
 
 def test_session_is_not_recorded_over(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`python -m node releases`: what a node runs and goes back to, in words and for programs."""
+"""`earshot node releases`: what a node runs and goes back to, in words and for programs."""
 
 import json
 import os
@@ -96,7 +96,7 @@ def updated(root: Path) -> SlotStore:
 
 
 def test_command_is_listed() -> None:
-    """`python -m node --help` names it."""
+    """`earshot node --help` names it."""
     assert "releases" in COMMANDS
 
 

@@ -1,4 +1,4 @@
-"""`python -m node score`: figures to read and to parse, exit codes to rely on."""
+"""`earshot node score`: figures to read and to parse, exit codes to rely on."""
 
 import csv
 import io
@@ -319,7 +319,7 @@ def test_wrong_usage_is_told(arguments: list[str]) -> None:
     result = run(*arguments)
 
     assert result.returncode == 2
-    assert result.stderr.startswith("usage: python -m node score")
+    assert "earshot node score [-h]" in " ".join(result.stderr.split())
 
 
 @pytest.mark.parametrize(

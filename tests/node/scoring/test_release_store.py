@@ -70,7 +70,7 @@ def test_folder_without_a_manifest_says_how_to_make_one(tmp_path: Path) -> None:
             read_release(path)
 
         assert str(error.value).startswith(f"{path}: expected a release folder with manifest.json")
-        assert "python -m training train" in str(error.value)
+        assert "earshot training train" in str(error.value)
 
 
 @pytest.mark.parametrize(
