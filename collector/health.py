@@ -2,7 +2,7 @@
 
     {"healthy":true,"reason":null,"connected":true,"received":1234,...}
 
-For a container's health check and a watchdog; `python -m collector health` asks it.
+For a container's health check and a watchdog; `earshot collector health` asks it.
 """
 
 import logging

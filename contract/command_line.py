@@ -42,10 +42,13 @@ def run(module: str, words: Sequence[str] = (), arguments: Sequence[str] | None 
     """Find the command in a group, parse its options, run it, and give the exit code.
 
     A group's package has `SUMMARY`, and `COMMANDS`: names of modules in it (`import` is in
-    `import_`), or a mapping from names to dotted names, of groups as well. It may have
-    `LOG_LEVEL`, `REQUIREMENTS` (the file in requirements/ with what its commands import),
-    `INTERRUPTED` (what Ctrl-C has left) and `ENVIRONMENT` (variables to be set before a command is
-    imported); so may a command, whose word counts more.
+    `import_`), or a mapping from names to dotted names, of groups as well. A group, and any command
+    whose word then counts more, may also have
+
+    - `LOG_LEVEL` (default: warnings), and `QUIET`: loggers of which errors alone are shown;
+    - `ENVIRONMENT`: variables that are set, where they are not, before a command is imported;
+    - `REQUIREMENTS`: the file in requirements/ with what its commands import;
+    - `INTERRUPTED`: what to say of Ctrl-C.
 
     Args:
         module: dotted name of the group's package, or of a single command.
@@ -173,6 +176,8 @@ class _Line:
             format=_LOG_FORMAT,
             stream=sys.stderr,
         )
+        for name in () if options.verbose else self.word_of_innermost("QUIET") or ():
+            logging.getLogger(name).setLevel(logging.ERROR)
         return int(module.run(options))
 
     def tell(self, text: str) -> None:

@@ -1,4 +1,4 @@
-"""`python -m collector check`: measure what a broker really does, and whether it will lose data.
+"""`earshot collector check`: measure what a broker really does, and whether it will lose data.
 
 The exit code is 1 if it will lose data, and 2 if something that can be measured was not.
 """
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from collector.commands.shared_options import add_config_option, broker_settings
 from contract.broker_options import add_broker_options
+from contract.command_line import EXIT_INTERRUPTED
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
     from collector.broker_check.measurements import Row
 
 SUMMARY = "measure what a broker really does, and whether it will lose data"
-
-EXIT_INTERRUPTED = 130
-"""As shells say of a program that Ctrl-C has ended."""
 
 # Twice what brokers keep by default; and more than are sent at once, or it cannot tell.
 _DEFAULT_MESSAGES = 2000

@@ -1,4 +1,4 @@
-"""`python -m collector command`: tell one node to do something, and wait for its answer."""
+"""`earshot collector command`: tell one node to do something, and wait for its answer."""
 
 import argparse
 

@@ -1,4 +1,4 @@
-"""`python -m collector health`: ask the collector that runs on this machine how it is.
+"""`earshot collector health`: ask the collector that runs on this machine how it is.
 
 For a container's health check and a watchdog. The exit code is 1 if it is not healthy.
 """
@@ -7,7 +7,7 @@ import argparse
 import os
 
 from collector.commands import EXIT_NOT_DONE
-from collector.commands.shared_options import add_config_option
+from collector.commands.shared_options import add_config_option, settings_path
 
 SUMMARY = "ask the collector that runs here; exit code 1 if it is not healthy"
 
@@ -21,7 +21,7 @@ def run(options: argparse.Namespace) -> int:
     """Ask and tell; 1 if it is not healthy."""
     from collector import health, settings
 
-    listen = settings.load_section(options.config, os.environ).health_listen
+    listen = settings.load_section(settings_path(options), os.environ).health_listen
     if listen is None:
         raise health.HealthAddressError(
             "[collector] health_listen: not set, so nobody can be asked; for example"

@@ -1,4 +1,4 @@
-"""`python -m collector ledger`: what became of every window.
+"""`earshot collector ledger`: what became of every window.
 
 The ledger may be read while its collector runs. The exit code is 1 if windows are missing.
 """
@@ -10,7 +10,7 @@ from contextlib import closing
 from pathlib import Path
 
 from collector.commands import EXIT_NOT_DONE
-from collector.commands.shared_options import add_config_option
+from collector.commands.shared_options import add_config_option, settings_path
 
 SUMMARY = "what became of every window; exit code 1 if some are missing"
 
@@ -37,7 +37,8 @@ def run(options: argparse.Namespace) -> int:
     from collector.ledger.ledger_file import LedgerFile
     from collector.sinks.open import open_sink
 
-    section = settings.load_section(options.config, os.environ)
+    path = settings_path(options)
+    section = settings.load_section(path, os.environ)
     since_us = 0
     if options.since is not None:
         since_us = max(0, int((time.time() - ledger_report.seconds_of(options.since)) * 1e6))
@@ -49,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
             for boot in boots
         ]
         if options.verify:
-            chosen = settings.load(options.config, os.environ)
+            chosen = settings.load(path, os.environ)
             with closing(open_sink(chosen)) as sink:
                 lines = ledger_report.verified(lines, boots, sink.stored_seqs, file)
     ledger_report.show(lines, as_json=options.json)

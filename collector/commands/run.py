@@ -1,14 +1,17 @@
-"""`python -m collector run`: store what the nodes say, until stopped."""
+"""`earshot collector run`: store what the nodes say, until stopped."""
 
 import argparse
+import logging
 import os
 import signal
 from contextlib import ExitStack, closing
 from pathlib import Path
 
-from collector.commands.shared_options import add_config_option
+from collector.commands.shared_options import add_config_option, settings_path
 
 SUMMARY = "store what the nodes say"
+
+LOG_LEVEL = logging.INFO
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +28,7 @@ def run(options: argparse.Namespace) -> int:
     from collector.vitals import Vitals
     from contract.session import Session
 
-    chosen = settings.load(options.config, os.environ)
+    chosen = settings.load(settings_path(options), os.environ)
     section = chosen.collector
     inbox: service.Inbox = service.Inbox()
     session = Session(

@@ -6,17 +6,20 @@ from pathlib import Path
 
 from collector import settings
 from contract.broker_options import broker_variables
+from contract.command_line import add_settings_option, settings_file
 from contract.settings import MqttSettings
+
+_SETTINGS_NAME = "collector.toml"
 
 
 def add_config_option(parser: argparse.ArgumentParser) -> None:
     """Let a command be told of a settings file."""
-    parser.add_argument(
-        "--config",
-        type=Path,
-        metavar="FILE",
-        help="TOML file; see collector/collector.example.toml",
-    )
+    add_settings_option(parser, _SETTINGS_NAME)
+
+
+def settings_path(options: argparse.Namespace) -> Path | None:
+    """The settings file that was named, or found; None is none."""
+    return settings_file(options.config, _SETTINGS_NAME)
 
 
 def broker_settings(options: argparse.Namespace) -> MqttSettings:
@@ -25,7 +28,7 @@ def broker_settings(options: argparse.Namespace) -> MqttSettings:
     Raises:
         SettingsError: with every problem found.
     """
-    return settings.load_broker(options.config, {**os.environ, **broker_variables(options)})
+    return settings.load_broker(settings_path(options), {**os.environ, **broker_variables(options)})
 
 
 def positive_number(text: str) -> float:

@@ -1,4 +1,4 @@
-"""`python -m collector watch`: the fleet in the terminal, from any broker.
+"""`earshot collector watch`: the fleet in the terminal, from any broker.
 
 It needs neither a store nor a collector. Where standard output is no terminal, plain lines come
 instead of a table that redraws itself.

@@ -188,7 +188,7 @@ RULES = (
         severity=Severity.WARNING,
         summary="{who} cannot hear its machine",
         action="Its page says what the microphone is: silent or gone, see to the plug; clipped,"
-        " lower the gain; quiet, raise it or go nearer. `python -m node check` on the node"
+        " lower the gain; quiet, raise it or go nearer. `earshot node check` on the node"
         " measures it.",
         page="earshot-node",
         panel="Microphone over time",
@@ -251,7 +251,7 @@ RULES = (
         severity=Severity.CRITICAL,
         summary="{who}: windows were produced and are nowhere",
         action="For ten minutes they have been neither stored, nor waiting, nor given up:"
-        " something lost them. `python -m collector ledger` says which; then look at the broker's"
+        " something lost them. `earshot collector ledger` says which; then look at the broker's"
         " limits (max_queued_messages) and at dead letters.",
         page="earshot-pipeline",
         panel="Missing and in transit",
@@ -267,7 +267,7 @@ RULES = (
         pending=_FORGIVEN,
         severity=Severity.CRITICAL,
         summary="Collector {who} stores nothing",
-        action="See its log, and `python -m collector health`. Nodes keep their windows and the"
+        action="See its log, and `earshot collector health`. Nodes keep their windows and the"
         " broker keeps messages meanwhile; all of it is stored when the collector is back.",
         page="earshot-pipeline",
         panel="Windows stored",

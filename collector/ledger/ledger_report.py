@@ -1,4 +1,4 @@
-"""`python -m collector ledger`: what became of every window, from the ledger's file.
+"""`earshot collector ledger`: what became of every window, from the ledger's file.
 
 The file may be read while its collector runs. What is in transit and what is missing is as the
 collector has last judged it: while it does not run, time does not count against anybody.

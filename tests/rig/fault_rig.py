@@ -386,7 +386,7 @@ class Rig:
         return self.database.query('SELECT "boot", "seq", "mse" FROM "window" GROUP BY "node"')
 
     def ledger(self, *options: str) -> tuple[int, list[dict[str, Any]]]:
-        """What `python -m collector ledger` says: exit code and boots."""
+        """What `earshot collector ledger` says: exit code and boots."""
         done = subprocess.run(
             [sys.executable, "-m", "collector", "ledger", "--json", *options],
             cwd=ROOT,

@@ -1,4 +1,4 @@
-"""`python -m collector check` against real brokers, good and bad, and against what is none."""
+"""`earshot collector check` against real brokers, good and bad, and against what is none."""
 
 import signal
 import subprocess

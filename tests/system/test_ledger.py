@@ -74,7 +74,7 @@ def program(
 
 
 def ledger(program: Program, *options: str) -> tuple[int, list[dict[str, Any]]]:
-    """What `python -m collector ledger --json` says, and its exit code."""
+    """What `earshot collector ledger --json` says, and its exit code."""
     done = command(program, "ledger", "--json", *options)
     return done.returncode, json.loads(done.stdout) if done.stdout else []
 

@@ -1,4 +1,4 @@
-"""`python -m collector command`: what is told, and what is refused before anybody is asked."""
+"""`earshot collector command`: what is told, and what is refused before anybody is asked."""
 
 import queue
 import threading
