@@ -31,6 +31,9 @@ CHUNK_BYTES = 32 * 1024
 """Of a file as it is published: below the smallest limit of managed brokers (Event Grid keeps
 64 KiB), and small enough that a slow link gets through between two keep-alives."""
 
+MAX_COMMAND = 1000
+"""Letters of the command that made a release; who writes one cuts a longer one off there."""
+
 FileName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")]
 Dimension = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
 Shape = Annotated[tuple[Dimension, ...], msgspec.Meta(min_length=1, max_length=6)]
@@ -128,7 +131,7 @@ class SelfTest(msgspec.Struct, frozen=True, kw_only=True):
 class Training(msgspec.Struct, frozen=True, kw_only=True):
     """Where the model comes from."""
 
-    command: Annotated[str, msgspec.Meta(max_length=1000)]
+    command: Annotated[str, msgspec.Meta(max_length=MAX_COMMAND)]
     recipe: Text | None
     """None where the model comes from elsewhere."""
     data: Text

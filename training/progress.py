@@ -1,4 +1,4 @@
-"""A progress bar on standard error, for people; nothing where nobody looks."""
+"""What a person at the terminal sees of the work, on standard error: a progress bar, and notes."""
 
 import sys
 from collections.abc import Iterable, Iterator, Sized
@@ -34,3 +34,8 @@ def on_terminal(items: Iterable[_Item], what: str, total: int | None = None) -> 
     if total is None and isinstance(items, Sized):
         total = len(items)
     yield from track(items, what, total=total, console=Console(stderr=True), transient=True)
+
+
+def note(text: str) -> None:
+    """Tell the person at the terminal, on standard error."""
+    print(f"earshot training: {text}", file=sys.stderr)  # noqa: T201 - it is what this is for

@@ -9,6 +9,7 @@ import numpy as np
 from contract.errors import ReleaseError
 from contract.features import FeatureExtractor, FeatureParams
 from contract.release import (
+    MAX_COMMAND,
     MAX_FILE_BYTES,
     Manifest,
     Model,
@@ -73,7 +74,7 @@ def import_model(request: ImportRequest, *, hop_seconds: float = 1.0) -> Manifes
         ),
         calibration=None,
         training=Training(
-            command=request.command,
+            command=request.command[:MAX_COMMAND],
             recipe=None,
             data="not known: trained elsewhere",
             files=0,

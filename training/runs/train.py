@@ -16,7 +16,7 @@ import numpy as np
 from sklearn.model_selection import train_test_split
 
 from contract.features import FeatureParams
-from contract.release import Manifest, Threshold, Training
+from contract.release import MAX_COMMAND, Manifest, Threshold, Training
 from node.scoring.detector import Detector
 from node.scoring.release_store import Release, read_release
 from node.scoring.runtime import Runtime, find_runtime
@@ -383,7 +383,7 @@ def _identity(work: _Work) -> "Identity":
 
     request = work.request
     training = Training(
-        command=request.command,
+        command=request.command[:MAX_COMMAND],
         recipe=request.recipe.name,
         data=request.data.resolve().name[:200],
         files=len(work.train),

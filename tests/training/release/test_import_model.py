@@ -95,6 +95,5 @@ def test_command(elsewhere: Path, tmp_path: Path, run_training: RunTraining) -> 
     assert done.stdout.startswith(f"other-fan@1 in {out}: 0.78 MB, threshold 9.5, runs in ")
     manifest = read_release(out).manifest
     assert manifest.training.command == (
-        "python -m training import model.tflite --threshold 9.5 --out other-fan --name other-fan"
-        " --version 1"
+        "earshot training import model.tflite --threshold 9.5 --out other-fan"
     )
