@@ -355,7 +355,7 @@ class Inside:
                 "outbox": publisher._outbox.held,
                 "in_flight": len(publisher._in_flight),
                 "news": len(publisher._news),
-                "events": sum(1 for _ in publisher._outbox.events()),
+                "events": len(publisher._outbox.events),
                 "asked": publisher.asked.qsize(),
                 "told": len(publisher._told),
                 "calibrator": 0 if calibrator is None else len(calibrator._heard),

@@ -37,8 +37,9 @@ from contract.messages import (
 from contract.topics import TAKES_UPDATES, VERBS
 from node.board import board_name, operating_system, read_board
 from node.delivery.clock import Settled, WindowClock, new_boot_id
-from node.delivery.outbox import Outbox, OutboxRules
+from node.delivery.outbox import Outbox
 from node.delivery.outbox_file import OutboxFile
+from node.delivery.outbox_rules import OutboxRules
 from node.delivery.publisher import Answer, Asked, Publisher
 from node.ear import Ear, HeardWindow
 from node.machine.episodes import Episodes
@@ -203,6 +204,7 @@ class _Node:
         self._outbox = Outbox(
             self._boot,
             node=settings.node.id,
+            hop_seconds=manifest.hop_us / 1e6,
             file=OutboxFile(settings.state_folder / _OUTBOX),
             rules=_rules(settings),
             now=self._started,
@@ -214,7 +216,6 @@ class _Node:
             self._birth,
             node=settings.node.id,
             boot=self._boot,
-            hop_seconds=manifest.hop_us / 1e6,
             now_us=self._clock.now_us,
             synced_us=self._clock.synced_us,
             holds=clock.waits,
@@ -467,7 +468,7 @@ class _Node:
             self._settings, trial.scorer, self._store, state=state, override=task.threshold
         )
         self._ear.switch(trial.scorer, self._watch, trial.framer)
-        self._publisher.hop_seconds = trial.scorer.manifest.hop_us / 1e6
+        self._outbox.hop_seconds = trial.scorer.manifest.hop_us / 1e6
         self._publisher.give(self._birth())
         self._calibrate_anew(was_calibrated=was_calibrated, state=state)
         self._tell_state(self._machine)

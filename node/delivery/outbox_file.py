@@ -63,7 +63,7 @@ class OutboxFileError(EarshotError):
         super().__init__(text)
 
 
-class Row(msgspec.Struct, frozen=True):
+class WindowRow(msgspec.Struct, frozen=True):
     """A window as it is in the file."""
 
     seq: int
@@ -86,10 +86,12 @@ class StoredBoot(msgspec.Struct, frozen=True):
 
 
 class Stored(msgspec.Struct, frozen=True):
-    """All that is in the file, windows and events apart."""
+    """All that is in the file; of windows, how many."""
 
-    boots: tuple[StoredBoot, ...]
-    last_start_us: int | None
+    boots: tuple[StoredBoot, ...] = ()
+    events: tuple[tuple[int, bytes], ...] = ()
+    """Id and payload of every event, oldest first."""
+    last_start_us: int | None = None
     """The last time stamp that was given to a window, as far as it was kept."""
 
 
@@ -110,13 +112,6 @@ class OutboxFile:
     def is_open(self) -> bool:
         """Whether something has been read or written since it was closed."""
         return self._connection is not None
-
-    @property
-    def has_changes(self) -> bool:
-        """Whether there is something to commit."""
-        return self._connection is not None and (
-            self._connection.in_transaction or bool(self._deleted)
-        )
 
     @property
     def size_bytes(self) -> int:
@@ -142,8 +137,9 @@ class OutboxFile:
         Raises:
             OutboxFileError: it cannot be read.
         """
-        if not self._exists():
-            return Stored((), None)
+        with self._translated():
+            if not self.path.exists():
+                return Stored()
         with self._opened() as db:
             counts = {
                 boot: (windows, first, last)
@@ -155,15 +151,9 @@ class OutboxFile:
                 StoredBoot(row, boot, _account(account), *counts.get(row, (0, 0, -1)))
                 for row, boot, account in db.execute("SELECT * FROM boots ORDER BY id")
             )
+            events = db.execute("SELECT id, payload FROM events ORDER BY id").fetchall()
             last = db.execute("SELECT value FROM kept WHERE name = ?", (_LAST_START,)).fetchone()
-        return Stored(boots, None if last is None else int(last[0]))
-
-    def events(self) -> list[tuple[int, bytes]]:
-        """Id and payload of every event, oldest first."""
-        if not self._exists():
-            return []
-        with self._opened() as db:
-            return db.execute("SELECT id, payload FROM events ORDER BY id").fetchall()
+        return Stored(boots, tuple(events), None if last is None else int(last[0]))
 
     def boot_id(self, boot: str) -> int:
         """The number of a boot; makes one where there is none."""
@@ -190,7 +180,7 @@ class OutboxFile:
         with self._changing() as db:
             db.execute("DELETE FROM boots WHERE id = ?", (boot,))
 
-    def put(self, boot: int, rows: Sequence[Row]) -> None:
+    def put(self, boot: int, rows: Sequence[WindowRow]) -> None:
         """Write windows of a boot, in place of those that may be there."""
         with self._changing() as db:
             db.executemany(
@@ -198,11 +188,11 @@ class OutboxFile:
                 [(boot, row.seq, row.expendable, row.added_s, row.payload) for row in rows],
             )
 
-    def read(self, boot: int, first: int, last: int, limit: int) -> list[Row]:
+    def read(self, boot: int, first: int, last: int, limit: int) -> list[WindowRow]:
         """Up to so many windows of a boot between two numbers, both included, in order."""
         with self._opened() as db:
             return [
-                Row(seq, bool(expendable), added_s, payload)
+                WindowRow(seq, bool(expendable), added_s, payload)
                 for seq, expendable, added_s, payload in db.execute(
                     "SELECT seq, expendable, added_s, payload FROM windows"
                     " WHERE boot = ? AND seq BETWEEN ? AND ? ORDER BY seq LIMIT ?",
@@ -218,20 +208,22 @@ class OutboxFile:
             self._deleted.append((boot, first, last))
         return deleted
 
-    def expendable(self, limit: int) -> list[tuple[int, int]]:
-        """Boot and number of windows that are given up first, oldest first."""
+    def first_to_go(self, limit: int) -> list[tuple[int, int]]:
+        """Boot and number of up to so many windows that are given up before all others.
+
+        Those that were put as expendable, oldest first; where there are none, the oldest ones.
+        """
         with self._opened() as db:
-            return db.execute(
+            expendable = db.execute(
                 "SELECT boot, seq FROM windows WHERE expendable = 1 ORDER BY boot, seq LIMIT ?",
                 (limit,),
             ).fetchall()
-
-    def oldest(self, limit: int) -> list[tuple[int, int]]:
-        """Boot and number of the oldest windows."""
-        with self._opened() as db:
-            return db.execute(
-                "SELECT boot, seq FROM windows ORDER BY boot, seq LIMIT ?", (limit,)
-            ).fetchall()
+            return (
+                expendable
+                or db.execute(
+                    "SELECT boot, seq FROM windows ORDER BY boot, seq LIMIT ?", (limit,)
+                ).fetchall()
+            )
 
     def put_event(self, event: int, payload: bytes) -> None:
         """Write an event, in place of the one that may be there."""
@@ -261,10 +253,10 @@ class OutboxFile:
 
     def rest(self) -> None:
         """Close it until it is needed again, small and without a log, if it is (nearly) empty."""
-        if self.has_changes:
-            self.commit()
         if self._connection is None:
             return
+        if self._connection.in_transaction or self._deleted:
+            self.commit()
         if self.used_bytes < _SMALL_BYTES < self.size_bytes:
             with self._opened() as db:
                 db.execute("VACUUM")
@@ -291,10 +283,6 @@ class OutboxFile:
         except OSError as error:
             return f"cannot be moved aside: {error.strerror}"
         return f"is now {aside.name}"
-
-    def _exists(self) -> bool:
-        with self._translated():
-            return self.path.exists()
 
     @contextmanager
     def _opened(self) -> Iterator[sqlite3.Connection]:

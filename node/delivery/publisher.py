@@ -32,7 +32,6 @@ from contract.messages import (
     Backlog,
     Birth,
     Command,
-    DiscardReason,
     Event,
     Health,
     Message,
@@ -222,7 +221,6 @@ class Publisher:
         birth: makes what the node says of itself, anew at each connection.
         node: the node's id; also its client id.
         boot: id of this start.
-        hop_seconds: time between two windows.
         now_us: microseconds since 1970.
         synced_us: the same, while the clock can be trusted.
         holds: whether windows wait until `Settled` is given.
@@ -238,7 +236,6 @@ class Publisher:
         *,
         node: str,
         boot: str,
-        hop_seconds: float,
         now_us: Callable[[], int],
         synced_us: Callable[[], int | None] = lambda: None,
         holds: bool = False,
@@ -246,14 +243,13 @@ class Publisher:
         updates: Callable[[SessionEvent], None] | None = None,
     ) -> None:
         self._outbox = outbox
+        outbox.outgoing.waits_for_clock = holds
         self._birth = birth
         self._node = node
         self._boot = boot
-        self.hop_seconds = hop_seconds
         self._updates = updates
         self._now_us = now_us
         self._synced_us = synced_us
-        self._holds = holds
         self._mail: queue.SimpleQueue[_Mail] = queue.SimpleQueue()
         self._session = Session(
             mqtt,
@@ -364,14 +360,16 @@ class Publisher:
             elif isinstance(mail, _Kept):
                 self._outbox.add(mail.window, time.monotonic())
         left = self._save()
-        self._outbox.close(time.monotonic())
+        self._outbox.close()
         return left
 
     def _save(self) -> Left:
         now = time.monotonic()
         lost = self._outbox.end(now)
-        if self._outbox.unsaved_events:
-            logger.error("%d events were not delivered and are lost", self._outbox.unsaved_events)
+        if self._outbox.events.unsaved:
+            logger.error(
+                "%d events were not delivered and are lost", len(self._outbox.events.unsaved)
+            )
         return Left(self._outbox.held, lost)
 
     def _run(self) -> None:
@@ -381,7 +379,7 @@ class Publisher:
             self._drain(self._stop.drain_seconds)
             left = self._save()
             self._say_goodbye()
-            self._outbox.close(time.monotonic())
+            self._outbox.close()
             self._left = left
         except Exception as error:
             # The thread's outermost loop: the node must not go on, unheard, as if nothing were.
@@ -423,7 +421,6 @@ class Publisher:
                 self._kept.append(mail.done)
             case Settled():
                 self._outbox.restamp(mail.stamps, mail.ends_us)
-                self._holds = False
             case Published():
                 self._answered(mail)
             case Connected():
@@ -454,7 +451,7 @@ class Publisher:
                 self._publish_about_node(health, expiry_seconds=HEALTH_EXPIRY_SECONDS)
                 self._tell_accounts()
             case Event():
-                if self._outbox.add_event(mail, time.monotonic()):
+                if self._outbox.events.add(mail, time.monotonic()):
                     self._say_once(
                         "events", "too many events wait for the broker: the oldest are lost"
                     )
@@ -479,16 +476,7 @@ class Publisher:
 
     def _with_outbox(self, health: Health) -> Health:
         figures = self._outbox.figures(time.monotonic(), synced_us=self._synced_us())
-        discarded = {
-            f"discarded_{reason}": figures.discarded.get(reason, 0) for reason in DiscardReason
-        }
-        return msgspec.structs.replace(
-            health,
-            outbox_windows=figures.windows,
-            outbox_oldest_s=round(max(0.0, figures.oldest_seconds), 3),
-            outbox_disk_bytes=figures.disk_bytes,
-            **discarded,
-        )
+        return msgspec.structs.replace(health, **msgspec.structs.asdict(figures))
 
     def _take_in(self, message: Received) -> None:
         """A receipt, or a command; what concerns updates alone is none of ours."""
@@ -501,7 +489,7 @@ class Publisher:
             self._say_once("refused", f"a message to this node is refused: {error}")
             return
         if isinstance(found, Receipt):
-            self._outbox.receipted(found, time.monotonic(), retained=message.retained)
+            self._outbox.outgoing.receipted(found, time.monotonic(), retained=message.retained)
         elif isinstance(found, Command) and where.verb is not None:
             self._take_command(message, found, where.verb)
 
@@ -536,7 +524,7 @@ class Publisher:
     def _tell_account(self, boot: str) -> None:
         if boot not in self._outbox.boots:
             return
-        account = self._outbox.account(boot, at_us=self._now_us(), hop_seconds=self.hop_seconds)
+        account = self._outbox.account(boot, at_us=self._now_us())
         key = f"{Kind.ACCOUNT} {boot}"
         self._accounts[key] = account
         self._news[key] = Publication(
@@ -570,7 +558,7 @@ class Publisher:
         for parcel in parcels:
             match parcel:
                 case _Windows():
-                    self._outbox.back(parcel.boot, parcel.seqs)
+                    self._outbox.outgoing.back(parcel.boot, parcel.seqs)
                 case _News():
                     # What has not been confirmed is said again, where there is nothing newer.
                     self._news.setdefault(parcel.key, parcel.publication)
@@ -592,11 +580,11 @@ class Publisher:
     def _give_up(self, parcel: _Parcel) -> None:
         match parcel:
             case _Windows():
-                self._outbox.refused(parcel.boot, parcel.seqs, time.monotonic())
+                self._outbox.outgoing.refused(parcel.boot, parcel.seqs, time.monotonic())
             case _News():
                 self._news.pop(parcel.key, None)
             case _Told(key, Kind.EVENT):
-                self._outbox.event_done(key, time.monotonic())
+                self._outbox.events.done(key, time.monotonic())
             case _Told():
                 self._updates_to_tell.pop(parcel.key, None)
 
@@ -614,25 +602,24 @@ class Publisher:
             one_by_one = self._probing or self._suspicion.careful
             if not self._may_send(one_by_one=one_by_one):
                 return
-            live_seconds = _LIVE_HOPS * self.hop_seconds
-            live = None if self._holds else self._outbox.live(now, live_seconds)
+            live_seconds = _LIVE_HOPS * self._outbox.hop_seconds
+            live = self._outbox.outgoing.live(now, live_seconds)
             if live is not None:
                 if not self._send([live.window], Kind.WINDOW):
                     return
                 continue
             if not self._may_send_late():
                 return
-            late = self._outbox.late(
+            late = self._outbox.outgoing.late(
                 1 if self._suspicion.careful else MAX_BACKLOG_WINDOWS,
                 before=now - live_seconds,
-                except_boot=self._boot if self._holds else None,
             )
             if not late or not self._send([entry.window for entry in late], Kind.BACKLOG):
                 return
 
     def _may_send_late(self) -> bool:
         assert self._connected is not None
-        if not self._outbox.has_credit:
+        if not self._outbox.outgoing.has_credit:
             return False
         # A place is left for a live window, where there is more than one.
         room = max(1, min(_BACKLOG_IN_FLIGHT, self._connected.max_in_flight - 1))
@@ -653,10 +640,10 @@ class Publisher:
                 half = len(windows) // 2
                 return self._send(windows[:half], kind) and self._send(windows[half:], kind)
             self._say(f"{error}; the window is given up")
-            self._outbox.refused(boot, seqs, time.monotonic())
+            self._outbox.outgoing.refused(boot, seqs, time.monotonic())
             return True
         if sent:
-            self._outbox.sent(boot, seqs)
+            self._outbox.outgoing.sent(boot, seqs)
         return sent
 
     def _publish(self, publication: Publication, parcel: _Parcel) -> bool:
@@ -706,12 +693,12 @@ class Publisher:
             (_Told(key, Kind.UPDATE), publication)
             for key, publication in self._updates_to_tell.items()
         ]
-        if self._holds:
+        if self._outbox.outgoing.waits_for_clock:
             return found
         topic = topics.node(self._node, Kind.EVENT)
         return found + [
             (_Told(key, Kind.EVENT), Publication(topic=topic, payload=encode(event)))
-            for key, event in self._outbox.events()
+            for key, event in self._outbox.events
         ]
 
     def _send_news(self) -> None:
@@ -746,21 +733,21 @@ class Publisher:
             what = Kind.RESULT if isinstance(news.key, int) else news.key.split()[0]
             self._say_once(what, f"the broker refuses {what} of this node: {answer.reason}")
         elif news.account is not None and answer.reason_code != NO_MATCHING_SUBSCRIBERS:
-            self._outbox.account_told(news.account, time.monotonic())
+            self._outbox.account_confirmed(news.account, time.monotonic())
 
     def _windows_answered(self, windows: _Windows, answer: Published) -> None:
         boot, seqs, now = windows.boot, windows.seqs, time.monotonic()
         if answer.accepted and answer.reason_code != NO_MATCHING_SUBSCRIBERS:
-            self._outbox.confirmed(boot, seqs, now)
+            self._outbox.outgoing.confirmed(boot, seqs, now)
             self._hold.end()
             self._said = None
             self._probing = False
         elif answer.reason_code in _HOPELESS:
             self._say(f"the broker refused a message for good: {answer.reason}")
-            self._outbox.refused(boot, seqs, now)
+            self._outbox.outgoing.refused(boot, seqs, now)
         else:
             self._say(f"windows wait, {self._outbox.held} so far: the broker says {answer.reason}")
-            self._outbox.back(boot, seqs)
+            self._outbox.outgoing.back(boot, seqs)
             self._probing = True
             self._hold.begin(now, grows=not answer.accepted)
 

@@ -42,6 +42,8 @@ class Unreceipted:
         """Whether a receipt has ever come, and be it one of long ago."""
         self.nobody_answers = False
         """Whether windows are long confirmed, and no receipt at all has come since."""
+        self.may_ask = False
+        """Whether one message is due that asks whether somebody stores again."""
 
     @property
     def expects_receipts(self) -> bool:
@@ -80,6 +82,7 @@ class Unreceipted:
                 self._spans.popleft()
             elif self._receipt_at is not None and self._receipt_at >= oldest.since:
                 self._spans.popleft()
+                self.may_ask = self.nobody_answers
                 yield oldest.boot, oldest.first, oldest.last
             else:
                 self.nobody_answers = True
@@ -90,5 +93,6 @@ class Unreceipted:
                 if end < oldest.last:
                     rest = Span(oldest.boot, end + 1, oldest.last, oldest.since)
                     self._spans.appendleft(rest)
+                self.may_ask = True
                 yield oldest.boot, oldest.first, end
                 return

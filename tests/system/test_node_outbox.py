@@ -185,11 +185,11 @@ def test_live_windows_stay_live_while_the_backlog_goes_out(mosquitto: Mosquitto)
         folder = _state_folder(settings)
         folder.mkdir(parents=True)
         boot = "01JD8Z6W3M9K4T2Q5R7V1X0YBC"
-        before = Outbox(boot, node=_NODE, file=OutboxFile(folder / "outbox.db"))
+        before = Outbox(boot, node=_NODE, hop_seconds=1.0, file=OutboxFile(folder / "outbox.db"))
         for seq in range(waiting):
             before.add(window(".", seq), 0.0)
         before.save(0.0)
-        before.close(0.0)
+        before.close()
         link.limit(50_000)
         node = start("node", "run", settings=settings)
         wait_until(lambda: len(collector.all_of(Window)) >= 3, "three live windows", seconds=60)

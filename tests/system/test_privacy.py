@@ -610,11 +610,11 @@ def test_outbox_that_is_left_holds_known_fields_and_no_others(tmp_path: Path) ->
     """What waits on the disk for the next start is windows and events, as they go out."""
     folder = tmp_path / "state" / NODE
     folder.mkdir(parents=True)
-    outbox = Outbox(WINDOW.boot, node=NODE, file=OutboxFile(folder / OUTBOX))
+    outbox = Outbox(WINDOW.boot, node=NODE, hop_seconds=1.0, file=OutboxFile(folder / OUTBOX))
     outbox.add(WINDOW, 0.0)
-    outbox.add_event(EVENT, 0.0)
+    outbox.events.add(EVENT, 0.0)
     outbox.end(0.0)
-    outbox.close(0.0)
+    outbox.close()
     rows = {name.rpartition("/")[2].partition("-")[0]: c for name, c in _files(tmp_path).items()}
 
     assert set(rows) == {"account", "window", "event"}

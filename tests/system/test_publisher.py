@@ -17,8 +17,9 @@ from contract.messages import Birth, Receipt, encode
 from contract.session import NO_MATCHING_SUBSCRIBERS, Session, SessionEvent, SessionOptions
 from contract.settings import MqttSettings
 from contract.topics import Kind
-from node.delivery.outbox import Outbox, OutboxRules
+from node.delivery.outbox import Outbox
 from node.delivery.outbox_file import OutboxFile
+from node.delivery.outbox_rules import OutboxRules
 from node.delivery.publisher import Answer, Publisher
 from tests.rig import examples
 from tests.rig.waiting import wait_until
@@ -63,13 +64,13 @@ def _publisher(
         Outbox(
             examples.WINDOW.boot,
             node=examples.WINDOW.node,
+            hop_seconds=1.0,
             file=file,
             rules=rules or OutboxRules(receipts="broker", max_windows=100),
         ),
         birth,
         node=examples.WINDOW.node,
         boot=examples.WINDOW.boot,
-        hop_seconds=1.0,
         now_us=lambda: 0,
     )
 
@@ -373,10 +374,12 @@ def test_earlier_boots_account_for_themselves_for_as_long_as_they_wait(
     """With each health, as this boot does: a ledger takes what is not repeated for gone."""
     earlier_boot = "01JD8Z6W3M9K4T2Q5R7V1X0YBA"
     path = tmp_path / "outbox.db"
-    earlier = Outbox(earlier_boot, node=examples.WINDOW.node, file=OutboxFile(path))
+    earlier = Outbox(
+        earlier_boot, node=examples.WINDOW.node, hop_seconds=1.0, file=OutboxFile(path)
+    )
     earlier.add(msgspec.structs.replace(examples.WINDOW, boot=earlier_boot, seq=0), 0.0)
     earlier.end(1.0)
-    earlier.close(1.0)
+    earlier.close()
     publisher = _publisher(
         listening, lambda: examples.BIRTH, rules=OutboxRules(), file=OutboxFile(path)
     )

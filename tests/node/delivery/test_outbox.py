@@ -22,8 +22,9 @@ from hypothesis.stateful import (
 )
 
 from contract.messages import Clock, DiscardReason, MachineState, Problem, Receipt, Window
-from node.delivery.outbox import Outbox, OutboxRules
+from node.delivery.outbox import Outbox
 from node.delivery.outbox_file import OutboxFile
+from node.delivery.outbox_rules import OutboxRules
 from tests.rig.examples import EVENT
 
 NODE = "press-07"
@@ -69,7 +70,12 @@ def window(kind: str, seq: int, boot: str = BOOT) -> Window:
 
 def filled(kinds: str, *, max_windows: int = 1000) -> Outbox:
     """In memory, where the broker's word lets go of a window."""
-    outbox = Outbox(BOOT, node=NODE, rules=OutboxRules(receipts="broker", max_windows=max_windows))
+    outbox = Outbox(
+        BOOT,
+        node=NODE,
+        hop_seconds=1.0,
+        rules=OutboxRules(receipts="broker", max_windows=max_windows),
+    )
     fill(outbox, kinds)
     return outbox
 
@@ -83,21 +89,22 @@ def on_disk(folder: Path, *, boot: str = BOOT, **rules: object) -> Outbox:
     return Outbox(
         boot,
         node=NODE,
+        hop_seconds=1.0,
         file=OutboxFile(folder / "outbox.db"),
         rules=OutboxRules(**rules),  # type: ignore[arg-type]
     )
 
 
 def waiting(outbox: Outbox, limit: int = 1000) -> list[int]:
-    return [entry.window.seq for entry in outbox.late(limit)]
+    return [entry.window.seq for entry in outbox.outgoing.late(limit)]
 
 
 def everything(outbox: Outbox) -> list[Window]:
     """All that waits, sent and never confirmed."""
     found: list[Window] = []
-    while entries := outbox.late(50):
+    while entries := outbox.outgoing.late(50):
         found += [entry.window for entry in entries]
-        outbox.sent(entries[0].window.boot, [entry.window.seq for entry in entries])
+        outbox.outgoing.sent(entries[0].window.boot, [entry.window.seq for entry in entries])
     return found
 
 
@@ -109,8 +116,14 @@ def receipt(
     )
 
 
+def discarded_by(outbox: Outbox, reason: DiscardReason) -> int:
+    """Windows given up for a reason since the process began, as `health` says it."""
+    count: int = getattr(outbox.figures(0.0), f"discarded_{reason}")
+    return count
+
+
 def account_of(outbox: Outbox, boot: str = BOOT) -> dict[str, int]:
-    account = outbox.account(boot, at_us=0, hop_seconds=1.0)
+    account = outbox.account(boot, at_us=0)
     return {
         name: getattr(account, name)
         for name in ("produced", "waiting", "discarded", "tail_windows", "ended")
@@ -130,7 +143,7 @@ def test_windows_wait_oldest_first() -> None:
     """Windows come back as they were given, oldest first, each with its time."""
     outbox = filled(".x?")
 
-    assert [(entry.added_at, entry.window) for entry in outbox.late(10)] == [
+    assert [(entry.added_at, entry.window) for entry in outbox.outgoing.late(10)] == [
         (float(seq), window(kind, seq)) for seq, kind in enumerate(".x?")
     ]
 
@@ -148,8 +161,8 @@ def test_window_on_its_way_does_not_wait() -> None:
     """What was sent is not given again, but is still held."""
     outbox = filled("....")
 
-    outbox.sent(BOOT, [0])
-    outbox.sent(BOOT, [2])
+    outbox.outgoing.sent(BOOT, [0])
+    outbox.outgoing.sent(BOOT, [2])
 
     assert waiting(outbox) == [1, 3]
     assert waiting(outbox, 1) == [1]
@@ -159,9 +172,9 @@ def test_window_on_its_way_does_not_wait() -> None:
 def test_window_that_comes_back_waits_in_its_place() -> None:
     """What was not confirmed is given again, in the order of old."""
     outbox = filled("....")
-    outbox.sent(BOOT, [0, 1, 2])
+    outbox.outgoing.sent(BOOT, [0, 1, 2])
 
-    outbox.back(BOOT, [0, 2])
+    outbox.outgoing.back(BOOT, [0, 2])
 
     assert waiting(outbox) == [0, 2, 3]
 
@@ -170,24 +183,24 @@ def test_live_is_the_oldest_of_the_young_ones() -> None:
     """Windows that have become late are no live ones; each goes out once."""
     outbox = filled("....")
 
-    first = outbox.live(3.0, 2.0)
-    outbox.sent(BOOT, [1])
-    second = outbox.live(3.0, 2.0)
+    first = outbox.outgoing.live(3.0, 2.0)
+    outbox.outgoing.sent(BOOT, [1])
+    second = outbox.outgoing.live(3.0, 2.0)
 
     assert first is not None
     assert first.window.seq == 1
     assert second is not None
     assert second.window.seq == 2
-    assert [entry.window.seq for entry in outbox.late(10, before=1.0)] == [0]
-    assert outbox.live(30.0, 2.0) is None
+    assert [entry.window.seq for entry in outbox.outgoing.late(10, before=1.0)] == [0]
+    assert outbox.outgoing.live(30.0, 2.0) is None
 
 
 def test_window_that_the_broker_confirmed_is_forgotten_where_that_is_the_rule() -> None:
     """With receipts = "broker" it is neither held nor counted as lost."""
     outbox = filled("....")
-    outbox.sent(BOOT, [0, 1])
+    outbox.outgoing.sent(BOOT, [0, 1])
 
-    outbox.confirmed(BOOT, [0, 1], 9.0)
+    outbox.outgoing.confirmed(BOOT, [0, 1], 9.0)
 
     assert waiting(outbox) == [2, 3]
     assert outbox.held == 2
@@ -196,13 +209,13 @@ def test_window_that_the_broker_confirmed_is_forgotten_where_that_is_the_rule() 
 
 def test_window_that_the_broker_confirmed_is_held_until_a_receipt() -> None:
     """With receipts = "collector" the broker's word is not enough; holes stay."""
-    outbox = Outbox(BOOT, node=NODE)
+    outbox = Outbox(BOOT, node=NODE, hop_seconds=1.0)
     fill(outbox, "......")
-    outbox.sent(BOOT, [0, 1, 2, 3, 4, 5])
+    outbox.outgoing.sent(BOOT, [0, 1, 2, 3, 4, 5])
 
-    outbox.confirmed(BOOT, [0, 1, 2, 3, 4, 5], 9.0)
+    outbox.outgoing.confirmed(BOOT, [0, 1, 2, 3, 4, 5], 9.0)
     before = outbox.held
-    freed = outbox.receipted(receipt(1, 4, [(3, 3)]), 10.0)
+    freed = outbox.outgoing.receipted(receipt(1, 4, [(3, 3)]), 10.0)
 
     assert (before, freed, outbox.held) == (6, 3, 3)
     assert account_of(outbox)["waiting"] == 3
@@ -211,23 +224,23 @@ def test_window_that_the_broker_confirmed_is_held_until_a_receipt() -> None:
 
 def test_receipt_for_another_boot_frees_nothing() -> None:
     """A retained receipt of long ago names a boot of which nothing is held."""
-    outbox = Outbox(BOOT, node=NODE)
+    outbox = Outbox(BOOT, node=NODE, hop_seconds=1.0)
     fill(outbox, "...")
 
-    assert outbox.receipted(receipt(0, 2, boot=NEXT_BOOT), 1.0) == 0
+    assert outbox.outgoing.receipted(receipt(0, 2, boot=NEXT_BOOT), 1.0) == 0
     assert outbox.held == 3
 
 
 def test_refused_window_is_counted() -> None:
     """What the broker refuses for good is given up and counted, once."""
     outbox = filled("...")
-    outbox.sent(BOOT, [0, 1])
+    outbox.outgoing.sent(BOOT, [0, 1])
 
-    outbox.refused(BOOT, [0], 9.0)
-    outbox.refused(BOOT, [0], 9.0)
+    outbox.outgoing.refused(BOOT, [0], 9.0)
+    outbox.outgoing.refused(BOOT, [0], 9.0)
 
     assert outbox.held == 2
-    assert outbox.discarded_by(REFUSED) == outbox.discarded == 1
+    assert discarded_by(outbox, REFUSED) == outbox.discarded == 1
 
 
 THINNED = [
@@ -261,7 +274,7 @@ def test_oldest_normal_window_is_given_up_first(kinds: str, left: list[int]) -> 
     outbox = filled(kinds, max_windows=3)
 
     assert waiting(outbox) == left
-    assert outbox.discarded_by(FULL) == len(kinds) - 3
+    assert discarded_by(outbox, FULL) == len(kinds) - 3
 
 
 @pytest.mark.parametrize("kinds", ["xxx.", "x?x.", "xxx.....", "xxx-", "x?x--"])
@@ -270,33 +283,33 @@ def test_normal_newcomer_does_not_drive_out_an_anomaly(kinds: str) -> None:
     outbox = filled(kinds, max_windows=3)
 
     assert waiting(outbox) == [0, 1, 2]
-    assert outbox.discarded_by(FULL) == len(kinds) - 3
+    assert discarded_by(outbox, FULL) == len(kinds) - 3
 
 
 def test_window_on_its_way_is_given_up_last() -> None:
     """Its confirmation is near: what still waits makes room before it, and each counts once."""
     outbox = filled("...", max_windows=3)
-    outbox.sent(BOOT, [0, 1])
+    outbox.outgoing.sent(BOOT, [0, 1])
 
     outbox.add(window(".", 3), 3.0)
     outbox.add(window(".", 4), 4.0)
-    outbox.confirmed(BOOT, [0], 5.0)
-    outbox.back(BOOT, [1])
+    outbox.outgoing.confirmed(BOOT, [0], 5.0)
+    outbox.outgoing.back(BOOT, [1])
 
     assert waiting(outbox) == [1, 4]
-    assert outbox.discarded_by(FULL) == outbox.discarded == 2
+    assert discarded_by(outbox, FULL) == outbox.discarded == 2
 
 
 def test_age_is_that_of_the_oldest() -> None:
     """The age counts from the oldest window held, also one on its way; an empty outbox has none."""
     outbox = filled("...")
-    outbox.sent(BOOT, [0])
+    outbox.outgoing.sent(BOOT, [0])
 
-    assert outbox.oldest_seconds(12.0) == 12.0
-    outbox.confirmed(BOOT, [0], 12.0)
-    assert outbox.oldest_seconds(12.0) == 11.0
-    outbox.confirmed(BOOT, [1, 2], 12.0)
-    assert outbox.oldest_seconds(12.0) == 0.0
+    assert outbox.figures(12.0).outbox_oldest_s == 12.0
+    outbox.outgoing.confirmed(BOOT, [0], 12.0)
+    assert outbox.figures(12.0).outbox_oldest_s == 11.0
+    outbox.outgoing.confirmed(BOOT, [1, 2], 12.0)
+    assert outbox.figures(12.0).outbox_oldest_s == 0.0
 
 
 def test_young_windows_are_in_memory_alone(tmp_path: Path) -> None:
@@ -304,10 +317,10 @@ def test_young_windows_are_in_memory_alone(tmp_path: Path) -> None:
     outbox = on_disk(tmp_path)
     for seq in range(20):
         outbox.add(window(".", seq), float(seq))
-        outbox.sent(BOOT, [seq])
-        outbox.confirmed(BOOT, [seq], seq + 0.1)
+        outbox.outgoing.sent(BOOT, [seq])
+        outbox.outgoing.confirmed(BOOT, [seq], seq + 0.1)
         outbox.tend(seq + 0.5)
-        outbox.receipted(receipt(0, seq - 2), seq + 0.6)
+        outbox.outgoing.receipted(receipt(0, seq - 2), seq + 0.6)
         outbox.tend(seq + 0.9)
 
     assert list(tmp_path.iterdir()) == []
@@ -377,7 +390,7 @@ def test_windows_of_one_message_are_of_one_boot(tmp_path: Path) -> None:
         fill(outbox, "...", boot=boot)
         outbox.save(3.0)
 
-    assert [(e.window.boot, e.window.seq) for e in outbox.late(50)] == [
+    assert [(e.window.boot, e.window.seq) for e in outbox.outgoing.late(50)] == [
         (BOOT, seq) for seq in range(3)
     ]
 
@@ -390,7 +403,7 @@ def test_large_outbox_is_not_in_memory(tmp_path: Path) -> None:
         outbox.tend(float(seq))
     outbox.save(3000.0)
 
-    assert len(outbox._current.memory) <= 200
+    assert len(outbox._held.current.memory) <= 200
     assert outbox.held == 3000
     assert [w.seq for w in everything(outbox)] == list(range(3000))
 
@@ -401,7 +414,7 @@ def test_clean_end_saves_and_the_next_start_knows_how_many_there_were(tmp_path: 
     fill(outbox, "..xxx")
 
     lost = outbox.end(5.0)
-    outbox.close(5.0)
+    outbox.close()
     after = on_disk(tmp_path, boot=NEXT_BOOT)
 
     assert lost == 0
@@ -420,16 +433,16 @@ def test_boot_is_forgotten_once_its_last_account_is_told(tmp_path: Path) -> None
     before = on_disk(tmp_path)
     fill(before, "...")
     before.end(3.0)
-    before.close(3.0)
+    before.close()
     outbox = on_disk(tmp_path, boot=NEXT_BOOT)
 
     first = outbox.take_ended()
-    outbox.account_told(outbox.account(BOOT, at_us=0, hop_seconds=1.0), 3.0)
+    outbox.account_confirmed(outbox.account(BOOT, at_us=0), 3.0)
     known = outbox.boots
-    outbox.receipted(receipt(0, 2), 4.0)
+    outbox.outgoing.receipted(receipt(0, 2), 4.0)
     ended = outbox.take_ended()
-    account = outbox.account(BOOT, at_us=0, hop_seconds=1.0)
-    outbox.account_told(account, 4.0)
+    account = outbox.account(BOOT, at_us=0)
+    outbox.account_confirmed(account, 4.0)
     outbox.tend(60.0)
 
     assert (first, ended) == ([], [BOOT])
@@ -443,9 +456,9 @@ def test_last_account_that_nobody_took_is_told_by_the_next_start(tmp_path: Path)
     """Though nothing waits: how many there were is not known to whoever stores."""
     outbox = on_disk(tmp_path)
     fill(outbox, "...")
-    outbox.receipted(receipt(0, 2), 2.0)
+    outbox.outgoing.receipted(receipt(0, 2), 2.0)
     outbox.end(3.0)
-    outbox.close(3.0)
+    outbox.close()
 
     after = on_disk(tmp_path, boot=NEXT_BOOT)
 
@@ -453,18 +466,38 @@ def test_last_account_that_nobody_took_is_told_by_the_next_start(tmp_path: Path)
     assert account_of(after, BOOT)["produced"] == 3
 
 
+def test_last_account_is_kept_although_that_of_an_earlier_boot_was_told(tmp_path: Path) -> None:
+    """The one says nothing of the other: the next start still has to say how this boot ended."""
+    before = on_disk(tmp_path)
+    fill(before, "...")
+    before.end(3.0)
+    before.close()
+    outbox = on_disk(tmp_path, boot=NEXT_BOOT)
+    outbox.outgoing.receipted(receipt(0, 2), 4.0)
+    outbox.account_confirmed(outbox.account(BOOT, at_us=0), 4.0)
+    fill(outbox, "..", boot=NEXT_BOOT)
+    outbox.outgoing.receipted(receipt(0, 1, boot=NEXT_BOOT), 5.0)
+    outbox.end(6.0)
+    outbox.close()
+
+    after = on_disk(tmp_path, boot=NEXT_BOOT[:-1] + "E")
+
+    assert after.take_ended() == [NEXT_BOOT]
+    assert account_of(after, NEXT_BOOT)["produced"] == 2
+
+
 def test_receipted_windows_leave_the_disk_and_the_file_is_left_alone(tmp_path: Path) -> None:
     """Once all is stored the file is small, has no log, and is not written any more."""
     outbox = on_disk(tmp_path)
     fill(outbox, "." * 2000)
     outbox.save(2000.0)
-    large = outbox.figures(2000.0).disk_bytes
-    outbox.receipted(receipt(0, 1999), 2001.0)
+    large = outbox.figures(2000.0).outbox_disk_bytes
+    outbox.outgoing.receipted(receipt(0, 1999), 2001.0)
     outbox.tend(2010.0)
     file = tmp_path / "outbox.db"
     emptied = file.stat()
     fill(outbox, "...", first=2000)
-    outbox.receipted(receipt(2000, 2002), 2003.0)
+    outbox.outgoing.receipted(receipt(2000, 2002), 2003.0)
     outbox.tend(2020.0)
 
     assert large > 800_000
@@ -486,7 +519,7 @@ def test_file_stays_below_its_cap(tmp_path: Path) -> None:
 
     assert OutboxFile(tmp_path / "outbox.db").used_bytes <= cap
     assert len(held) == outbox.held
-    assert outbox.held + outbox.discarded_by(FULL) == 3000
+    assert outbox.held + discarded_by(outbox, FULL) == 3000
     assert outbox.held > 400
     assert [w.seq for w in held if w.anomaly] == list(range(0, 3000, 100))
     normal = [w.seq for w in held if not w.anomaly]
@@ -502,7 +535,7 @@ def test_windows_that_have_waited_for_too_long_are_given_up(tmp_path: Path) -> N
 
     outbox.tend(3600.0 + 55.5)
 
-    assert outbox.discarded_by(EXPIRED) == 56
+    assert discarded_by(outbox, EXPIRED) == 56
     assert waiting(outbox) == list(range(56, 70))
 
 
@@ -520,7 +553,7 @@ def test_age_before_the_start_counts_where_the_clock_was_right(tmp_path: Path) -
     sure.tend(1.0, synced_us=day_us)
 
     assert unsure.held == 4
-    assert (sure.held, sure.discarded_by(EXPIRED)) == (1, 3)
+    assert (sure.held, discarded_by(sure, EXPIRED)) == (1, 3)
 
 
 def test_row_that_cannot_be_read_is_counted(tmp_path: Path) -> None:
@@ -536,7 +569,7 @@ def test_row_that_cannot_be_read_is_counted(tmp_path: Path) -> None:
     after = on_disk(tmp_path, boot=NEXT_BOOT)
 
     assert [w.seq for w in everything(after)] == [0, 2, 4]
-    assert after.discarded_by(DAMAGED) == 2
+    assert discarded_by(after, DAMAGED) == 2
     assert account_of(after, BOOT) == {
         "produced": 5,
         "waiting": 3,
@@ -585,9 +618,9 @@ def test_file_that_breaks_while_it_is_used_costs_what_only_it_had(tmp_path: Path
     outbox = on_disk(tmp_path)
     fill(outbox, "." * 1000)
     outbox.save(1000.0)
-    assert outbox._file is not None
+    assert outbox._disk._file is not None
     # So that it is read again, and not out of SQLite's cache.
-    outbox._file.close()
+    outbox._disk._file.close()
     with (tmp_path / "outbox.db").open("r+b") as file:
         file.seek(4096)
         file.write(b"\xff" * 400_000)
@@ -596,7 +629,7 @@ def test_file_that_breaks_while_it_is_used_costs_what_only_it_had(tmp_path: Path
     outbox.add(window(".", 1000), 1000.0)
     outbox.save(1001.0)
 
-    assert outbox.discarded_by(DAMAGED) == 800
+    assert discarded_by(outbox, DAMAGED) == 800
     assert outbox.held == 201
     assert {w.seq for w in found} | {1000} == set(range(800, 1001))
     assert saved_rows(tmp_path) == list(range(800, 1001))
@@ -643,14 +676,14 @@ def test_what_cannot_be_read_at_the_start_is_found_later(tmp_path: Path) -> None
     """A disk that is full then, say: nothing is written over, and all goes out in the end."""
     before = on_disk(tmp_path)
     fill(before, "...")
-    before.add_event(EVENT, 3.0)
+    before.events.add(EVENT, 3.0)
     before.save(3.0)
-    before.close(3.0)
+    before.close()
     news = msgspec.structs.replace(EVENT, boot=NEXT_BOOT, episode_id="another")
     with locked_by_another(tmp_path, "EXCLUSIVE"):
         outbox = on_disk(tmp_path, boot=NEXT_BOOT)
         outbox.add(window(".", 7, NEXT_BOOT), 1.0)
-        outbox.add_event(news, 1.0)
+        outbox.events.add(news, 1.0)
         outbox.tend(10.0)
 
     outbox.tend(100.0)
@@ -662,13 +695,13 @@ def test_what_cannot_be_read_at_the_start_is_found_later(tmp_path: Path) -> None
         (NEXT_BOOT, 7),
     ]
     after = on_disk(tmp_path, boot="01JD8Z6W3M9K4T2Q5R7V1X0YBE")
-    assert {event.episode_id for _, event in after.events()} == {EVENT.episode_id, "another"}
+    assert {event.episode_id for _, event in after.events} == {EVENT.episode_id, "another"}
     assert after.held == 4
 
 
 def test_folder_that_may_not_be_looked_into_leaves_windows_in_memory(tmp_path: Path) -> None:
     """Not even whether there is a file can be known then; the node hears all the same."""
-    outbox = Outbox(BOOT, node=NODE, file=OutboxFile(tmp_path / ("x" * 300)))
+    outbox = Outbox(BOOT, node=NODE, hop_seconds=1.0, file=OutboxFile(tmp_path / ("x" * 300)))
     fill(outbox, "...")
 
     outbox.tend(10.0)
@@ -698,7 +731,7 @@ def test_account_that_cannot_be_read_costs_no_windows(tmp_path: Path) -> None:
     before = on_disk(tmp_path)
     fill(before, "...")
     before.save(3.0)
-    before.close(3.0)
+    before.close()
     with sqlite3.connect(tmp_path / "outbox.db") as database:
         database.execute("""UPDATE boots SET account = '{"discarded":{"melted":1}}'""")
     database.close()
@@ -715,11 +748,11 @@ def test_windows_that_cannot_be_read_when_they_are_due_are_sent_later(tmp_path: 
     outbox = on_disk(tmp_path)
     fill(outbox, "..")
     outbox.save(2.0)
-    outbox.sent(BOOT, [0, 1])
-    outbox.confirmed(BOOT, [0, 1], 2.0)
-    outbox.receipted(receipt(0, 0, boot=NEXT_BOOT), 3.0)
-    assert outbox._file is not None
-    outbox._file.close()
+    outbox.outgoing.sent(BOOT, [0, 1])
+    outbox.outgoing.confirmed(BOOT, [0, 1], 2.0)
+    outbox.outgoing.receipted(receipt(0, 0, boot=NEXT_BOOT), 3.0)
+    assert outbox._disk._file is not None
+    outbox._disk._file.close()
 
     with locked_by_another(tmp_path, "EXCLUSIVE"):
         outbox.tend(700.0)
@@ -734,12 +767,12 @@ def test_stored_windows_are_not_sent_again_from_a_disk_that_cannot_be_written(
     outbox = on_disk(tmp_path)
     fill(outbox, "." * 5)
     outbox.save(5.0)
-    outbox.sent(BOOT, range(5))
-    outbox.confirmed(BOOT, range(5), 5.0)
-    assert outbox._file is not None
-    outbox._file.close()
+    outbox.outgoing.sent(BOOT, range(5))
+    outbox.outgoing.confirmed(BOOT, range(5), 5.0)
+    assert outbox._disk._file is not None
+    outbox._disk._file.close()
     with locked_by_another(tmp_path, "IMMEDIATE"):
-        outbox.receipted(receipt(0, 2**53, [(3, 3)]), 6.0)
+        outbox.outgoing.receipted(receipt(0, 2**53, [(3, 3)]), 6.0)
         held = outbox.held
         outbox.tend(606.0)
         again = waiting(outbox)
@@ -758,7 +791,7 @@ def test_windows_that_could_not_be_saved_are_counted_at_the_end(tmp_path: Path) 
     fill(outbox, "...")
 
     lost = outbox.end(3.0)
-    account = outbox.account(BOOT, at_us=0, hop_seconds=1.0)
+    account = outbox.account(BOOT, at_us=0)
 
     assert lost == 3
     assert (account.waiting, account.discarded_unsaved, account.ended) == (0, 3, True)
@@ -782,7 +815,7 @@ def test_disk_that_is_full_loses_nothing(tmp_path: Path) -> None:
     with files_of_at_most(100_000):
         fill(outbox, "." * 900, first=100)
         full = outbox.save(1000.0)
-        freed = outbox.receipted(receipt(0, 49), 1001.0)
+        freed = outbox.outgoing.receipted(receipt(0, 49), 1001.0)
         held = outbox.held
     outbox.tend(2000.0)
 
@@ -816,7 +849,7 @@ def test_real_full_disk_loses_nothing(small_disk: Path, caplog: pytest.LogCaptur
         outbox.add(window(".", seq), float(seq))
         outbox.tend(float(seq))
     found = [w.seq for w in everything(outbox)]
-    outbox.close(1500.0)
+    outbox.close()
 
     assert found == list(range(1500))
     assert outbox.discarded == 0
@@ -826,12 +859,12 @@ def test_real_full_disk_loses_nothing(small_disk: Path, caplog: pytest.LogCaptur
 
 def test_unreceipted_windows_are_sent_again_where_receipts_come() -> None:
     """Ten minutes after the broker's word, when somebody else's windows are receipted since."""
-    outbox = Outbox(BOOT, node=NODE)
+    outbox = Outbox(BOOT, node=NODE, hop_seconds=1.0)
     fill(outbox, "." * 200)
-    outbox.sent(BOOT, range(200))
-    outbox.confirmed(BOOT, range(200), 200.0)
+    outbox.outgoing.sent(BOOT, range(200))
+    outbox.outgoing.confirmed(BOOT, range(200), 200.0)
 
-    outbox.receipted(receipt(150, 199), 300.0)
+    outbox.outgoing.receipted(receipt(150, 199), 300.0)
     outbox.tend(799.0)
     too_soon = waiting(outbox)
     outbox.tend(800.0)
@@ -845,59 +878,59 @@ def test_broker_gets_late_windows_on_credit_where_receipts_come(tmp_path: Path) 
     outbox = on_disk(tmp_path, max_age_seconds=3600.0)
     fill(outbox, "." * 3000)
     outbox.save(3000.0)
-    outbox.sent(BOOT, range(1000))
-    outbox.confirmed(BOOT, range(1000), 3000.0)
-    at_first = outbox.has_credit
-    outbox.receipted(receipt(0, 0, boot=NEXT_BOOT), 3001.0)
-    after_another = outbox.has_credit
-    outbox.receipted(receipt(0, 49), 3002.0)
-    renewed = outbox.has_credit
-    outbox.sent(BOOT, range(1000, 2000))
-    outbox.confirmed(BOOT, range(1000, 2000), 3003.0)
-    used_up = outbox.has_credit
+    outbox.outgoing.sent(BOOT, range(1000))
+    outbox.outgoing.confirmed(BOOT, range(1000), 3000.0)
+    at_first = outbox.outgoing.has_credit
+    outbox.outgoing.receipted(receipt(0, 0, boot=NEXT_BOOT), 3001.0)
+    after_another = outbox.outgoing.has_credit
+    outbox.outgoing.receipted(receipt(0, 49), 3002.0)
+    renewed = outbox.outgoing.has_credit
+    outbox.outgoing.sent(BOOT, range(1000, 2000))
+    outbox.outgoing.confirmed(BOOT, range(1000, 2000), 3003.0)
+    used_up = outbox.outgoing.has_credit
     outbox.tend(4000.0)
-    later = outbox.has_credit
+    later = outbox.outgoing.has_credit
 
     assert (at_first, after_another, renewed, used_up, later) == (False, False, True, False, True)
     # The oldest are too old by the time, and hold no credit.
-    outbox.sent(BOOT, range(50, 3000))
-    outbox.confirmed(BOOT, range(50, 3000), 4001.0)
-    assert not outbox.has_credit
+    outbox.outgoing.sent(BOOT, range(50, 3000))
+    outbox.outgoing.confirmed(BOOT, range(50, 3000), 4001.0)
+    assert not outbox.outgoing.has_credit
     outbox.tend(6500.0)
-    assert outbox.has_credit
+    assert outbox.outgoing.has_credit
 
 
 @pytest.mark.parametrize("seen", [False, True])
 def test_all_goes_out_where_receipts_are_not_known(seen: bool) -> None:
     """After the time in which one would have come: a consumer may send none, and store all."""
-    outbox = Outbox(BOOT, node=NODE)
+    outbox = Outbox(BOOT, node=NODE, hop_seconds=1.0)
     fill(outbox, "." * 5000)
     if seen:
-        outbox.receipted(receipt(0, 0, boot=NEXT_BOOT), 5000.0, retained=True)
-    outbox.sent(BOOT, range(3000))
-    outbox.confirmed(BOOT, range(3000), 5001.0)
-    before = outbox.has_credit
+        outbox.outgoing.receipted(receipt(0, 0, boot=NEXT_BOOT), 5000.0, retained=True)
+    outbox.outgoing.sent(BOOT, range(3000))
+    outbox.outgoing.confirmed(BOOT, range(3000), 5001.0)
+    before = outbox.outgoing.has_credit
 
     outbox.tend(5700.0)
-    outbox.late(50)
-    after = outbox.has_credit
+    outbox.outgoing.late(50)
+    after = outbox.outgoing.has_credit
 
     assert (before, after) == (False, not seen)
 
 
 def test_one_message_asks_although_all_credit_is_used_up() -> None:
     """A collector has answered once and is away since; nothing else may be heard of this node."""
-    outbox = Outbox(BOOT, node=NODE)
+    outbox = Outbox(BOOT, node=NODE, hop_seconds=1.0)
     fill(outbox, "." * 3000)
-    outbox.receipted(receipt(0, 0, boot=NEXT_BOOT), 3000.0)
-    outbox.sent(BOOT, range(3000))
-    outbox.confirmed(BOOT, range(3000), 3001.0)
-    before = outbox.has_credit
+    outbox.outgoing.receipted(receipt(0, 0, boot=NEXT_BOOT), 3000.0)
+    outbox.outgoing.sent(BOOT, range(3000))
+    outbox.outgoing.confirmed(BOOT, range(3000), 3001.0)
+    before = outbox.outgoing.has_credit
 
     outbox.tend(3700.0)
-    asks = outbox.has_credit
+    asks = outbox.outgoing.has_credit
     asked = waiting(outbox, 50)
-    after = outbox.has_credit
+    after = outbox.outgoing.has_credit
 
     assert (before, asks, after) == (False, True, False)
     assert asked == list(range(50))
@@ -910,20 +943,20 @@ def test_one_message_asks_where_no_receipt_comes(
     outbox = on_disk(tmp_path)
     fill(outbox, "." * 200)
     outbox.save(200.0)
-    outbox.sent(BOOT, range(200))
-    outbox.confirmed(BOOT, range(200), 200.0)
+    outbox.outgoing.sent(BOOT, range(200))
+    outbox.outgoing.confirmed(BOOT, range(200), 200.0)
 
     outbox.tend(800.0)
     first = waiting(outbox)
-    outbox.sent(BOOT, first)
-    outbox.confirmed(BOOT, first, 801.0)
+    outbox.outgoing.sent(BOOT, first)
+    outbox.outgoing.confirmed(BOOT, first, 801.0)
     outbox.tend(1399.0)
     between = waiting(outbox)
     outbox.tend(1400.0)
     second = waiting(outbox)
-    outbox.sent(BOOT, second)
-    outbox.confirmed(BOOT, second, 1401.0)
-    outbox.receipted(receipt(50, 99), 1402.0)
+    outbox.outgoing.sent(BOOT, second)
+    outbox.outgoing.confirmed(BOOT, second, 1401.0)
+    outbox.outgoing.receipted(receipt(50, 99), 1402.0)
     outbox.tend(2001.0)
 
     assert (first, between, second) == (list(range(50)), [], list(range(50, 100)))
@@ -933,12 +966,12 @@ def test_one_message_asks_where_no_receipt_comes(
 
 def test_retained_receipt_is_no_sign_of_life() -> None:
     """The broker kept it from who knows when: it frees windows; nothing is sent again for it."""
-    outbox = Outbox(BOOT, node=NODE)
+    outbox = Outbox(BOOT, node=NODE, hop_seconds=1.0)
     fill(outbox, "." * 200)
-    outbox.sent(BOOT, range(200))
-    outbox.confirmed(BOOT, range(200), 200.0)
+    outbox.outgoing.sent(BOOT, range(200))
+    outbox.outgoing.confirmed(BOOT, range(200), 200.0)
 
-    freed = outbox.receipted(receipt(0, 9), 300.0, retained=True)
+    freed = outbox.outgoing.receipted(receipt(0, 9), 300.0, retained=True)
     outbox.tend(800.0)
 
     assert freed == 10
@@ -950,16 +983,16 @@ def test_events_survive_a_restart_until_the_broker_has_them(tmp_path: Path) -> N
     before = on_disk(tmp_path)
     events = [msgspec.structs.replace(EVENT, windows=number) for number in range(3)]
     for event in events:
-        before.add_event(event, 0.0)
+        before.events.add(event, 0.0)
     before.tend(4.0)
 
     after = on_disk(tmp_path, boot=NEXT_BOOT)
-    (first, _), *_ = after.events()
-    after.event_done(first, 5.0)
+    (first, _), *_ = after.events
+    after.events.done(first, 5.0)
     after.tend(60.0)
     again = on_disk(tmp_path, boot=NEXT_BOOT)
 
-    assert [event for _, event in again.events()] == events[1:]
+    assert [event for _, event in again.events] == events[1:]
 
 
 def test_windows_that_waited_for_the_clock_get_their_time(tmp_path: Path) -> None:
@@ -972,7 +1005,7 @@ def test_windows_that_waited_for_the_clock_get_their_time(tmp_path: Path) -> Non
     outbox.save(300.0)
     fill(outbox, "..", first=300, boot=NEXT_BOOT)
     event = msgspec.structs.replace(EVENT, boot=NEXT_BOOT, at_us=7, opened_us=3)
-    outbox.add_event(event, 0.0)
+    outbox.events.add(event, 0.0)
     stamps = {seq: (10**15 + seq, Clock.UNSYNCED) for seq in range(302)}
 
     outbox.restamp(stamps, {7: 10**15, 3: 10**15 - 1})
@@ -982,7 +1015,7 @@ def test_windows_that_waited_for_the_clock_get_their_time(tmp_path: Path) -> Non
 
     assert [w.start_us for w in found[:3]] == [0, 1, 2]
     assert [(w.start_us, w.clock) for w in found[3:]] == list(stamps.values())
-    assert [(e.at_us, e.opened_us) for _, e in after.events()] == [(10**15, 10**15 - 1)]
+    assert [(e.at_us, e.opened_us) for _, e in after.events] == [(10**15, 10**15 - 1)]
     assert after.last_start_us == 10**15 + 301
 
 
@@ -1006,6 +1039,7 @@ class Accounts(RuleBasedStateMachine):
         self.outbox = Outbox(
             self.boot,
             node=NODE,
+            hop_seconds=1.0,
             file=OutboxFile(Path(self.scratch.name) / "outbox.db"),
             rules=OutboxRules(
                 max_windows=20, max_bytes=60_000, max_age_seconds=500.0, resend_seconds=30.0
@@ -1016,7 +1050,7 @@ class Accounts(RuleBasedStateMachine):
         self.on_their_way.clear()
 
     def teardown(self) -> None:
-        self.outbox.close(self.now)
+        self.outbox.close()
         self.scratch.cleanup()
 
     @rule(kinds=st.text(".x?-!", min_size=1, max_size=30))
@@ -1027,27 +1061,27 @@ class Accounts(RuleBasedStateMachine):
 
     @rule(limit=st.integers(1, 60))
     def send(self, limit: int) -> None:
-        entries = self.outbox.late(limit)
+        entries = self.outbox.outgoing.late(limit)
         if entries:
             boot, seqs = entries[0].window.boot, [entry.window.seq for entry in entries]
             for other, others in self.on_their_way:
                 assert other != boot or not set(others) & set(seqs)
-            self.outbox.sent(boot, seqs)
+            self.outbox.outgoing.sent(boot, seqs)
             self.on_their_way.append((boot, seqs))
 
     @rule(refused=st.booleans())
     def answer(self, refused: bool) -> None:
         for boot, seqs in self.on_their_way:
             if refused:
-                self.outbox.refused(boot, seqs, self.now)
+                self.outbox.outgoing.refused(boot, seqs, self.now)
             else:
-                self.outbox.confirmed(boot, seqs, self.now)
+                self.outbox.outgoing.confirmed(boot, seqs, self.now)
         self.on_their_way.clear()
 
     @rule()
     def lose_connection(self) -> None:
         for boot, seqs in self.on_their_way:
-            self.outbox.back(boot, seqs)
+            self.outbox.outgoing.back(boot, seqs)
         self.on_their_way.clear()
 
     @rule(which=st.integers(0, 9), first=st.integers(0, 40), count=st.integers(0, 60))
@@ -1055,7 +1089,7 @@ class Accounts(RuleBasedStateMachine):
         boot = list(self.gone)[which % len(self.gone)]
         hole = first + count // 2
         found = receipt(first, first + count, [(hole, hole)], boot=boot)
-        self.gone[boot] += self.outbox.receipted(found, self.now)
+        self.gone[boot] += self.outbox.outgoing.receipted(found, self.now)
 
     @rule(seconds=st.floats(0.0, 200.0))
     def wait(self, seconds: float) -> None:
@@ -1065,7 +1099,7 @@ class Accounts(RuleBasedStateMachine):
     @rule()
     def stop_and_start(self) -> None:
         assert self.outbox.end(self.now) == 0
-        self.outbox.close(self.now)
+        self.outbox.close()
         self.restart(crashed=False)
 
     @rule()
@@ -1074,20 +1108,18 @@ class Accounts(RuleBasedStateMachine):
         image = tempfile.TemporaryDirectory()
         for file in Path(self.scratch.name).iterdir():
             shutil.copy(file, image.name)
-        assert self.outbox._file is not None
-        self.outbox._file.close()
+        assert self.outbox._disk._file is not None
+        self.outbox._disk._file.close()
         self.scratch.cleanup()
         self.scratch = image
         self.restart(crashed=True)
 
     def restart(self, *, crashed: bool) -> None:
-        accounts = {
-            boot: self.outbox.account(boot, at_us=0, hop_seconds=1.0) for boot in self.outbox.boots
-        }
+        accounts = {boot: self.outbox.account(boot, at_us=0) for boot in self.outbox.boots}
         self.start()
         for boot in set(accounts) & set(self.outbox.boots):
             before = accounts[boot]
-            after = self.outbox.account(boot, at_us=0, hop_seconds=1.0)
+            after = self.outbox.account(boot, at_us=0)
             if crashed:
                 # What was deleted and not committed is there again; what else came and went since
                 # the last commit is not known any more.
@@ -1104,7 +1136,7 @@ class Accounts(RuleBasedStateMachine):
     def nothing_is_unaccounted(self) -> None:
         waiting = 0
         for boot in self.outbox.boots:
-            account = self.outbox.account(boot, at_us=0, hop_seconds=1.0)
+            account = self.outbox.account(boot, at_us=0)
             waiting += account.waiting
             assert account.produced == self.produced[boot]
             assert account.produced == account.waiting + self.gone[boot] + account.discarded
