@@ -68,5 +68,9 @@ class ConnectionRefusedByBrokerError(EarshotError):
     """The broker answered and said no; trying again with the same settings will not help."""
 
 
+class BrokerUnreachableError(EarshotError):
+    """No connection to the broker in time, or one that is gone: start again once it is there."""
+
+
 class PayloadTooLargeError(EarshotError):
     """More bytes than the broker takes in one packet; sending it would end the connection."""

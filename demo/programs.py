@@ -1,8 +1,6 @@
 """The fleet's programs as processes of their own, started and ended in order."""
 
 import os
-import queue
-import secrets
 import signal
 import subprocess
 import sys
@@ -15,8 +13,9 @@ from typing import Self
 from contract import topics
 from contract.errors import EarshotError
 from contract.messages import CollectorStatus, Presence, decode
-from contract.session import Received, Session, SessionEvent, SessionOptions, Subscription
+from contract.session import Received
 from contract.settings import ENVIRONMENT_PREFIX, MqttSettings
+from contract.talk import Conversation, passing
 
 _END_SECONDS = 20.0
 _START_SECONDS = 30.0
@@ -127,29 +126,16 @@ def wait_for_collector(collector: Program, settings: MqttSettings, collector_id:
     Raises:
         EarshotError: it has ended, or says nothing for too long.
     """
-    events: queue.SimpleQueue[SessionEvent] = queue.SimpleQueue()
-    options = SessionOptions(
-        client_id=f"demo-{secrets.token_hex(4)}",
-        expiry_seconds=0,
-        clean_start=True,
-        subscriptions=(Subscription(topic_filter=topics.collector_status(collector_id)),),
-    )
-    session = Session(settings, options, events.put)
-    session.start()
-    try:
+    options = passing("demo", topics.collector_status(collector_id))
+    with Conversation(settings, options) as talk:
         deadline = time.monotonic() + _START_SECONDS
         while time.monotonic() < deadline:
             collector.check()
-            try:
-                event = events.get(timeout=0.2)
-            except queue.Empty:
-                continue
+            event = talk.next(0.2)
             if isinstance(event, Received):
                 status = decode(event.topic, event.payload)
                 if isinstance(status, CollectorStatus) and status.state is Presence.ONLINE:
                     return
-    finally:
-        session.stop()
     raise EarshotError(f"{collector.name} was not online within {_START_SECONDS:g} s")
 
 

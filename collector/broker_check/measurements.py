@@ -8,7 +8,6 @@ what a SIGKILL leaves behind expires by itself.
 What the broker keeps over a restart of its own cannot be seen from outside.
 """
 
-import queue
 import secrets
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -18,10 +17,10 @@ from enum import StrEnum
 import msgspec
 
 from collector.service import SESSION_EXPIRY_SECONDS
-from collector.watch.show import BrokerUnreachableError
 from contract import topics
 from contract.errors import (
     EXIT_BAD_INPUT,
+    BrokerUnreachableError,
     ConnectionRefusedByBrokerError,
     EarshotError,
     PayloadTooLargeError,
@@ -35,15 +34,14 @@ from contract.session import (
     Publication,
     Published,
     Received,
-    Session,
     SessionEvent,
     SessionOptions,
-    Subscribed,
     SubscribeRefused,
     Subscription,
     Will,
 )
 from contract.settings import MqttSettings
+from contract.talk import Conversation
 
 EXIT_LOSES = 1
 """The broker will lose data."""
@@ -64,7 +62,6 @@ _WILL_DELAY_SECONDS = 2
 _KEEP_SECONDS = 3600
 # More than `Session` waits for an answer to its CONNECT.
 _OPEN_SECONDS = 20.0
-_ANSWER_SECONDS = 10.0
 _QUIET_SECONDS = 1.0
 # Retained messages and wills may come a moment after what was sent later.
 _LATE_SECONDS = 5.0
@@ -74,6 +71,7 @@ _MARK = b"behind all that waited"
 _ALLOW = (
     f"allow `topic readwrite {topics.every_check()}` for this user, or run the check as an operator"
 )
+_READ_LOG = "read the broker's log"
 
 
 class Verdict(StrEnum):
@@ -174,89 +172,46 @@ def _guarded(
             yield Row(name, f"could not be measured: {error}", Verdict.UNMEASURED, advice)
 
 
-class _Peer:
-    """One connection of ours, and what has come over it."""
+class _Peer(Conversation):
+    """One connection of ours, and what has come over it; one that is lost ends a measurement."""
 
-    def __init__(self, session: Session, events: "queue.SimpleQueue[SessionEvent]") -> None:
+    def __init__(
+        self, broker: MqttSettings, options: SessionOptions, *, will: Will | None, goodbye: bool
+    ) -> None:
+        super().__init__(broker, options, see=self._keep, will=will, goodbye=goodbye)
         self.received: list[Received] = []
-        self._session = session
-        self._events = events
-        self._connected: Connected | None = None
-        self._subscribed = False
-        self._answers: list[Published] = []
-        self._sent = 0
 
     @property
     def connected(self) -> Connected:
         """What the broker said when it let us in."""
-        assert self._connected is not None, "only peers that are connected are handed out"
-        return self._connected
-
-    def open(self, *, subscribes: bool) -> None:
-        """Wait until the broker has let us in, and serves the subscriptions."""
-        if not self.wait(lambda: self._is_open(subscribes=subscribes), _OPEN_SECONDS):
-            raise BrokerUnreachableError("the broker does not answer")
-
-    def _is_open(self, *, subscribes: bool) -> bool:
-        if self._connected is None:
-            return False
-        # A session that was kept is subscribed; rumqttd sends all that waits before its SUBACK.
-        return not subscribes or self._subscribed or self._connected.session_present
-
-    def wait(self, done: Callable[[], bool], seconds: float) -> bool:
-        """Take what comes until something is so; False if it is not within that time."""
-        deadline = time.monotonic() + seconds
-        while not done():
-            try:
-                self._take(self._events.get(timeout=max(0.0, deadline - time.monotonic())))
-            except queue.Empty:
-                return False
-        return True
+        assert self.connection is not None, "only peers that are connected are handed out"
+        return self.connection
 
     def hears(self, seconds: float) -> bool:
         """Wait for the next message."""
-        count = len(self.received)
-        return self.wait(lambda: len(self.received) > count, seconds)
+        return self.wait_for(Received, seconds=seconds) is not None
 
     def publish(self, publications: Iterable[Publication]) -> list[Published]:
         """Publish, no faster than the broker confirms; its answers."""
-        before = self._sent
-        for publication in publications:
-            self._wait_for_answers(but=self.connected.max_in_flight - 1)
-            if self._session.publish(publication) is None:
-                raise _NotMeasured("the connection is gone", "read the broker's log")
-            self._sent += 1
-        self._wait_for_answers(but=0)
-        return self._answers[before:]
+        try:
+            return self.say(publications)
+        except BrokerUnreachableError as error:
+            raise _NotMeasured(str(error), _READ_LOG) from error
 
-    def acknowledge(self, message: Received) -> None:
-        """The broker may send another in its place."""
-        self._session.acknowledge(message)
-
-    def _wait_for_answers(self, *, but: int) -> None:
-        if not self.wait(lambda: self._sent - len(self._answers) <= but, _ANSWER_SECONDS):
-            raise _NotMeasured(
-                f"a message is not confirmed within {_ANSWER_SECONDS:g} s", "read the broker's log"
-            )
-
-    def _take(self, event: SessionEvent) -> None:
+    def _keep(self, event: SessionEvent) -> None:
         match event:
-            case Connected():
-                self._connected = event
-            case Subscribed():
-                self._subscribed = True
             case Received():
                 self.received.append(event)
-            case Published():
-                self._answers.append(event)
             case SubscribeRefused():
                 raise _NotMeasured(f"not allowed to subscribe ({event.reason})", _ALLOW)
             case Disconnected():
-                raise _NotMeasured(event.reason, "read the broker's log")
+                raise _NotMeasured(event.reason, _READ_LOG)
             case ConnectFailed() if event.refused:
                 raise ConnectionRefusedByBrokerError(event.reason)
             case ConnectFailed():
                 raise BrokerUnreachableError(event.reason)
+            case _:
+                pass
 
 
 class _Check:
@@ -290,7 +245,7 @@ class _Check:
                 [answer] = peer.publish([self._message("hello")])
                 if not answer.accepted:
                     return _NotMeasured(f"not allowed to publish ({answer.reason})", _ALLOW)
-                if not peer.wait(lambda: bool(peer.received), _LATE_SECONDS):
+                if not peer.wait_until(lambda: bool(peer.received), seconds=_LATE_SECONDS):
                     # MQTT lets a broker grant a subscription that it will not serve.
                     return _NotMeasured("not allowed (subscribed, and nothing comes)", _ALLOW)
         except _NotMeasured as error:
@@ -350,7 +305,7 @@ class _Check:
         marked = False
         while len(payloads) < self._messages and _MARK not in payloads:
             for message in away.received:
-                away.acknowledge(message)
+                away.session.acknowledge(message)
                 payloads.add(message.payload)
             away.received.clear()
             if away.hears(_LATE_SECONDS if marked else _QUIET_SECONDS):
@@ -387,7 +342,7 @@ class _Check:
     def _carries(self, peer: _Peer, size: int) -> bool:
         try:
             peer.publish([self._message("size", b"." * size)])
-            return peer.wait(lambda: len(peer.received) > 0, _LATE_SECONDS)
+            return peer.wait_until(lambda: bool(peer.received), seconds=_LATE_SECONDS)
         except (PayloadTooLargeError, _NotMeasured):
             return False
 
@@ -406,7 +361,7 @@ class _Check:
             try:
                 [answer] = speaker.publish([self._message("retained", payload, retain=True)])
                 with self._peer("reader", "retained") as reader:
-                    reader.wait(lambda: bool(reader.received), _LATE_SECONDS)
+                    reader.wait_until(lambda: bool(reader.received), seconds=_LATE_SECONDS)
                     came = [(m.payload, m.retained) for m in reader.received]
             finally:
                 with suppress(_NotMeasured):
@@ -497,17 +452,10 @@ class _Check:
                 Subscription(topic_filter=topics.check(self._run, part)) for part in parts
             ),
         )
-        events: queue.SimpleQueue[SessionEvent] = queue.SimpleQueue()
-        session = Session(
-            self._broker, options, events.put, will=None if will is None else lambda: will
-        )
-        session.start()
-        try:
-            peer = _Peer(session, events)
-            peer.open(subscribes=bool(parts))
+        with _Peer(self._broker, options, will=will, goodbye=goodbye) as peer:
+            if not peer.wait_until(peer.is_open, seconds=_OPEN_SECONDS):
+                raise BrokerUnreachableError("the broker does not answer")
             yield peer
-        finally:
-            session.stop(goodbye=goodbye)
 
     @contextmanager
     def _forgetting(self, name: str) -> Iterator[None]:

@@ -6,8 +6,6 @@ terminal, plain lines come instead of a table that redraws itself.
 
 import logging
 import math
-import queue
-import secrets
 import signal
 import sys
 import time
@@ -25,20 +23,17 @@ from rich.text import Text
 
 from collector.watch.fleet_view import SPARKLINE_SCORES, Condition, FleetView, Row
 from contract import topics
-from contract.errors import ConnectionRefusedByBrokerError, EarshotError, MessageError
+from contract.errors import MessageError
 from contract.messages import decode
 from contract.session import (
-    Connected,
     ConnectFailed,
     Disconnected,
     Received,
-    Session,
     SessionEvent,
-    SessionOptions,
     SubscribeRefused,
-    Subscription,
 )
 from contract.settings import MqttSettings
+from contract.talk import Conversation, passing
 from contract.topics import Kind
 
 logger = logging.getLogger(__name__)
@@ -96,10 +91,6 @@ _COLUMNS = (
 )
 
 
-class BrokerUnreachableError(EarshotError):
-    """No connection in time: stop."""
-
-
 class Mode(Enum):
     """What is shown, and when."""
 
@@ -143,99 +134,14 @@ def sparkline(scores: tuple[float | None, ...]) -> str:
     return "".join(_NO_SCORE if score is None else _bar(score) for score in scores)
 
 
-class Feed:
-    """A connection of its own that feeds a view; forgotten by the broker when it ends.
-
-    Args:
-        settings: where the broker is.
-        view: what to feed, in the thread that calls `pump`.
-    """
-
-    def __init__(self, settings: MqttSettings, view: FleetView) -> None:
-        self._settings = settings
-        self._view = view
-        self._events: queue.SimpleQueue[SessionEvent | None] = queue.SimpleQueue()
-        self._reason = "no answer"
-        self._connected = False
-        options = SessionOptions(
-            client_id=f"watch-{secrets.token_hex(4)}",
-            expiry_seconds=0,
-            clean_start=True,
-            # QoS 0: a viewer that is too slow should miss windows rather than hold them up.
-            subscriptions=tuple(
-                Subscription(topic_filter=topics.every_node(kind), qos=0) for kind in _KINDS
-            ),
-        )
-        self._session = Session(settings, options, self._events.put)
-
-    def connect(self, *, timeout_seconds: float = CONNECT_SECONDS) -> bool:
-        """Wait for the first connection; False when `wake` was called meanwhile.
-
-        Raises:
-            ConnectionRefusedByBrokerError: the broker says no.
-            BrokerUnreachableError: there was no connection in time.
-        """
-        self._session.start()
-        deadline = time.monotonic() + timeout_seconds
-        while not self._connected:
-            if not self._take(deadline - time.monotonic()):
-                return False
-            if not self._connected and time.monotonic() >= deadline:
-                raise BrokerUnreachableError(
-                    f"no connection to {self._settings.address} in {timeout_seconds:g} s:"
-                    f" {self._reason}"
-                )
-        return True
-
-    def pump(self, seconds: float) -> bool:
-        """Feed the view for so long; False as soon as `wake` was called."""
-        deadline = time.monotonic() + seconds
-        while (left := deadline - time.monotonic()) > 0.0:
-            if not self._take(left):
-                return False
-        return True
-
-    def wake(self) -> None:
-        """Make `connect` or `pump` return at once; safe in a signal handler."""
-        self._events.put(None)
-
-    def close(self) -> None:
-        """Disconnect."""
-        self._session.stop()
-
-    def _take(self, timeout_seconds: float) -> bool:
-        try:
-            event = self._events.get(timeout=max(0.0, timeout_seconds))
-        except queue.Empty:
-            return True
-        match event:
-            case None:
-                return False
-            case Received():
-                self._receive(event)
-            case Connected():
-                self._connected = True
-            case ConnectFailed() | Disconnected():
-                self._reason = event.reason
-                if isinstance(event, ConnectFailed) and event.refused and not self._connected:
-                    raise ConnectionRefusedByBrokerError(
-                        f"MQTT {self._settings.address}: {event.reason}"
-                    )
-                logger.info("no connection to %s: %s", self._settings.address, event.reason)
-            case SubscribeRefused():
-                logger.warning("nothing from %s: %s", event.topic_filter, event.reason)
-        return True
-
-    def _receive(self, received: Received) -> None:
-        try:
-            message = decode(received.topic, received.payload)
-        except MessageError as error:
-            logger.debug("%r: %s", received.topic, error)
-            return
-        self._view.take(message, now_us=_now_us(), retained=received.retained)
-
-
-def run(settings: MqttSettings, mode: Mode, *, seconds: float | None, every: float) -> None:
+def run(
+    settings: MqttSettings,
+    mode: Mode,
+    *,
+    seconds: float | None,
+    every: float,
+    connect_seconds: float = CONNECT_SECONDS,
+) -> None:
     """Show the fleet until Ctrl-C, or for so many seconds.
 
     Raises:
@@ -243,28 +149,52 @@ def run(settings: MqttSettings, mode: Mode, *, seconds: float | None, every: flo
         BrokerUnreachableError: it cannot be reached.
     """
     view = FleetView()
-    feed = Feed(settings, view)
-    with _waking(feed):
-        try:
-            if feed.connect():
-                _show(feed, view, mode, math.inf if seconds is None else seconds, every)
-        finally:
-            feed.close()
+    # QoS 0: a viewer that is too slow should miss windows rather than hold them up.
+    options = passing("watch", *(topics.every_node(kind) for kind in _KINDS), qos=0)
+    talk = Conversation(settings, options, see=lambda event: _see(event, settings, view))
+    with _waking(talk), talk:
+        if talk.open(seconds=connect_seconds):
+            _show(talk, view, mode, math.inf if seconds is None else seconds, every)
 
 
-def _show(feed: Feed, view: FleetView, mode: Mode, seconds: float, every: float) -> None:
+def _see(event: SessionEvent, settings: MqttSettings, view: FleetView) -> None:
+    match event:
+        case Received():
+            _receive(event, view)
+        case ConnectFailed() | Disconnected():
+            logger.info("no connection to %s: %s", settings.address, event.reason)
+        case SubscribeRefused():
+            logger.warning("nothing from %s: %s", event.topic_filter, event.reason)
+        case _:
+            pass
+
+
+def _receive(received: Received, view: FleetView) -> None:
+    try:
+        message = decode(received.topic, received.payload)
+    except MessageError as error:
+        logger.debug("%r: %s", received.topic, error)
+        return
+    view.take(message, now_us=_now_us(), retained=received.retained)
+
+
+def _show(talk: Conversation, view: FleetView, mode: Mode, seconds: float, every: float) -> None:
     console = Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH)
     deadline = time.monotonic() + seconds
     if mode is Mode.ONCE:
-        feed.pump(seconds)
+        _feed(talk, seconds)
         console.print(render(view, _now_us(), width=console.width))
         return
     step = _REDRAW_SECONDS if mode is Mode.LIVE else every
     with _screen(console, view, mode) as draw:
-        going = True
-        while going and (left := deadline - time.monotonic()) > 0.0:
-            going = feed.pump(min(step, left))
+        while not talk.woken and (left := deadline - time.monotonic()) > 0.0:
+            _feed(talk, min(step, left))
             draw()
+
+
+def _feed(talk: Conversation, seconds: float) -> None:
+    for _ in talk.events(seconds):
+        pass  # `_see` has given it to the view
 
 
 @contextmanager
@@ -290,11 +220,11 @@ def _print_lines(view: FleetView) -> None:
 
 
 @contextmanager
-def _waking(feed: Feed) -> Iterator[None]:
+def _waking(talk: Conversation) -> Iterator[None]:
     """Ctrl-C and SIGTERM end the show in good order."""
 
     def wake(_number: int, _frame: FrameType | None) -> None:
-        feed.wake()
+        talk.wake()
 
     before = {n: signal.signal(n, wake) for n in (signal.SIGINT, signal.SIGTERM)}
     try:

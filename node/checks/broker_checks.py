@@ -14,9 +14,10 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from contract import topics
 from contract.errors import MessageError, SettingsError
@@ -28,7 +29,6 @@ from contract.session import (
     Publication,
     Published,
     Received,
-    Session,
     SessionEvent,
     SessionOptions,
     Subscribed,
@@ -36,6 +36,7 @@ from contract.session import (
     Subscription,
 )
 from contract.settings import MqttSettings
+from contract.talk import Conversation
 from contract.topics import Kind
 from node.checks.certificate_dates import first_expiry
 from node.findings import Finding, ok, problem, warning
@@ -54,9 +55,6 @@ _COLLECTORS: Final = topics.every_collector_status()
 _NOT_YET_VALID: Final = 9
 _EXPIRED: Final = 10
 _NAME_MISMATCH: Final = (62, 64)
-
-_Event = TypeVar("_Event", bound=SessionEvent)
-_Other = TypeVar("_Other", bound=SessionEvent)
 
 
 def broker_findings(
@@ -217,48 +215,21 @@ def _session_findings(
             *(Subscription(topic_filter=order) for order in orders),
         ),
     )
-    talk = _Talk()
+    heard: list[SessionEvent] = []
     try:
-        session = Session(mqtt, options, talk.mail.put)
+        talk = Conversation(mqtt, options, see=heard.append)
     except SettingsError as error:
         yield problem("broker login", "; ".join(error.problems), "correct [mqtt]")
         return
-    session.start()
-    try:
-        opened = talk.wait(Connected, ConnectFailed, seconds=_ANSWER_SECONDS)
+    with talk:
+        opened = talk.wait_for(Connected, ConnectFailed, seconds=_ANSWER_SECONDS)
         yield _login_finding(opened, mqtt, client_id)
         if not isinstance(opened, Connected):
             return
-        answered = talk.wait(Subscribed, Disconnected, seconds=STAGE_SECONDS)
-        yield from _subscription_findings(answered, talk, commands, orders)
-        yield _publish_finding(session, talk, node=node, boot=boot)
-        yield _collector_finding(talk)
-    finally:
-        session.stop(timeout_seconds=2.0)
-
-
-class _Talk:
-    """Events of a session, those kept that came while another was awaited."""
-
-    def __init__(self) -> None:
-        self.mail: queue.SimpleQueue[SessionEvent] = queue.SimpleQueue()
-        self.heard: list[SessionEvent] = []
-
-    def wait(
-        self, kind: type[_Event], other: type[_Other] | None = None, *, seconds: float
-    ) -> _Event | _Other | None:
-        """The next event of one of these kinds; None if none came in time."""
-        ends = time.monotonic() + seconds
-        while True:
-            try:
-                event = self.mail.get(timeout=max(0.0, ends - time.monotonic()))
-            except queue.Empty:
-                return None
-            self.heard.append(event)
-            if isinstance(event, kind):
-                return event
-            if other is not None and isinstance(event, other):
-                return event
+        answered = talk.wait_for(Subscribed, Disconnected, seconds=STAGE_SECONDS)
+        yield from _subscription_findings(answered, heard, commands, orders)
+        yield _publish_finding(talk, node=node, boot=boot)
+        yield _collector_finding(talk, heard)
 
 
 def _login_finding(
@@ -289,7 +260,10 @@ def _login_finding(
 
 
 def _subscription_findings(
-    answered: Subscribed | Disconnected | None, talk: _Talk, commands: str, orders: tuple[str, ...]
+    answered: Subscribed | Disconnected | None,
+    heard: Sequence[SessionEvent],
+    commands: str,
+    orders: tuple[str, ...],
 ) -> Iterator[Finding]:
     check = "broker subscribe"
     if isinstance(answered, Disconnected):
@@ -298,7 +272,7 @@ def _subscription_findings(
     if answered is None:
         yield problem(check, f"no answer within {STAGE_SECONDS:g} s", "read the broker's log")
         return
-    refused = [event for event in talk.heard if isinstance(event, SubscribeRefused)]
+    refused = [event for event in heard if isinstance(event, SubscribeRefused)]
     for event in refused:
         tell = problem if event.topic_filter == commands else warning
         yield tell(
@@ -316,7 +290,7 @@ def _subscription_findings(
         )
 
 
-def _publish_finding(session: Session, talk: _Talk, *, node: str, boot: str) -> Finding:
+def _publish_finding(talk: Conversation, *, node: str, boot: str) -> Finding:
     check = "broker publish"
     advice = f"let this node write to {topics.ROOT}/n/{node}/# in the broker's access list"
     topic = topics.node(node, Kind.RESULT)
@@ -328,12 +302,12 @@ def _publish_finding(session: Session, talk: _Talk, *, node: str, boot: str) -> 
         done=True,
         note="`node check` asked the broker whether this node may publish; nothing else happened",
     )
-    delivery = session.publish(
+    delivery = talk.session.publish(
         Publication(topic=topic, payload=encode(result), expiry_seconds=_MARK_EXPIRY_SECONDS)
     )
     if delivery is None:
         return problem(check, "the connection is gone", "read the broker's log")
-    answer = talk.wait(Published, Disconnected, seconds=STAGE_SECONDS)
+    answer = talk.wait_for(Published, Disconnected, seconds=STAGE_SECONDS)
     if answer is None:
         return problem(check, f"{topic}: no answer within {STAGE_SECONDS:g} s", advice)
     if isinstance(answer, Disconnected):
@@ -343,23 +317,19 @@ def _publish_finding(session: Session, talk: _Talk, *, node: str, boot: str) -> 
     return ok(check, f"{topic} is taken")
 
 
-def _collector_finding(talk: _Talk) -> Finding:
+def _collector_finding(talk: Conversation, heard: Sequence[SessionEvent]) -> Finding:
     """Collectors tell by retained messages, which have come by now or come soon."""
     found: dict[str, Presence] = {}
-    ends = time.monotonic() + _COLLECTOR_SECONDS
-    heard = list(talk.heard)
-    while True:
-        for event in heard:
-            status = _collector_status(event)
-            if status is not None:
-                found[status.id] = status.state
-        online = sorted(name for name, state in found.items() if state is Presence.ONLINE)
-        if online:
-            return ok("collector", f"{', '.join(online)} online")
-        event_or_none = talk.wait(Received, seconds=max(0.0, ends - time.monotonic()))
-        if event_or_none is None:
+    before = tuple(heard)
+    for number, event in enumerate(chain(before, talk.events(_COLLECTOR_SECONDS)), start=1):
+        status = _collector_status(event)
+        if status is not None:
+            found[status.id] = status.state
+        if number >= len(before) and Presence.ONLINE in found.values():
             break
-        heard = [event_or_none]
+    online = sorted(name for name, state in found.items() if state is Presence.ONLINE)
+    if online:
+        return ok("collector", f"{', '.join(online)} online")
     away = f"{', '.join(sorted(found))} offline" if found else "none has told of itself"
     return warning(
         "collector",

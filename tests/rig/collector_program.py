@@ -1,78 +1,57 @@
 """The collector as a program, and sessions that talk to it, for tests with real servers."""
 
 import os
-import queue
 import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Self
 
 from contract.messages import CollectorStatus, DeadLetter, Message, PresenceReason, decode, encode
 from contract.session import (
-    Connected,
     Publication,
-    Published,
     Received,
-    Session,
     SessionEvent,
     SessionOptions,
-    Subscribed,
     Subscription,
 )
-from contract.settings import MqttSettings
 from tests.collector.examples import topic_of
 from tests.rig.brokers import Mosquitto
 from tests.rig.databases import InfluxDb
+from tests.rig.peers import Peer, mqtt
 
 ROOT = Path(__file__).parents[2]
 
 
-class Client:
+class Client(Peer):
     """A session of a test: publishes, and keeps what it hears."""
 
     def __init__(self, broker: Mosquitto, client_id: str, *heard: str) -> None:
-        self.received: list[Received] = []
-        self._heard = heard
-        self._events: queue.SimpleQueue[SessionEvent] = queue.SimpleQueue()
-        self._session = Session(
-            MqttSettings(host=broker.host, port=broker.port),
-            SessionOptions(
-                client_id=client_id,
-                expiry_seconds=60,
-                subscriptions=tuple(Subscription(topic_filter=f) for f in heard),
-            ),
-            self._events.put,
+        options = SessionOptions(
+            client_id=client_id,
+            expiry_seconds=60,
+            subscriptions=tuple(Subscription(topic_filter=f) for f in heard),
         )
+        super().__init__(mqtt(broker), options, see=self._keep)
+        self.received: list[Received] = []
 
     def __enter__(self) -> Self:
-        self._session.start()
-        awaited = Subscribed if self._heard else Connected
-        self._wait(lambda event: isinstance(event, awaited))
+        super().__enter__()
+        assert self.open(seconds=10.0)
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._session.stop()
-
     def publish(self, *messages: Message | Publication) -> None:
-        """Publish, and wait until the broker has them all; 20 at once."""
-        waiting = set()
-        for message in messages:
-            delivery = self._session.publish(publication_of(message))
-            assert delivery is not None
-            waiting.add((delivery.generation, delivery.packet_id))
-            while len(waiting) >= 20:
-                waiting.discard(self._next_published())
-        while waiting:
-            waiting.discard(self._next_published())
+        """Publish, and wait until the broker has them all."""
+        answers = self.say(publication_of(message) for message in messages)
+        assert all(answer.accepted for answer in answers)
 
     def heard(self) -> list[Message]:
         """Messages so far."""
-        while not self._events.empty():
-            self._take(self._events.get())
+        while self.next(0.0) is not None:
+            pass
         return [decode(r.topic, r.payload) for r in self.received]
 
     def letters(self) -> list[DeadLetter]:
@@ -84,18 +63,7 @@ class Client:
         found = [m.reason for m in self.heard() if isinstance(m, CollectorStatus)]
         return found[-1] if found else None
 
-    def _next_published(self) -> tuple[int, int]:
-        event = self._wait(lambda e: isinstance(e, Published))
-        assert isinstance(event, Published)
-        assert event.accepted
-        return event.generation, event.packet_id
-
-    def _wait(self, wanted: Callable[[SessionEvent], bool]) -> SessionEvent:
-        while not wanted(event := self._events.get(timeout=10.0)):
-            self._take(event)
-        return event
-
-    def _take(self, event: SessionEvent) -> None:
+    def _keep(self, event: SessionEvent) -> None:
         if isinstance(event, Received):
             self.received.append(event)
 

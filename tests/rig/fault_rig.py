@@ -12,7 +12,6 @@ receipted is sent again after five), so that a fault meets many windows in all t
 
 import contextlib
 import json
-import queue
 import re
 import shutil
 import signal
@@ -30,11 +29,11 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from contract.session import Received, Session, SessionEvent, SessionOptions, Subscription
-from contract.settings import MqttSettings
+from contract.session import Received
 from tests.rig.brokers import Mosquitto
 from tests.rig.databases import InfluxDb
 from tests.rig.link import Link
+from tests.rig.peers import connecting, mqtt
 from tests.rig.programs import MODEL, ROOT, environment
 from tests.rig.stepped_clock import SteppedClock
 from tests.rig.waiting import wait_until
@@ -43,6 +42,7 @@ HOP_SECONDS: Final = 0.1
 TAIL_SECONDS: Final = 5.0
 RESEND_SECONDS: Final = 5.0
 GAP_SECONDS: Final = 20.0
+_DROPPED: Final = "$SYS/broker/publish/messages/dropped"
 _BOOT: Final = re.compile(r"\bboot ([0-9A-HJKMNP-TV-Z]{26})\b")
 _STOP_SECONDS: Final = 60.0
 _DISK_BYTES: Final = 24 * 1024 * 1024
@@ -363,23 +363,8 @@ class Rig:
 
     def dropped_by_broker(self) -> int:
         """Messages that mosquitto has confirmed and then thrown away."""
-        found: queue.SimpleQueue[int] = queue.SimpleQueue()
-
-        def take(event: SessionEvent) -> None:
-            if isinstance(event, Received):
-                found.put(int(event.payload))
-
-        options = SessionOptions(
-            client_id="drops",
-            expiry_seconds=0,
-            subscriptions=(Subscription(topic_filter="$SYS/broker/publish/messages/dropped"),),
-        )
-        session = Session(MqttSettings(host=self.broker.host, port=self.broker.port), options, take)
-        session.start()
-        try:
-            return found.get(timeout=30.0)
-        finally:
-            session.stop()
+        with connecting(mqtt(self.broker), "drops", _DROPPED) as peer:
+            return int(peer.expect(Received, seconds=30.0).payload)
 
     def stored(self) -> list[dict[str, Any]]:
         """Every stored window: node, boot, seq, time; by node and time."""

@@ -9,10 +9,9 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Final
 
-from contract.session import Connected, Session, SessionEvent, SessionOptions
-from contract.settings import MqttSettings
+from contract.session import SessionOptions
 from tests.rig.fault_rig import Node, Rig
-from tests.rig.waiting import wait_until
+from tests.rig.peers import Peer, mqtt
 
 Fault = Callable[[Rig, random.Random], contextlib.AbstractContextManager[None]]
 
@@ -257,19 +256,8 @@ def _fits(name: str, other: str) -> bool:
 
 @contextmanager
 def _stranger(rig: Rig, client_id: str) -> Iterator[None]:
-    connected = []
-
-    def take(event: SessionEvent) -> None:
-        if isinstance(event, Connected):
-            connected.append(event)
-
     # A clean start: what the broker has kept for the true owner is thrown away.
-    session = Session(
-        MqttSettings(host=rig.broker.host, port=rig.broker.port),
-        SessionOptions(client_id=client_id, expiry_seconds=0, clean_start=True),
-        take,
-    )
-    session.start()
-    wait_until(lambda: bool(connected), "a stranger who is let in")
-    session.stop()
+    options = SessionOptions(client_id=client_id, expiry_seconds=0, clean_start=True)
+    with Peer(mqtt(rig.broker), options) as stranger:
+        assert stranger.open(seconds=30.0)
     yield

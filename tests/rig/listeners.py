@@ -10,59 +10,26 @@ from typing import Self, TypeVar
 from contract import topics
 from contract.messages import Account, Backlog, Message, Receipt, Window, decode, encode
 from contract.ranges import runs
-from contract.session import (
-    Publication,
-    Received,
-    Session,
-    SessionEvent,
-    SessionOptions,
-    Subscribed,
-    Subscription,
-)
-from contract.settings import MqttSettings
+from contract.session import Publication, Received
 from tests.rig.brokers import Mosquitto
+from tests.rig.peers import Ear
 from tests.rig.waiting import wait_until
 
 Kind = TypeVar("Kind", bound=Message)
 
 
-class Listener:
+class Listener(Ear):
     """Hears everything that nodes say, as a collector with a session of its own would."""
 
     def __init__(self, broker: Mosquitto) -> None:
-        self._lock = threading.Lock()
+        filters = (topics.every_node(kind) for kind in topics.FROM_NODE)
+        super().__init__(broker, "listener", *filters, expiry_seconds=300, retained=False)
         self._messages: list[Message] = []
-        self._subscribed = threading.Event()
-        options = SessionOptions(
-            client_id="listener",
-            expiry_seconds=300,
-            receive_maximum=1000,
-            subscriptions=tuple(
-                Subscription(topic_filter=topics.every_node(kind), retained=False)
-                for kind in topics.FROM_NODE
-            ),
-        )
-        self._session = Session(
-            MqttSettings(host=broker.host, port=broker.port), options, self._hear
-        )
-
-    def __enter__(self) -> Self:
-        self._session.start()
-        assert self._subscribed.wait(10), "the listener was not let in"
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._session.stop()
 
     def all_of(self, kind: type[Kind]) -> list[Kind]:
         """Messages of that kind so far, in order of arrival."""
-        with self._lock:
-            return [message for message in self._messages if isinstance(message, kind)]
+        # Taken at once: the session's thread adds to it.
+        return [message for message in tuple(self._messages) if isinstance(message, kind)]
 
     def windows(self) -> list[Window]:
         """Windows so far, live and late, in order of their numbers, none left out or twice."""
@@ -75,12 +42,8 @@ class Listener:
         """Until so many windows have come."""
         wait_until(lambda: len(self.windows()) >= count, f"{count} windows", seconds=seconds)
 
-    def _hear(self, event: SessionEvent) -> None:
-        if isinstance(event, Subscribed):
-            self._subscribed.set()
-        if isinstance(event, Received):
-            with self._lock:
-                self._messages.append(decode(event.topic, event.payload))
+    def hear(self, received: Received) -> None:
+        self._messages.append(decode(received.topic, received.payload))
 
 
 class ReceiptingCollector(Listener):
@@ -124,17 +87,14 @@ class ReceiptingCollector(Listener):
         account = self.account(boot)
         return account is not None and account.ended
 
-    def _hear(self, event: SessionEvent) -> None:
-        super()._hear(event)
-        if isinstance(event, Received):
-            message = decode(event.topic, event.payload)
-            windows = message.windows if isinstance(message, Backlog) else (message,)
-            for window in windows:
-                if isinstance(window, Window):
-                    key = (window.node, window.boot)
-                    self._stored.setdefault(key, set()).add(window.seq)
-            if isinstance(message, Backlog | Window):
-                self._boots.put((message.node, message.boot))
+    def hear(self, received: Received) -> None:
+        super().hear(received)
+        message = self._messages[-1]
+        if not isinstance(message, Backlog | Window):
+            return
+        for window in message.windows if isinstance(message, Backlog) else (message,):
+            self._stored.setdefault((window.node, window.boot), set()).add(window.seq)
+        self._boots.put((message.node, message.boot))
 
     def _receipt(self) -> None:
         while (key := self._boots.get()) is not None:

@@ -1,12 +1,10 @@
 """Releases for tests, and a hand that puts anything on a broker, right or wrong."""
 
 import hashlib
-import queue
 import secrets
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import msgspec
@@ -20,23 +18,16 @@ from contract.release import (
     describe_file,
     encode_manifest,
 )
-from contract.session import (
-    Connected,
-    Publication,
-    Published,
-    Session,
-    SessionEvent,
-    SessionOptions,
-)
-from contract.settings import MqttSettings
 from contract.signature import Signer
 from contract.signed_desired import sign_desired
 from contract.signed_manifest import sign_manifest
+from contract.talk import passing
 from node.scoring.probe import probe
 from node.scoring.release_store import Release, read_release
 from node.scoring.runtime import find_runtime
 from node.scoring.scorer import Scorer
 from tests.rig.brokers import Mosquitto
+from tests.rig.peers import Peer, mqtt
 from tests.rig.programs import MODEL
 from tests.rig.signers import SIGNER
 
@@ -99,37 +90,21 @@ def chunks(release: Release) -> dict[str, bytes]:
     return found
 
 
-class Shelf:
+class Shelf(Peer):
     """Puts retained messages on a broker, one by one, each confirmed."""
 
     def __init__(self, broker: Mosquitto) -> None:
-        self._events: queue.SimpleQueue[SessionEvent] = queue.SimpleQueue()
-        self._session = Session(
-            MqttSettings(host=broker.host, port=broker.port),
-            SessionOptions(
-                client_id=f"shelf-{secrets.token_hex(4)}", expiry_seconds=0, clean_start=True
-            ),
-            self._events.put,
-        )
+        super().__init__(mqtt(broker), passing("shelf"))
         self._serial = time.time_ns() // 1000
 
     def __enter__(self) -> Self:
-        self._session.start()
-        self._wait_for(Connected)
+        super().__enter__()
+        assert self.open(seconds=20.0)
         return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._session.stop()
 
     def put(self, topic: str, payload: bytes) -> None:
         """Leave a retained message; an empty one clears the topic."""
-        self._session.publish(Publication(topic=topic, payload=payload, retain=True))
-        answer = self._wait_for(Published)
+        answer = self.tell(topic, payload, retain=True)
         assert answer.accepted, answer.reason
 
     def put_release(self, release: Release, signer: Signer = SIGNER) -> None:
@@ -163,14 +138,6 @@ class Shelf:
         )
         self.put(topics.desired(to), sign_desired(desired, signer))
         return desired
-
-    def _wait_for(self, kind: type[Any]) -> Any:
-        deadline = time.monotonic() + 20
-        while time.monotonic() < deadline:
-            event = self._events.get(timeout=20)
-            if isinstance(event, kind):
-                return event
-        raise AssertionError(f"no {kind.__name__}")
 
 
 def keys_file(folder: Path, *signers: Signer) -> Path:

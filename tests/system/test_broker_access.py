@@ -70,7 +70,7 @@ def heard_of(broker: FleetBroker, user: str, topic: str, *, retain: bool = False
         speaker.tell(topic, payload, retain=retain)
         last.tell(MARK, payload)
         found = []
-        while (message := ear.wait_for(Received)).topic != MARK or message.payload != payload:
+        while (message := ear.expect(Received)).topic != MARK or message.payload != payload:
             found.append(message)
         return payload in [message.payload for message in found if message.topic == topic]
 
@@ -87,7 +87,7 @@ def hears(broker: FleetBroker, user: str, topic: str, *, speaker: str, asking: s
                 voice.tell(topic, live)
                 last.tell(mark, live)
                 found: set[bytes] = set()
-                while (message := ear.wait_for(Received)).topic != mark or message.payload != live:
+                while (message := ear.expect(Received)).topic != mark or message.payload != live:
                     found.add(message.payload)
         finally:
             voice.tell(topic, b"", retain=True)
@@ -128,9 +128,9 @@ def test_a_node_says_nothing_else(broker: FleetBroker, topic: str) -> None:
         payload = os.urandom(8)
         node.tell(topic, payload, retain=True)
         node.tell(topics.node(ME, Kind.HEALTH), payload)
-        found = ear.wait_for(Received)
+        found = ear.expect(Received)
         while found.payload != payload:
-            found = ear.wait_for(Received)
+            found = ear.expect(Received)
 
     assert found.topic == topics.node(ME, Kind.HEALTH)
 
@@ -251,7 +251,7 @@ def test_the_health_check_hears_nothing_but_the_brokers_age(broker: FleetBroker)
         with broker.peer("health", "#", "$SYS/broker/uptime") as ear:
             with broker.peer("operator") as voice:
                 voice.tell(topics.desired("all"))
-            found = ear.wait_for(Received)
+            found = ear.expect(Received)
     finally:
         with broker.peer("operator") as voice:
             voice.tell(topics.desired("all"), b"", retain=True)
@@ -278,7 +278,7 @@ def test_a_nodes_last_will_is_its_own(broker: FleetBroker) -> None:
     with broker.peer("operator", "earshot/1/#") as ear:
         leave_a_will(broker, topics.node(NEIGHBOUR, Kind.STATUS), "forger")
         leave_a_will(broker, topics.node(ME, Kind.STATUS), "honest")
-        found = ear.wait_for(Received)
+        found = ear.expect(Received)
 
     assert found.topic == topics.node(ME, Kind.STATUS)
 
@@ -296,13 +296,13 @@ def test_a_stolen_client_id_hears_nothing(own_broker: FleetBroker) -> None:
             node.tell(topics.node(NEIGHBOUR, Kind.WINDOW))
             last.tell(mark)
 
-        assert thief.wait_for(Received).topic == mark
+        assert thief.expect(Received).topic == mark
 
 
 def failure(settings: MqttSettings, name: str = "stranger") -> ConnectFailed:
     """Why somebody is not let in."""
     with connecting(settings, name) as peer:
-        event = peer.next()
+        event = peer.next(20.0)
     assert isinstance(event, ConnectFailed), event
     return event
 
@@ -408,10 +408,12 @@ def still_there(peer: Peer, broker: FleetBroker, topic: str) -> bool:
     payload = os.urandom(8)
     with broker.peer("operator") as voice:
         voice.tell(topic, payload)
-    while not isinstance(event := peer.next(), Disconnected):
+    for event in peer.events(20.0):
+        if isinstance(event, Disconnected):
+            return False
         if isinstance(event, Received) and event.payload == payload:
             return True
-    return False
+    raise AssertionError("neither what was said nor an end has come")
 
 
 def training(broker: FleetBroker, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -427,7 +429,7 @@ def test_a_revoked_node_is_out_at_once(own_broker: FleetBroker) -> None:
     order = topics.desired("all")
     with own_broker.peer(ME, order) as node, own_broker.peer(NEIGHBOUR, order) as neighbour:
         training(own_broker, "revoke", ME)
-        ended = node.wait_for(Disconnected)
+        ended = node.expect(Disconnected)
         neighbour_there = still_there(neighbour, own_broker, order)
         again = failure(own_broker.settings(ME), "as-before")
 
@@ -441,7 +443,7 @@ def test_a_revoked_node_is_out_under_any_client_id(own_broker: FleetBroker) -> N
     with connected(own_broker.settings(ME), "collector") as node:
         training(own_broker, "revoke", ME)
 
-        assert node.wait_for(Disconnected).generation == 1
+        assert node.expect(Disconnected).generation == 1
 
 
 def test_an_enrolled_node_comes_in_while_others_stay(own_broker: FleetBroker) -> None:
@@ -465,7 +467,7 @@ def test_enrolling_again_voids_the_old_password(own_broker: FleetBroker) -> None
     before = own_broker.settings(ME)
     with connected(before, ME) as node:
         training(own_broker, "enroll", ME, "--group", "line-2")
-        node.wait_for(Disconnected)
+        node.expect(Disconnected)
 
     assert failure(before).refused
 
@@ -575,7 +577,7 @@ def test_a_fleet_works_behind_these_rules(own_broker: FleetBroker, tmp_path: Pat
         start("node", "run", "--config", str(bundle / "node.toml"), settings=of_node) as node,
     ):
         try:
-            word = msgspec.json.decode(ear.wait_for(Received).payload, type=CollectorStatus)
+            word = msgspec.json.decode(ear.expect(Received).payload, type=CollectorStatus)
             wait_until(lambda: stored_windows(store) > 0, "a stored window", seconds=60)
             command = run(
                 "collector",

@@ -1,11 +1,10 @@
 """The configuration of a broker for one machine that earshot ships."""
 
-import queue
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from contract.session import Connected, Publication, Published, Received, Subscribed
+from contract.session import Connected, Publication, Published, Received
 from contract.settings import MqttSettings
 from tests.rig.brokers import SHIPPED_CONFIGURATION, Mosquitto
 from tests.rig.peers import Peer, connecting
@@ -30,19 +29,19 @@ def connected(
         password=password,
     )
     with connecting(settings, name, *filters, expiry_seconds=expiry_seconds) as peer:
-        peer.wait_for(Connected)
+        peer.expect(Connected)
         yield peer
 
 
 def publish_for_who_is_away(broker: Mosquitto) -> list[bytes]:
     """Numbered messages for a session that exists and is away."""
     with connected(broker, "away", "t/#", expiry_seconds=3600) as away:
-        away.wait_for(Subscribed)
+        assert away.open(seconds=20.0)
     payloads = [f"{number:05}".encode().ljust(350, b".") for number in range(SENT)]
     with connected(broker, "speaker") as speaker:
         for payload in payloads:
             speaker.session.publish(Publication(topic="t/queue", payload=payload))
-        answers = [speaker.wait_for(Published) for _ in payloads]
+        answers = [speaker.expect(Published) for _ in payloads]
     # The broker says Success to each of them, be it kept or not.
     assert {answer.reason_code for answer in answers} == {0}
     return payloads
@@ -54,9 +53,10 @@ def came_for_who_was_away(broker: Mosquitto) -> list[bytes]:
     marked = False
     with connected(broker, "away", "t/#", expiry_seconds=3600) as away:
         while len(found) < SENT and MARK not in found[-1:]:
-            try:
-                found.append(away.wait_for(Received, seconds=20.0 if marked else 1.0).payload)
-            except queue.Empty:
+            message = away.wait_for(Received, seconds=20.0 if marked else 1.0)
+            if message is not None:
+                found.append(message.payload)
+            else:
                 assert not marked, "the mark was lost as well"
                 away.session.publish(Publication(topic="t/queue", payload=MARK))
                 marked = True

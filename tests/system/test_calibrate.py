@@ -23,11 +23,10 @@ from contract.messages import (
     ThresholdSource,
     encode,
 )
-from contract.session import Connected, Publication, Published, Session, SessionOptions
-from contract.settings import MqttSettings
 from node.commands.calibrate import EXIT_REFUSED
 from tests.rig.brokers import Mosquitto
 from tests.rig.listeners import Listener
+from tests.rig.peers import connected, mqtt
 from tests.rig.programs import MODEL, node_settings, run, start
 from tests.rig.waiting import wait_until
 
@@ -38,10 +37,6 @@ HEALTHY = "synthetic:fan?seconds={seconds}"
 BEARING = "synthetic:fan?fault=bearing&severity=1&after={after}&seconds={seconds}"
 # Settling, two minutes, verifying.
 QUICK_WINDOWS = 170
-
-
-def mqtt(broker: Mosquitto) -> MqttSettings:
-    return MqttSettings(host=broker.host, port=broker.port)
 
 
 @contextmanager
@@ -240,22 +235,9 @@ def test_command_without_a_node_is_told(mosquitto: Mosquitto) -> None:
 
 def test_retained_command_is_not_obeyed(mosquitto: Mosquitto) -> None:
     """It would be obeyed again at each connection, and by a node that was enrolled years later."""
-    published: list[object] = []
-    session = Session(
-        mqtt(mosquitto),
-        SessionOptions(client_id="careless", expiry_seconds=0),
-        published.append,
-    )
-    session.start()
-    wait_until(lambda: any(isinstance(e, Connected) for e in published), "a connection")
     command = Command(node="press-07", at_us=0, minutes=2.0)
-    session.publish(
-        Publication(
-            topic=topics.command("press-07", "calibrate"), payload=encode(command), retain=True
-        )
-    )
-    wait_until(lambda: any(isinstance(e, Published) for e in published), "a publication")
-    session.stop()
+    with connected(mqtt(mosquitto), "careless") as operator:
+        operator.tell(topics.command("press-07", "calibrate"), encode(command), retain=True)
 
     settings = node_settings(mosquitto, "synthetic:fan?seconds=20")
     with Listener(mosquitto) as listener:

@@ -1,7 +1,6 @@
 """`earshot node check` against real brokers, and against some of a few lines."""
 
 import json
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +8,6 @@ import pytest
 
 from contract import topics
 from contract.messages import CollectorStatus, Presence, PresenceReason, Status, encode
-from contract.session import Publication, Published, Session, SessionEvent, SessionOptions
 from contract.settings import MqttSettings
 from node.checks.broker_checks import broker_findings
 from node.checks.computer_checks import node_runs
@@ -18,9 +16,9 @@ from tests.rig import examples
 from tests.rig.brokers import Mosquitto, broker_of_a_few_lines
 from tests.rig.certificates import CertificateAuthority
 from tests.rig.listeners import Listener
+from tests.rig.peers import connected
 from tests.rig.programs import node_settings, run, start
 from tests.rig.signers import SIGNER
-from tests.rig.waiting import wait_until
 
 NODE = "press-07"
 PASSWORD = "open sesame"
@@ -55,21 +53,9 @@ def plain(
 
 def announce_collector(broker: Mosquitto, state: Presence) -> None:
     """Leaves a retained word of a collector on the broker."""
-    answered = threading.Event()
-
-    def hear(event: SessionEvent) -> None:
-        if isinstance(event, Published):
-            answered.set()
-
     status = CollectorStatus(id="main", at_us=1, state=state, reason=PresenceReason.CONNECTED)
-    publication = Publication(
-        topic=topics.collector_status("main"), payload=encode(status), retain=True
-    )
-    session = Session(plain(broker), SessionOptions(client_id="main", expiry_seconds=0), hear)
-    session.start()
-    wait_until(lambda: session.publish(publication) is not None, "a connection")
-    assert answered.wait(10)
-    session.stop()
+    with connected(plain(broker), "main") as collector:
+        collector.tell(topics.collector_status("main"), encode(status), retain=True)
 
 
 def test_all_is_well(mosquitto: Mosquitto, tmp_path: Path) -> None:

@@ -15,10 +15,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from collector.watch.fleet_view import FleetView
-from collector.watch.show import BrokerUnreachableError, Feed
+from collector.watch.show import Mode, run
 from contract import topics
-from contract.errors import EXIT_BAD_INPUT
+from contract.errors import EXIT_BAD_INPUT, BrokerUnreachableError
 from contract.messages import (
     PresenceReason,
     Problem,
@@ -360,11 +359,8 @@ def test_watch_prints_lines_until_interrupted(mosquitto: Mosquitto, node: Client
 def test_watch_of_a_broker_that_is_not_there_ends_with_one_line() -> None:
     """After a while, with the reason."""
     settings = MqttSettings(host="127.0.0.1", port=free_port())
-    with (
-        closing(Feed(settings, FleetView())) as feed,
-        pytest.raises(BrokerUnreachableError, match="refused"),
-    ):
-        feed.connect(timeout_seconds=0.5)
+    with pytest.raises(BrokerUnreachableError, match="refused"):
+        run(settings, Mode.ONCE, seconds=1.0, every=1.0, connect_seconds=0.5)
 
 
 def test_watch_that_is_refused_ends_with_one_line(tmp_path: Path) -> None:

@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 
 from contract.messages import Account, Backlog, Clock, Receipt, Window, decode
-from contract.session import Received, Session, SessionEvent, SessionOptions, Subscription
-from contract.settings import MqttSettings
+from contract.session import Received
 from node import service
 from node.delivery.clock import WindowClock
 from node.delivery.outbox import Outbox
@@ -28,6 +27,7 @@ from tests.rig.brokers import Mosquitto
 from tests.rig.fake_source import Sound
 from tests.rig.link import Link
 from tests.rig.listeners import ReceiptingCollector
+from tests.rig.peers import connecting, mqtt
 from tests.rig.programs import MODEL, node_settings, run, start
 from tests.rig.waiting import wait_until
 
@@ -98,29 +98,16 @@ def test_receipts_let_go_of_windows(mosquitto: Mosquitto) -> None:
 
 def test_collector_of_these_tests_says_what_it_has(mosquitto: Mosquitto) -> None:
     """Its receipts are retained, name the boot, and have holes where windows are missing."""
-    heard: list[Receipt] = []
-
-    def hear(event: SessionEvent) -> None:
-        if isinstance(event, Received):
-            message = decode(event.topic, event.payload)
-            assert isinstance(message, Receipt)
-            heard.append(message)
-
-    topic = f"earshot/1/n/{_NODE}/receipt"
-    options = SessionOptions(
-        client_id="reader", expiry_seconds=0, subscriptions=(Subscription(topic_filter=topic),)
-    )
-    address = MqttSettings(host=mosquitto.host, port=mosquitto.port)
     with ReceiptingCollector(mosquitto) as collector:
         run("node", "run", settings=_settings(mosquitto, "synthetic:fan?seconds=5"))
         boot = collector.windows()[0].boot
-        reader = Session(address, options, hear)
-        reader.start()
-        wait_until(lambda: bool(heard), "the retained receipt")
-        reader.stop()
+        with connecting(mqtt(mosquitto), "reader", f"earshot/1/n/{_NODE}/receipt") as reader:
+            heard = reader.expect(Received)
+        receipt = decode(heard.topic, heard.payload)
 
-    assert (heard[-1].boot, heard[-1].stored_from, heard[-1].stored_up_to) == (boot, 0, 3)
-    assert heard[-1].holes == ()
+    assert isinstance(receipt, Receipt)
+    assert (receipt.boot, receipt.stored_from, receipt.stored_up_to) == (boot, 0, 3)
+    assert receipt.holes == ()
 
 
 def test_restart_while_the_link_is_down_loses_nothing(mosquitto: Mosquitto) -> None:

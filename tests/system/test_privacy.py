@@ -20,11 +20,10 @@ import re
 import sqlite3
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -50,15 +49,7 @@ from contract.messages import (
     decode,
     encode,
 )
-from contract.session import (
-    Received,
-    Session,
-    SessionEvent,
-    SessionOptions,
-    Subscribed,
-    Subscription,
-)
-from contract.settings import MqttSettings
+from contract.session import Received
 from node.delivery.accounts import BootAccount
 from node.delivery.outbox import Outbox
 from node.delivery.outbox_file import OutboxFile
@@ -74,6 +65,7 @@ from node.scoring.release_store import read_release
 from node.sound.synthetic import MachineSound, Synthesizer
 from tests.rig.brokers import Mosquitto
 from tests.rig.examples import EVENT, WINDOW
+from tests.rig.peers import Ear
 from tests.rig.programs import MODEL, ROOT, environment, node_settings
 from tests.rig.waiting import wait_until
 
@@ -109,52 +101,14 @@ for speech that can be made out, and no codec does with less for a machine's noi
 MOST_BITS_PER_SECOND = 600
 
 
-class Heard(NamedTuple):
-    """A message as it came."""
-
-    topic: str
-    payload: bytes
-    retained: bool
-
-
-class Captor:
+class Captor(Ear):
     """Takes in everything that anybody publishes, byte for byte."""
 
     def __init__(self, broker: Mosquitto, name: str) -> None:
-        self._lock = threading.Lock()
-        self._heard: list[Heard] = []
-        self._subscribed = threading.Event()
-        options = SessionOptions(
-            client_id=name,
-            expiry_seconds=300,
-            receive_maximum=1000,
-            subscriptions=(Subscription(topic_filter="#"),),
-        )
-        self._session = Session(
-            MqttSettings(host=broker.host, port=broker.port), options, self._hear
-        )
-
-    def __enter__(self) -> Self:
-        self._session.start()
-        assert self._subscribed.wait(10), "the captor was not let in"
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._session.stop()
-
-    def heard(self) -> list[Heard]:
-        with self._lock:
-            return list(self._heard)
+        super().__init__(broker, name, "#", expiry_seconds=300)
 
     def count(self, *, of: type[Message]) -> int:
-        return sum(isinstance(decode(h.topic, h.payload), of) for h in self.heard())
-
-    def _hear(self, event: SessionEvent) -> None:
-        if isinstance(event, Subscribed):
-            self._subscribed.set()
-        if isinstance(event, Received):
-            with self._lock:
-                self._heard.append(Heard(event.topic, event.payload, event.retained))
+        return sum(isinstance(decode(r.topic, r.payload), of) for r in self.received())
 
 
 class Played(msgspec.Struct, frozen=True, eq=False, dict=True):
@@ -338,7 +292,7 @@ def _samples(numbers: Floats) -> Floats:
     return np.where(np.abs(numbers) < 2.0**31, numbers, 0.0)
 
 
-def series(heard: Iterable[Heard]) -> Iterator[Floats]:
+def series(heard: Iterable[Received]) -> Iterator[Floats]:
     """The numbers of each field, one after another over all messages of a topic."""
     found: dict[tuple[str, str], list[float]] = {}
     for message in heard:
@@ -398,8 +352,8 @@ class Remains(msgspec.Struct, frozen=True, eq=False):
     played: Played
     seconds: float
     """Of sound, in all of them."""
-    heard: list[Heard]
-    kept: list[Heard]
+    heard: list[Received]
+    kept: list[Received]
     """What the broker gives to those who come late."""
     files: list[dict[str, bytes]]
     """What lay under any of the folders that the node may know of, after each start."""
@@ -439,10 +393,10 @@ def remains(tmp_path_factory: pytest.TempPathFactory) -> Remains:
                 logs.append(_live(broker, world, folder / "sound.wav"))
                 files.append(_files(world))
             wait_until(lambda: captor.count(of=Status) >= 6, "all goodbyes")
-            heard = captor.heard()
+            heard = captor.received()
         with Captor(broker, "latecomer") as latecomer:
-            wait_until(lambda: len(latecomer.heard()) >= 3, "what is retained")
-            kept = latecomer.heard()
+            wait_until(lambda: len(latecomer.received()) >= 3, "what is retained")
+            kept = latecomer.received()
     return Remains(
         played=played,
         seconds=sum(map(len, lives)) / RATE_HZ,

@@ -6,18 +6,16 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Self
 
 import pytest
 
 from contract import topics
 from contract.messages import Birth, Presence, Status, Update, UpdatePhase, Window
 from contract.release import CHUNK_BYTES
-from contract.session import Received, Session, SessionEvent, SessionOptions, Subscription
-from contract.settings import MqttSettings
 from contract.signature import MAX_ENVELOPE_BYTES
 from tests.rig.brokers import Mosquitto
 from tests.rig.listeners import Listener
+from tests.rig.peers import Ear
 from tests.rig.programs import ROOT, environment, node_settings, start
 from tests.rig.shelf import packed
 from tests.rig.waiting import wait_until
@@ -98,39 +96,6 @@ class Shop:
         return "--broker", f"{self.broker.host}:{self.broker.port}"
 
 
-class Watched:
-    """Everything that goes over a topic filter, kept and live."""
-
-    def __init__(self, broker: Mosquitto, topic_filter: str, *, name: str = "watched") -> None:
-        self.messages: list[Received] = []
-        self._session = Session(
-            MqttSettings(host=broker.host, port=broker.port),
-            SessionOptions(
-                client_id=name,
-                expiry_seconds=0,
-                clean_start=True,
-                receive_maximum=1000,
-                subscriptions=(Subscription(topic_filter=topic_filter),),
-            ),
-            self._hear,
-        )
-
-    def __enter__(self) -> Self:
-        self._session.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._session.stop()
-
-    def on(self, part: str) -> list[Received]:
-        """Messages whose topic holds this."""
-        return [message for message in self.messages if part in message.topic]
-
-    def _hear(self, event: SessionEvent) -> None:
-        if isinstance(event, Received):
-            self.messages.append(event)
-
-
 @pytest.fixture
 def shop(mosquitto: Mosquitto, tmp_path: Path) -> Shop:
     return Shop(mosquitto, tmp_path)
@@ -157,7 +122,7 @@ def test_two_releases_go_through_a_fleet(shop: Shop) -> None:
                 "births",
                 seconds=30,
             )
-            everything = fleet.enter_context(Watched(shop.broker, "earshot/1/#"))
+            everything = fleet.enter_context(Ear(shop.broker, "watched", "earshot/1/#"))
 
             # In two rings: one node alone, then the others.
             second = str(shop.release(2))
@@ -242,11 +207,11 @@ def _nodes_at(listener: Listener, threshold: float) -> set[str]:
 
 def _kept(broker: Mosquitto) -> dict[str, int]:
     """Topic -> size of every release, chunk and order that the broker keeps."""
-    with Watched(broker, "earshot/1/#", name="inventory") as inventory:
+    with Ear(broker, "inventory", "earshot/1/#") as inventory:
         time.sleep(2.0)
         return {
             m.topic: len(m.payload)
-            for m in inventory.messages
+            for m in inventory.received()
             if m.retained and any(part in m.topic for part in ("/release/", "/blob/", "/desired"))
         }
 

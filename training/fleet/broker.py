@@ -5,11 +5,10 @@ that it interrupted begins anew. What ends a wait is a broker that says no, or o
 nothing has moved for a long time.
 """
 
-import queue
-import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -18,7 +17,6 @@ from contract.broker_options import decode_broker
 from contract.errors import ConnectionRefusedByBrokerError, EarshotError, SettingsError
 from contract.release import CHUNK_BYTES
 from contract.session import (
-    MAX_IN_FLIGHT,
     Connected,
     ConnectFailed,
     Delivery,
@@ -28,14 +26,12 @@ from contract.session import (
     Published,
     Received,
     ReconnectPolicy,
-    Session,
     SessionEvent,
-    SessionOptions,
     Subscribed,
     SubscribeRefused,
-    Subscription,
 )
 from contract.settings import MqttSettings
+from contract.talk import Conversation, passing
 
 Hear = Callable[[str, bytes], None]
 """Takes a topic and its payload."""
@@ -96,23 +92,12 @@ class Operator:
         self._note = note
         self._settle_seconds = settle_seconds
         self._patience_seconds = patience_seconds
-        self._events: queue.SimpleQueue[SessionEvent] = queue.SimpleQueue()
-        self._generation: int | None = None
-        """Of the connection that stands."""
         self._ever = False
-        self._away: str | None = None
-        """Why there is no connection, as it was last noted."""
-        self._reason: str | None = None
-        """Of the last connection that ended or did not come about."""
-        self._max_in_flight = MAX_IN_FLIGHT
+        self._away = False
         self._moved_at = time.monotonic()
-        options = SessionOptions(
-            client_id=f"operator-{secrets.token_hex(4)}",
-            expiry_seconds=0,
-            clean_start=True,
-            subscriptions=tuple(Subscription(topic_filter=each) for each in filters),
+        self._talk = Conversation(
+            broker, passing("operator", *filters), see=self._see, policy=_SoonAgain()
         )
-        self._session = Session(broker, options, self._events.put, policy=_SoonAgain())
 
     def __enter__(self) -> Self:
         """Connect, and hear all that the broker keeps.
@@ -121,12 +106,10 @@ class Operator:
             ConnectionRefusedByBrokerError: it says no.
             BrokerTroubleError: it is not there, or does not let us listen.
         """
-        self._session.start()
-        try:
+        with ExitStack() as stack:
+            stack.enter_context(self._talk)
             self._connect()
-        except BaseException:
-            self._session.stop()
-            raise
+            stack.pop_all()
         return self
 
     def __exit__(
@@ -135,7 +118,7 @@ class Operator:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._session.stop()
+        self._talk.__exit__(kind, error, trace)
 
     def put(self, publications: Iterable[Publication]) -> Iterator[Publication]:
         """Publish retained messages, each given back when the broker has it.
@@ -151,7 +134,7 @@ class Operator:
         self._moved_at = time.monotonic()
         fruitless = 0
         while waiting or flying:
-            while waiting and len(flying) < self._max_in_flight:
+            while waiting and len(flying) < self._talk.max_in_flight:
                 delivery = self._send(waiting[0])
                 if delivery is None:
                     break
@@ -176,7 +159,7 @@ class Operator:
                     raise BrokerTroubleError(
                         f"{fruitless} connections to the broker at {self._address} have ended when"
                         f" {first.topic} was sent ({len(first.payload)} bytes): is that more than"
-                        f" it takes? ({self._reason})"
+                        f" it takes? ({self._reason()})"
                     )
                 waiting.extendleft(flying.pop(delivery) for delivery in reversed(lost))
 
@@ -196,20 +179,19 @@ class Operator:
             pass
         for topic_filter in filters:
             if topic_filter not in self._filters:
-                self._session.leave(topic_filter)
+                self._talk.session.leave(topic_filter)
         return found
 
     def listen(self, seconds: float) -> None:
         """Hear what comes in that time; a broker that is away is noted and waited for."""
-        deadline = time.monotonic() + seconds
-        while (left := deadline - time.monotonic()) > 0:
-            self._take(left)
+        for _ in self._talk.events(seconds):
+            pass  # `_see` has given it to `hear`
 
     def _connect(self) -> None:
         seconds = min(_CONNECT_SECONDS, self._patience_seconds)
         deadline, quiet_from = time.monotonic() + seconds, None
         while quiet_from is None or time.monotonic() < quiet_from + self._settle_seconds:
-            event = self._take(0.1 if quiet_from is None else self._settle_seconds / 4)
+            event = self._talk.next(0.1 if quiet_from is None else self._settle_seconds / 4)
             if isinstance(event, Subscribed if self._filters else Connected) or (
                 isinstance(event, Received) and event.retained
             ):
@@ -219,27 +201,27 @@ class Operator:
             if quiet_from is None and time.monotonic() > deadline:
                 raise BrokerTroubleError(
                     f"no connection to the broker at {self._address} in {seconds:g} s:"
-                    f" {self._reason or 'no answer'}"
+                    f" {self._reason() or 'no answer'}"
                 )
 
     def _try_reading(
         self, filters: Sequence[str], settle_seconds: float
     ) -> dict[str, bytes] | None:
         """None when the connection ended meanwhile."""
-        generation = self._generation
-        if generation is None:
+        connection = self._talk.connection
+        if connection is None:
             self._next("is away")
             return None
         for topic_filter in filters:
             # Some brokers (rumqttd) give what they keep to new subscriptions alone.
             if topic_filter in self._filters:
-                self._session.leave(topic_filter)
-        asked = {self._session.follow(topic_filter) for topic_filter in filters}
+                self._talk.session.leave(topic_filter)
+        asked = {self._talk.session.follow(topic_filter) for topic_filter in filters}
         found: dict[str, bytes] = {}
         quiet_from = time.monotonic()
         while asked or time.monotonic() < quiet_from + settle_seconds:
             event = self._next("gives nothing", settle_seconds / 4)
-            if self._generation != generation:
+            if self._talk.connection is not connection:
                 return None
             match event:
                 case Followed():
@@ -258,11 +240,11 @@ class Operator:
     def _send(self, publication: Publication) -> Delivery | None:
         assert publication.retain, f"{publication.topic} would be there for nobody who comes late"
         assert len(publication.payload) <= CHUNK_BYTES, f"{publication.topic} is too large"
-        return self._session.publish(publication)
+        return self._talk.session.publish(publication)
 
     def _next(self, trouble: str, seconds: float = _POLL_SECONDS) -> SessionEvent | None:
-        """As `_take`, and an error when nothing has moved for too long."""
-        event = self._take(seconds)
+        """The next event, and an error when nothing has moved for too long."""
+        event = self._talk.next(seconds)
         if isinstance(event, Published | Followed) or (
             isinstance(event, Received) and event.retained
         ):
@@ -270,23 +252,18 @@ class Operator:
         elif time.monotonic() > self._moved_at + self._patience_seconds:
             raise BrokerTroubleError(
                 f"the broker at {self._address} {trouble} for {self._patience_seconds:g} s"
-                + (f": {self._reason}" if self._reason else "")
+                + (f": {self._reason()}" if self._reason() else "")
             )
         return event
 
-    def _take(self, seconds: float) -> SessionEvent | None:
-        try:
-            event = self._events.get(timeout=seconds)
-        except queue.Empty:
-            return None
+    def _see(self, event: SessionEvent) -> None:
         match event:
             case Received():
                 self._hear(event.topic, event.payload)
             case Connected():
-                self._generation, self._max_in_flight = event.generation, event.max_in_flight
-                if self._ever and self._away is not None:
+                if self._ever and self._away:
                     self._note(f"the broker at {self._address} is back")
-                self._ever, self._away = True, None
+                self._ever, self._away = True, False
             case SubscribeRefused():
                 raise BrokerTroubleError(
                     f"the broker at {self._address} does not let us hear {event.topic_filter}:"
@@ -295,13 +272,16 @@ class Operator:
             case ConnectFailed() if event.refused and not self._ever:
                 raise ConnectionRefusedByBrokerError(f"MQTT {self._address}: {event.reason}")
             case ConnectFailed() | Disconnected():
-                self._generation = None
-                # Without the session's guess at a second program of our name.
-                reason = event.reason.partition(";")[0]
-                if self._ever and self._away is None:
-                    self._note(f"the broker at {self._address} is away: {reason}")
-                self._away = self._reason = reason
-        return event
+                if self._ever and not self._away:
+                    self._note(f"the broker at {self._address} is away: {self._reason()}")
+                self._away = True
+            case _:
+                pass
+
+    def _reason(self) -> str | None:
+        """Why the last connection ended or did not come about."""
+        # Without the session's guess at a second program of our name.
+        return None if self._talk.reason is None else self._talk.reason.partition(";")[0]
 
 
 def load_broker(file: Path | None, environment: dict[str, str]) -> MqttSettings:

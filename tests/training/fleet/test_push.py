@@ -1,7 +1,6 @@
 """A release pushed over a real broker to small working nodes."""
 
 import math
-import queue
 import re
 import signal
 import subprocess
@@ -11,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import count
 from pathlib import Path
-from typing import Self
 
 import msgspec
 import pytest
@@ -21,13 +19,14 @@ from contract.desired import Desired, Wanted, cohort_percent
 from contract.errors import EarshotError, TopicError
 from contract.messages import UpdatePhase, decode, encode
 from contract.release import CHUNK_BYTES, ENVELOPE_NAME, MANIFEST_NAME, encode_manifest
-from contract.session import Received, Session, SessionEvent, SessionOptions, Subscription
+from contract.session import Received
 from contract.settings import MqttSettings
 from contract.signature import MAX_ENVELOPE_BYTES, Signer, read_public_keys
 from contract.signed_desired import open_desired, sign_desired
 from contract.signed_manifest import sign_manifest
 from contract.topics import Kind
 from tests.rig.brokers import Mosquitto
+from tests.rig.peers import Ear
 from tests.rig.programs import ROOT
 from tests.rig.signers import SECOND, SIGNER, STRANGER, TRUSTED
 from tests.rig.virtual_nodes import Script, VirtualNode, birth
@@ -130,43 +129,20 @@ def fleet(nodes: Sequence[VirtualNode]) -> Iterator[None]:
         yield
 
 
-class Ear:
-    """Hears everything on the broker, in order."""
+class LiveEar(Ear):
+    """Hears all that is said from now on, and nothing that was there."""
 
     def __init__(self, broker: Mosquitto) -> None:
-        self.messages: list[Received] = []
-        self._events: queue.SimpleQueue[SessionEvent] = queue.SimpleQueue()
-        options = SessionOptions(
-            client_id="ear",
-            expiry_seconds=0,
-            clean_start=True,
-            receive_maximum=1000,
-            subscriptions=(Subscription(topic_filter="earshot/#", retained=False),),
-        )
-        settings = MqttSettings(host=broker.host, port=broker.port)
-        self._session = Session(settings, options, self._hear)
-        self.heard = threading.Event()
-        self._subscribed = threading.Event()
+        super().__init__(broker, "ear", "earshot/#")
 
-    def __enter__(self) -> Self:
-        self._session.start()
-        assert self._subscribed.wait(10)
-        return self
+    def received(self) -> list[Received]:
+        return [message for message in super().received() if not message.retained]
 
-    def __exit__(self, *_: object) -> None:
-        self._session.stop()
 
-    def kinds(self) -> list[str]:
-        """Blob, release or desired, in order of arrival."""
-        found = [topics.parse(message.topic).kind for message in self.messages]
-        return [kind for kind in found if kind in ("blob", "release", "desired")]
-
-    def _hear(self, event: SessionEvent) -> None:
-        if isinstance(event, Received) and not event.retained:
-            self.messages.append(event)
-            self.heard.set()
-        elif type(event).__name__ == "Subscribed":
-            self._subscribed.set()
+def kinds(ear: Ear) -> list[str]:
+    """Blob, release or desired, in order of arrival."""
+    found = [topics.parse(message.topic).kind for message in ear.received()]
+    return [kind for kind in found if kind in ("blob", "release", "desired")]
 
 
 def test_a_push_reaches_every_node(
@@ -190,16 +166,16 @@ def test_a_push_reaches_every_node(
 def test_files_come_first_and_the_order_last(broker: Mosquitto, tmp_path: Path) -> None:
     """Whoever sees the order finds everything else; and no message is larger than promised."""
     folder = release(tmp_path)
-    with Ear(broker) as ear:
+    with LiveEar(broker) as ear:
         code = pushed(broker, folder)
-        wait_until(lambda: "desired" in ear.kinds(), "the order")
+        wait_until(lambda: "desired" in kinds(ear), "the order")
 
     assert code == 0
-    assert ear.kinds() == ["blob"] * 4 + ["release", "desired"]
-    for message in ear.messages:
+    assert kinds(ear) == ["blob"] * 4 + ["release", "desired"]
+    for message in ear.received():
         blob = topics.parse(message.topic).kind == "blob"
         assert len(message.payload) <= (CHUNK_BYTES if blob else MAX_ENVELOPE_BYTES)
-    chunks = [message.payload for message in ear.messages[:4]]
+    chunks = [message.payload for message in ear.received()[:4]]
     assert b"".join(chunks) == content(seed=2)
     assert kept(broker, "earshot/1/release/+/+") == {
         "earshot/1/release/fan/2": (folder / ENVELOPE_NAME).read_bytes()
@@ -325,11 +301,11 @@ def test_a_threshold_alone_sends_no_bytes(broker: Mosquitto, tmp_path: Path) -> 
     folder = release(tmp_path)
     with fleet([node := VirtualNode(broker, "press-a")]):
         assert pushed(broker, folder, waiting=WAITING) == 0
-        with Ear(broker) as ear:
+        with LiveEar(broker) as ear:
             assert pushed(broker, folder, waiting=WAITING, threshold=3.5) == 0
 
     order = order_at(broker, "all")
-    assert ear.kinds() == ["desired"]
+    assert kinds(ear) == ["desired"]
     assert order.wanted is not None
     assert order.wanted.threshold == 3.5
     assert order.before == msgspec.structs.replace(order.wanted, threshold=None)
@@ -340,22 +316,22 @@ def test_resend_sends_them_again(broker: Mosquitto, tmp_path: Path) -> None:
     """For a broker that has lost some."""
     folder = release(tmp_path)
     pushed(broker, folder)
-    with Ear(broker) as ear:
+    with LiveEar(broker) as ear:
         assert pushed(broker, folder, resend=True) == 0
 
-    assert ear.kinds() == ["blob"] * 4 + ["release", "desired"]
+    assert kinds(ear) == ["blob"] * 4 + ["release", "desired"]
 
 
 def test_rings_go_one_after_the_other(broker: Mosquitto, tmp_path: Path) -> None:
     """A node of the second ring hears of the release when all of the first have committed it."""
     first, second = in_cohort(0, 10, 2), in_cohort(10, 100, 2)
     nodes = {name: VirtualNode(broker, name) for name in first + second}
-    with fleet(list(nodes.values())), Ear(broker) as ear:
+    with fleet(list(nodes.values())), LiveEar(broker) as ear:
         code = pushed(broker, release(tmp_path), "all", 10.0, 100.0, waiting=WAITING)
 
     orders = [
         open_desired(ALL, message.payload, TRUSTED)
-        for message in ear.messages
+        for message in ear.received()
         if message.topic == ALL
     ]
     early = [s for name in first for s, p in nodes[name].phases if p is UpdatePhase.DOWNLOADING]
@@ -678,11 +654,11 @@ def test_an_older_order_that_has_overwritten_ours_is_overwritten(
     """Two pushes in one moment: the one with the higher serial is what the broker keeps."""
     older = sign_desired(order("all", "fan@9", 5), SIGNER)
     folder = release(tmp_path)
-    with operator(broker) as rival, Ear(broker) as ear:
+    with operator(broker) as rival, LiveEar(broker) as ear:
         codes: list[int] = []
         pushing = threading.Thread(target=lambda: codes.append(pushed(broker, folder)))
         pushing.start()
-        wait_until(lambda: "desired" in ear.kinds(), "our order")
+        wait_until(lambda: "desired" in kinds(ear), "our order")
         assert len(list(rival.put([retained(ALL, older)]))) == 1
         pushing.join(30)
 
@@ -690,7 +666,7 @@ def test_an_older_order_that_has_overwritten_ours_is_overwritten(
     assert codes == [0]
     assert wanted is not None
     assert wanted.release == "fan@2"
-    assert [message.topic for message in ear.messages].count(ALL) == 3
+    assert [message.topic for message in ear.received()].count(ALL) == 3
 
 
 def test_a_second_key_that_nodes_trust_can_push(broker: Mosquitto, tmp_path: Path) -> None:
@@ -767,7 +743,7 @@ def test_a_push_that_was_killed_is_given_again(broker: Mosquitto, tmp_path: Path
     file = content(16 * 1024 * 1024)
     folder = packed(tmp_path, manifest(file), file)
     words = command(broker, tmp_path, "push", str(folder), "--to", "all")
-    with Ear(broker) as ear:
+    with LiveEar(broker) as ear:
         pushing = subprocess.Popen(
             words,
             cwd=ROOT,
@@ -775,7 +751,7 @@ def test_a_push_that_was_killed_is_given_again(broker: Mosquitto, tmp_path: Path
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        assert ear.heard.wait(30)
+        wait_until(lambda: bool(ear.received()), "a first message")
         pushing.send_signal(signal.SIGKILL)
         pushing.wait(10)
         half = kept(broker, "earshot/1/release/+/+", ALL)
@@ -793,7 +769,7 @@ def test_a_broker_that_restarts_in_the_middle_of_a_push(broker: Mosquitto, tmp_p
     file = content(16 * 1024 * 1024)
     folder = packed(tmp_path, manifest(file), file)
     words = command(broker, tmp_path, "push", str(folder), "--to", "all")
-    with Ear(broker) as ear:
+    with LiveEar(broker) as ear:
         pushing = subprocess.Popen(
             words,
             cwd=ROOT,
@@ -802,7 +778,7 @@ def test_a_broker_that_restarts_in_the_middle_of_a_push(broker: Mosquitto, tmp_p
             stderr=subprocess.PIPE,
             text=True,
         )
-        assert ear.heard.wait(30)
+        wait_until(lambda: bool(ear.received()), "a first message")
         broker.stop()
         broker.start()
         _, err = pushing.communicate(timeout=60)

@@ -28,7 +28,7 @@ from tests.training.fleet.test_push import (
     ALL,
     OURS,
     WAITING,
-    Ear,
+    LiveEar,
     access,
     fleet,
     in_cohort,
@@ -914,5 +914,5 @@ def test_ears_do_not_hear_what_was_there(broker: Mosquitto) -> None:
     """The test's own ear counts what is said while it listens."""
     put(broker, topics.node("press-a", Kind.STATUS), b"x")
 
-    with Ear(broker) as ear:
-        assert ear.messages == []
+    with LiveEar(broker) as ear:
+        assert ear.received() == []
