@@ -14,6 +14,7 @@ import platform
 import threading
 import time
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
@@ -603,34 +604,25 @@ class _Node:
         level_dbfs = None if self._last is None else self._last.level_dbfs
         if level_dbfs is not None:
             level_dbfs = round(level_dbfs, 2)
-        self._publisher.give(
-            Health(
-                node=self._settings.node.id,
-                boot=self._boot,
-                at_us=self._clock.now_us(),
-                uptime_s=round(now - self._started, 3),
-                windows=self._windows,
-                # The publisher, whose the outbox is, says how full it is.
-                outbox_windows=0,
-                outbox_oldest_s=0.0,
-                outbox_disk_bytes=0,
-                discarded_full=0,
-                discarded_expired=0,
-                discarded_refused=0,
-                discarded_damaged=0,
-                discarded_unsaved=0,
-                reconnects=max(0, self._publisher.connections - 1),
-                overruns=self._source.overruns,
-                microphone=self._ear.microphone.state,
-                reopened=self._source.reopened,
-                level_dbfs=level_dbfs,
-                clipped=0.0 if self._last is None else round(self._last.clipped, 6),
-                latency_p50_ms=p50,
-                latency_p95_ms=p95,
-                clock=Clock.SIMULATED if self._settings.source.fast else self._clock.state,
-                **msgspec.structs.asdict(board),
-            )
+        health = partial(
+            Health,
+            node=self._settings.node.id,
+            boot=self._boot,
+            at_us=self._clock.now_us(),
+            uptime_s=round(now - self._started, 3),
+            windows=self._windows,
+            reconnects=max(0, self._publisher.connections - 1),
+            overruns=self._source.overruns,
+            microphone=self._ear.microphone.state,
+            reopened=self._source.reopened,
+            level_dbfs=level_dbfs,
+            clipped=0.0 if self._last is None else round(self._last.clipped, 6),
+            latency_p50_ms=p50,
+            latency_p95_ms=p95,
+            clock=Clock.SIMULATED if self._settings.source.fast else self._clock.state,
+            **msgspec.structs.asdict(board),
         )
+        self._publisher.tell_health(lambda outbox: health(**msgspec.structs.asdict(outbox)))
 
     def _latency_percentiles_ms(self) -> tuple[float | None, float | None]:
         if not self._latencies_ms:

@@ -67,7 +67,7 @@ from contract.session import (
 from contract.settings import MqttSettings
 from contract.topics import Kind
 from node.delivery.clock import Settled
-from node.delivery.outbox import Outbox
+from node.delivery.outbox import Outbox, OutboxFigures
 from node.delivery.poison import Suspicion
 
 logger = logging.getLogger(__name__)
@@ -130,9 +130,15 @@ class _Kept(msgspec.Struct, frozen=True):
     done: threading.Event
 
 
+class _HealthDue(msgspec.Struct, frozen=True):
+    """What makes the message, out of how full the outbox is."""
+
+    make: Callable[[OutboxFigures], Health]
+
+
 _NewsKey = Kind | int | str
-_Given = Window | State | Health | Birth | Event | Update | Answer | Settled
-_Mail = SessionEvent | _Given | _Kept | _Stop
+_Given = Window | State | Birth | Event | Update | Answer | Settled
+_Mail = SessionEvent | _Given | _Kept | _HealthDue | _Stop
 
 
 class _Windows(msgspec.Struct, frozen=True):
@@ -322,6 +328,14 @@ class Publisher:
                 " then would be lost if the power went",
             )
 
+    def tell_health(self, make: Callable[[OutboxFigures], Health]) -> None:
+        """Publish the node's health, and with it the accounts.
+
+        Args:
+            make: makes the message out of how full the outbox is; called in another thread.
+        """
+        self._mail.put(_HealthDue(make))
+
     def follow(self, topic_filter: str) -> Delivery | None:
         """Subscribe until `leave`, or until the connection ends; None if there is none."""
         return self._session.follow(topic_filter)
@@ -446,9 +460,9 @@ class Publisher:
             case State():
                 self._state = mail
                 self._publish_about_node(mail, retain=True)
-            case Health():
-                health = self._with_outbox(mail)
-                self._publish_about_node(health, expiry_seconds=HEALTH_EXPIRY_SECONDS)
+            case _HealthDue():
+                figures = self._outbox.figures(time.monotonic(), synced_us=self._synced_us())
+                self._publish_about_node(mail.make(figures), expiry_seconds=HEALTH_EXPIRY_SECONDS)
                 self._tell_accounts()
             case Event():
                 if self._outbox.events.add(mail, time.monotonic()):
@@ -473,10 +487,6 @@ class Publisher:
         if self._outbox.rules.receipts == "broker":
             return ()
         return (topics.node(self._node, Kind.RECEIPT),)
-
-    def _with_outbox(self, health: Health) -> Health:
-        figures = self._outbox.figures(time.monotonic(), synced_us=self._synced_us())
-        return msgspec.structs.replace(health, **msgspec.structs.asdict(figures))
 
     def _take_in(self, message: Received) -> None:
         """A receipt, or a command; what concerns updates alone is none of ours."""
