@@ -5,7 +5,6 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from itertools import chain
-from pathlib import Path
 from typing import Literal, TextIO
 
 import msgspec
@@ -19,7 +18,6 @@ from node.sound.recordings import (
     Recording,
     RecordingSource,
     check_channel,
-    find_recordings,
 )
 from node.sound.source import EndOfSound
 
@@ -41,16 +39,20 @@ class ScoredFileWindow(msgspec.Struct, frozen=True, kw_only=True):
     level_dbfs: float
 
 
-def score_path(
-    path: Path, release: Release, runtime: Runtime, *, channel: int | None, threads: int = 1
+def score_recordings(
+    recordings: Sequence[Recording],
+    release: Release,
+    runtime: Runtime,
+    *,
+    channel: int | None,
+    threads: int = 1,
 ) -> Iterator[ScoredFileWindow]:
-    """Scores every window of a recording, or of all below a folder.
+    """Score every window of every recording, in their order.
 
     Raises:
-        SourceError: a recording cannot be read, or none is there.
+        SourceError: a recording does not have the channel, or breaks off.
         ReleaseError: the release does not run here.
     """
-    recordings = find_recordings(path)
     check_channel(recordings, channel)
     scorer = Scorer(release, runtime, threads=threads)
     return chain.from_iterable(_score_recording(r, scorer, channel) for r in recordings)

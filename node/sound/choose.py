@@ -1,9 +1,12 @@
 """The source that a text asks for: `microphone:KEY`, `synthetic:...`, or a path."""
 
+import logging
 from pathlib import Path
 
 from node.sound.errors import SourceError
 from node.sound.source import AudioSource
+
+logger = logging.getLogger(__name__)
 
 MICROPHONE = "microphone:"
 SYNTHETIC = "synthetic:"
@@ -45,4 +48,10 @@ def choose_source(spec: str, *, channel: int | None, fast: bool, model_rate_hz: 
             raise SourceError("bad_format", f"{spec}: {error}") from error
     from node.sound.recordings import RecordingSource, find_recordings
 
-    return RecordingSource(find_recordings(Path(spec)), channel=channel, fast=fast)
+    found = find_recordings(Path(spec))
+    for error in found.unreadable:
+        logger.warning("passed over: %s", error)
+    for recording in found.recordings:
+        if recording.note is not None:
+            logger.warning("%s: %s", recording.path, recording.note)
+    return RecordingSource(found.recordings, channel=channel, fast=fast)

@@ -1,9 +1,15 @@
-"""Sound from files: WAV, FLAC or OGG, one file or all of a folder, in the order of their names."""
+"""Sound from files: one, or all of a folder in the order of their names.
 
+Which kinds of files: those that libsndfile reads well (`SUFFIXES`). Other sound files
+(`OTHER_SUFFIXES`) are named, so that none is silently absent.
+"""
+
+import io
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Final, Self
 
 import msgspec
 import numpy as np
@@ -12,8 +18,39 @@ import soundfile
 
 from node.sound.errors import SourceError
 from node.sound.source import Block, EndOfSound, Pace
+from node.sound.wav_header import WavData, read_wav_data
 
-SUFFIXES = (".wav", ".flac", ".ogg")
+SUFFIXES: Final = (
+    ".wav",
+    ".flac",
+    ".ogg",
+    ".oga",
+    ".opus",
+    ".aiff",
+    ".aif",
+    ".aifc",
+    ".au",
+    ".caf",
+    ".w64",
+)
+OTHER_SUFFIXES: Final = (
+    ".mp3",
+    ".m4a",
+    ".aac",
+    ".mp4",
+    ".wma",
+    ".amr",
+    ".3gp",
+    ".webm",
+    ".mka",
+    ".ape",
+    ".wv",
+)
+"""Sound that is not read. libsndfile reads mp3, but with its encoder's silence before the sound and
+with complaints on standard error."""
+_APPLE_DOUBLE: Final = "._"
+"""Begins the names in which macOS keeps a file's attributes, on disks that have no place for them:
+`._a.wav` beside `a.wav`."""
 
 # Small enough to stop quickly, large enough that reading costs nothing beside the scoring.
 _BLOCK_SECONDS = 0.25
@@ -26,6 +63,8 @@ class Recording(msgspec.Struct, frozen=True):
     sample_rate_hz: int
     channels: int
     frames: int
+    note: str | None = None
+    """What to know of the file before its figures are believed; None if there is nothing."""
 
     @property
     def seconds(self) -> float:
@@ -33,20 +72,51 @@ class Recording(msgspec.Struct, frozen=True):
         return self.frames / self.sample_rate_hz
 
 
-def find_recordings(path: Path) -> list[Recording]:
+class Found(msgspec.Struct, frozen=True):
+    """What was found at a path."""
+
+    recordings: tuple[Recording, ...]
+    """At least one, in the order of their names."""
+    unreadable: tuple[SourceError, ...] = ()
+    """Why the other sound files of the folder cannot be read; each text names its file."""
+
+
+def find_recordings(path: Path) -> Found:
     """The sound files at a path: itself, or all below it when it is a folder.
 
     Raises:
-        SourceError: there are none, or one of them cannot be read; named.
+        SourceError: there is none that can be read.
     """
-    if path.is_dir():
-        paths = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-        if not paths:
-            raise SourceError("no_sound", f"{path}: expected {', '.join(SUFFIXES)} files, got none")
-        return [open_recording(p) for p in paths]
-    if not path.exists():
-        raise SourceError("no_sound", f"{path}: no such file or folder")
-    return [open_recording(path)]
+    if not path.is_dir():
+        if not path.exists():
+            raise SourceError("no_sound", f"{path}: no such file or folder")
+        return Found((open_recording(path),))
+    recordings, unreadable = [], []
+    for file in sorted(path.rglob("*")):
+        if not is_sound_file(file):
+            continue
+        try:
+            recordings.append(open_recording(file))
+        except SourceError as error:
+            unreadable.append(error)
+    if not recordings:
+        if unreadable:
+            raise SourceError(
+                unreadable[0].reason,
+                f"{path}: none of its {len(unreadable)} sound files can be read; the first:"
+                f" {unreadable[0]}",
+            )
+        raise SourceError("no_sound", f"{path}: expected {', '.join(SUFFIXES)} files, got none")
+    return Found(tuple(recordings), tuple(unreadable))
+
+
+def is_sound_file(path: Path) -> bool:
+    """Whether a path is a sound file by its name, whether or not it can be read."""
+    return (
+        path.suffix.lower() in (*SUFFIXES, *OTHER_SUFFIXES)
+        and not path.name.startswith(_APPLE_DOUBLE)
+        and path.is_file()
+    )
 
 
 class RecordingSource:
@@ -150,10 +220,18 @@ def open_recording(path: Path) -> Recording:
     Raises:
         SourceError: it cannot be read as sound, or holds none, or less than its header says.
     """
+    if path.suffix.lower() in OTHER_SUFFIXES:
+        raise SourceError(
+            "bad_format",
+            f"{path}: {path.suffix[1:].lower()} files are not read; make a WAV file of it:"
+            f" ffmpeg -i {path.name} {path.stem}.wav",
+        )
     try:
         if path.stat().st_size == 0:
             raise SourceError("no_sound", f"{path}: expected sound, got an empty file")
-        info = soundfile.info(path)
+        data = read_wav_data(path)
+        with _opened(path, data) as file:
+            rate_hz, channels, frames = file.samplerate, file.channels, file.frames
     except OSError as error:
         reason = error.strerror or str(error)
         raise SourceError("bad_format", f"{path}: cannot be read: {reason}") from error
@@ -165,14 +243,61 @@ def open_recording(path: Path) -> Recording:
     except soundfile.LibsndfileError as error:
         reason = error.error_string.rstrip(".")
         raise SourceError("bad_format", f"{path}: not a sound file: {reason}") from error
-    if info.frames < 1:
+    if frames < 1:
         raise SourceError("no_sound", f"{path}: expected sound, got a file without samples")
-    missing = _wav_data_bytes_missing(path)
-    if missing:
+    if data is not None and data.missing:
         raise SourceError(
-            "bad_format", f"{path}: truncated: {missing} bytes of its sound are missing"
+            "bad_format", f"{path}: truncated: {data.missing} bytes of its sound are missing"
         )
-    return Recording(path, info.samplerate, info.channels, info.frames)
+    note = None
+    if data is not None and data.left_out:
+        note = (
+            f"its header ends the sound after {frames / rate_hz:.4g} s, and the {data.left_out}"
+            " bytes after that are left out; if they are sound, as after a recorder that was"
+            f" killed: sox --ignore-length {path.name} whole.wav"
+        )
+    return Recording(path, rate_hz, channels, frames, note)
+
+
+@contextmanager
+def open_sound(path: Path) -> Iterator[soundfile.SoundFile]:
+    """The samples of a sound file, to its end where its header leaves the length open.
+
+    Raises:
+        OSError, soundfile.SoundFileError: it cannot be read.
+    """
+    with _opened(path, read_wav_data(path)) as file:
+        yield file
+
+
+@contextmanager
+def _opened(path: Path, data: WavData | None) -> Iterator[soundfile.SoundFile]:
+    if data is None or not data.is_open_ended:
+        with soundfile.SoundFile(path) as file:
+            yield file
+        return
+    with _EndedWav(path, data) as raw, soundfile.SoundFile(raw) as file:
+        yield file
+
+
+class _EndedWav(io.FileIO):
+    """A WAV file as it would be if its header said how long the sound is."""
+
+    def __init__(self, path: Path, data: WavData) -> None:
+        super().__init__(path, "rb")
+        self._size_at = data.size_at
+        self._size = min(data.to_the_end, 0xFFFF_FFFF).to_bytes(4, "little")
+
+    def readinto(self, buffer: Any) -> int:
+        """Read bytes into a buffer; those of the size are the right ones."""
+        place = self.tell()
+        count = super().readinto(buffer) or 0
+        view = memoryview(buffer).cast("B")
+        for offset, byte in enumerate(self._size):
+            at = self._size_at + offset - place
+            if 0 <= at < count:
+                view[at] = byte
+        return count
 
 
 def read_mono(recording: Recording, channel: int | None) -> Iterator[npt.NDArray[np.float32]]:
@@ -184,7 +309,7 @@ def read_mono(recording: Recording, channel: int | None) -> Iterator[npt.NDArray
     frames = max(1, int(recording.sample_rate_hz * _BLOCK_SECONDS))
     given = 0
     try:
-        with soundfile.SoundFile(recording.path) as file:
+        with open_sound(recording.path) as file:
             for block in file.blocks(blocksize=frames, dtype="float32", always_2d=True):
                 given += len(block)
                 mono = block.mean(axis=1) if channel is None else block[:, channel]
@@ -196,23 +321,3 @@ def read_mono(recording: Recording, channel: int | None) -> Iterator[npt.NDArray
             "bad_format",
             f"{recording.path}: truncated: expected {recording.frames} samples, got {given}",
         )
-
-
-def _wav_data_bytes_missing(path: Path) -> int:
-    """How much shorter a WAV's data is than its header says.
-
-    libsndfile reads what there is and calls that the length, so that a broken copy would pass for a
-    short recording. Writers to pipes leave a length of 0, or one near 2**32: unknown, not missing.
-    """
-    with path.open("rb") as file:
-        if file.read(4) != b"RIFF":
-            return 0
-        file.seek(12)
-        size = path.stat().st_size
-        while len(header := file.read(8)) == 8:
-            length = int.from_bytes(header[4:], "little")
-            if header[:4] == b"data":
-                unknown = length == 0 or length >= 0xFFFF_FF00
-                return 0 if unknown else max(0, file.tell() + length - size)
-            file.seek(length + length % 2, 1)
-    return 0

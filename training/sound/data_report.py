@@ -21,7 +21,7 @@ import soundfile
 
 from contract.features import FeatureParams
 from node.sound.errors import SourceError
-from node.sound.recordings import open_recording
+from node.sound.recordings import open_recording, open_sound
 from training.errors import DestinationError
 from training.progress import Progress
 from training.sound.dataset import (
@@ -188,7 +188,7 @@ def measure(path: Path) -> Measured:
     full_scale = np.zeros(found.channels, dtype=np.int64)
     finite, frames = True, 0
     try:
-        with soundfile.SoundFile(path) as file:
+        with open_sound(path) as file:
             # A file with many channels is no larger in memory than one with few.
             size = max(1, 2**18 // found.channels)
             for block in file.blocks(blocksize=size, dtype="float32", always_2d=True):

@@ -16,8 +16,9 @@ import soundfile
 
 from contract.features import FeatureParams
 from contract.release import MANIFEST_NAME, encode_manifest
-from node.score_files import ScoredFileWindow, score_path, write
+from node.score_files import ScoredFileWindow, score_recordings, write
 from node.scoring.release_store import Release, read_release
+from node.sound.recordings import find_recordings
 from node.sound.synthetic import MachineSound, Synthesizer
 from tests.rig.fake_inference import RUNTIME, release, with_threshold
 
@@ -335,7 +336,7 @@ def test_every_window_is_scored_at_any_rate(tmp_path: Path, rate_hz: int) -> Non
     soundfile.write(path, 0.1 * np.random.default_rng(0).standard_normal(10 * rate_hz), rate_hz)
     given = release(features=FeatureParams(), hop=16_000)
 
-    windows = list(score_path(path, given, RUNTIME, channel=None))
+    windows = list(score_recordings(find_recordings(path).recordings, given, RUNTIME, channel=None))
 
     assert [window.start_s for window in windows] == [float(k) for k in range(9)]
 
@@ -346,14 +347,21 @@ def test_gaps_between_files_are_not_scored(tmp_path: Path) -> None:
         soundfile.write(tmp_path / name, np.full(24_000, 0.1), 16_000)
     given = release(features=FeatureParams(), hop=16_000)
 
-    assert list(score_path(tmp_path, given, RUNTIME, channel=None)) == []
+    assert (
+        list(score_recordings(find_recordings(tmp_path).recordings, given, RUNTIME, channel=None))
+        == []
+    )
 
 
 def test_figures_are_plain_numbers(tmp_path: Path) -> None:
     """What is given for a window can be written as JSON without a helper."""
     soundfile.write(tmp_path / "a.wav", np.full(48_000, 0.1), 16_000)
 
-    windows = list(score_path(tmp_path, release(add=1), RUNTIME, channel=None))
+    windows = list(
+        score_recordings(
+            find_recordings(tmp_path).recordings, release(add=1), RUNTIME, channel=None
+        )
+    )
 
     assert windows
     for window in windows:

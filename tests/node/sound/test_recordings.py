@@ -42,7 +42,7 @@ def write(
 
 
 def heard(path: Path, channel: int | None = None) -> npt.NDArray[np.float32]:
-    (recording,) = find_recordings(path)
+    (recording,) = find_recordings(path).recordings
     return np.concatenate(list(read_mono(recording, channel)))
 
 
@@ -104,7 +104,7 @@ def test_rate_is_the_files_own(tmp_path: Path, rate_hz: int) -> None:
     """A file is given at its own rate; resampling is not the source's."""
     path = write(tmp_path / "a.wav", sines(rate_hz=rate_hz), rate_hz=rate_hz, subtype="FLOAT")
 
-    found = play(RecordingSource(find_recordings(path), channel=None, fast=True))
+    found = play(RecordingSource(find_recordings(path).recordings, channel=None, fast=True))
 
     assert {rate for _, rate in found} == {rate_hz}
     together = np.concatenate([block.samples for block, _ in found])
@@ -115,8 +115,8 @@ def test_recording_is_described(tmp_path: Path) -> None:
     """Rate, channels and length are known before anything is read."""
     path = write(tmp_path / "a.flac", sines(0.5, channels=2))
 
-    assert find_recordings(path) == [Recording(path, RATE_HZ, 2, 8000)]
-    assert find_recordings(path)[0].seconds == 0.5
+    assert find_recordings(path).recordings == (Recording(path, RATE_HZ, 2, 8000),)
+    assert find_recordings(path).recordings[0].seconds == 0.5
 
 
 def test_folder_is_played_in_the_order_of_names(tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_folder_is_played_in_the_order_of_names(tmp_path: Path) -> None:
     (tmp_path / "day/notes.txt").write_text("windy")
     (tmp_path / "day/x.wav").mkdir()
 
-    found = find_recordings(tmp_path / "day")
+    found = find_recordings(tmp_path / "day").recordings
 
     assert [str(r.path.relative_to(tmp_path / "day")) for r in found] == [
         "a.flac",
@@ -141,7 +141,7 @@ def test_blocks_do_not_cross_files(tmp_path: Path) -> None:
     first = write(tmp_path / "1.wav", sines(0.6), subtype="FLOAT")
     write(tmp_path / "2.wav", sines(0.3, rate_hz=48_000), rate_hz=48_000, subtype="FLOAT")
 
-    found = play(RecordingSource(find_recordings(tmp_path), channel=None, fast=True))
+    found = play(RecordingSource(find_recordings(tmp_path).recordings, channel=None, fast=True))
 
     assert [(block.continuous, len(block.samples), rate) for block, rate in found] == [
         (False, 4000, RATE_HZ),
@@ -162,7 +162,7 @@ def test_identity_names_file_or_folder(tmp_path: Path) -> None:
     write(tmp_path / "day/b.wav", sines(0.1))
 
     def identity(path: Path) -> str:
-        return RecordingSource(find_recordings(path), channel=None, fast=True).identity
+        return RecordingSource(find_recordings(path).recordings, channel=None, fast=True).identity
 
     assert identity(one) == "file:a.wav"
     assert identity(tmp_path / "day") == "folder:day (2 files)"
@@ -171,7 +171,7 @@ def test_identity_names_file_or_folder(tmp_path: Path) -> None:
 def test_sound_ends_and_can_be_played_again(tmp_path: Path) -> None:
     """After the last block there is none, however often one asks; entering starts over."""
     path = write(tmp_path / "a.wav", sines(0.1))
-    source = RecordingSource(find_recordings(path), channel=None, fast=True)
+    source = RecordingSource(find_recordings(path).recordings, channel=None, fast=True)
 
     with source:
         assert source.read(0.0) is not None
@@ -191,7 +191,10 @@ def test_fast_sound_ends_now(tmp_path: Path) -> None:
 
     before_ns = time.monotonic_ns()
     found = [
-        b for b, _ in play(RecordingSource(find_recordings(tmp_path), channel=None, fast=True))
+        b
+        for b, _ in play(
+            RecordingSource(find_recordings(tmp_path).recordings, channel=None, fast=True)
+        )
     ]
     after_ns = time.monotonic_ns()
 
@@ -204,7 +207,7 @@ def test_fast_sound_ends_now(tmp_path: Path) -> None:
 def test_real_time_is_waited_for(tmp_path: Path) -> None:
     """A block is given when a microphone would have heard it, stamped with its first sample."""
     path = write(tmp_path / "a.wav", sines(0.05))
-    source = RecordingSource(find_recordings(path), channel=None, fast=False)
+    source = RecordingSource(find_recordings(path).recordings, channel=None, fast=False)
 
     before = time.monotonic_ns()
     ((block, _),) = play(source)
@@ -218,7 +221,7 @@ def test_real_time_is_not_waited_for_too_long(tmp_path: Path) -> None:
     """Where the block is not due in time there is none, and nothing of it is lost."""
     path = write(tmp_path / "a.wav", sines(0.05))
 
-    with RecordingSource(find_recordings(path), channel=None, fast=False) as source:
+    with RecordingSource(find_recordings(path).recordings, channel=None, fast=False) as source:
         early = source.read(0.001)
         block = source.read(5.0)
 
@@ -265,13 +268,42 @@ def test_broken_file_is_refused_by_name(tmp_path: Path, broken: str) -> None:
     assert error.value.reason in ("bad_format", "no_sound")
 
 
-def test_broken_file_in_a_folder_is_refused_by_name(tmp_path: Path) -> None:
-    """One bad copy among good ones is named before any of them is played."""
-    write(tmp_path / "a.wav", sines())
+def test_broken_file_in_a_folder_is_named(tmp_path: Path) -> None:
+    """Bad copies among good ones are named, and the others are there to be played."""
+    good = write(tmp_path / "a.wav", sines())
     cut(write(tmp_path / "b.wav", sines()), 0.5)
+    (tmp_path / "c.mp3").write_bytes(b"ID3")
 
-    with pytest.raises(SourceError, match=f"^{tmp_path}/b.wav: "):
+    found = find_recordings(tmp_path)
+
+    assert [recording.path for recording in found.recordings] == [good]
+    truncated, mp3 = map(str, found.unreadable)
+    assert truncated.startswith(f"{tmp_path}/b.wav: truncated: ")
+    assert mp3.startswith(f"{tmp_path}/c.mp3: mp3 files are not read; make a WAV file of it: ")
+
+
+def test_folder_of_broken_files_is_refused(tmp_path: Path) -> None:
+    """Where nothing can be read, the first file says why."""
+    cut(write(tmp_path / "a.wav", sines()), 0.5)
+    (tmp_path / "b.m4a").write_bytes(b"ftyp")
+
+    with pytest.raises(
+        SourceError, match=rf"none of its 2 sound files can be read; .*: {tmp_path}/a\.wav: trunc"
+    ):
         find_recordings(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["._a.wav", "day/._b.flac", "._.wav"])
+def test_attributes_that_macos_leaves_are_no_recordings(tmp_path: Path, name: str) -> None:
+    """On a stick with exFAT, macOS keeps a file's attributes in another, named like it."""
+    good = write(tmp_path / "a.wav", sines())
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(b"\x00\x05\x16\x07" + bytes(4092))
+
+    found = find_recordings(tmp_path)
+
+    assert [recording.path for recording in found.recordings] == [good]
+    assert not found.unreadable
 
 
 def test_folder_without_sound_is_refused(tmp_path: Path) -> None:
@@ -279,7 +311,7 @@ def test_folder_without_sound_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("windy")
 
     with pytest.raises(
-        SourceError, match=rf"^{tmp_path}: expected \.wav, \.flac, \.ogg files, got"
+        SourceError, match=rf"^{tmp_path}: expected \.wav, \.flac, \.ogg, .* files, got"
     ):
         find_recordings(tmp_path)
 
@@ -300,7 +332,7 @@ def test_truncated_flac_is_refused_by_name(tmp_path: Path, share: float) -> None
 def test_file_that_shrinks_is_refused_by_name(tmp_path: Path) -> None:
     """A file that is shorter when it is read than when it was found is refused."""
     path = write(tmp_path / "a.wav", sines())
-    (recording,) = find_recordings(path)
+    (recording,) = find_recordings(path).recordings
     cut(path, 0.5)
 
     with pytest.raises(SourceError, match=rf"^{path}: truncated: expected 9600 samples, got \d+"):
@@ -310,21 +342,94 @@ def test_file_that_shrinks_is_refused_by_name(tmp_path: Path) -> None:
 def test_file_that_vanishes_is_refused_by_name(tmp_path: Path) -> None:
     """A file that is gone when it is to be read is refused."""
     path = write(tmp_path / "a.wav", sines())
-    (recording,) = find_recordings(path)
+    (recording,) = find_recordings(path).recordings
     path.unlink()
 
     with pytest.raises(SourceError, match=f"^{path}: "):
         list(read_mono(recording, None))
 
 
-def test_length_left_open_by_a_pipe_is_no_truncation(tmp_path: Path) -> None:
+OPEN_ENDED = {
+    "SoX to a pipe": 0x7FFF_F000,
+    "the same, less its header": 0x7FFF_F000 - 36,
+    "arecord": 0x8000_0000,
+    "arecord, frames of 6 bytes": 0x7FFF_FFFE,
+    "the largest signed": 0x7FFF_FFFF,
+    "ffmpeg to a pipe": 0xFFFF_FFFF,
+    "ffmpeg, less its header": 0xFFFF_FFFF - 44,
+    "never filled in": 0,
+}
+
+
+@pytest.mark.parametrize("length", OPEN_ENDED.values(), ids=OPEN_ENDED.keys())
+@pytest.mark.parametrize("before", [b"", b"LIST\x04\x00\x00\x00abcd"], ids=["", "after a note"])
+def test_length_that_is_left_open_goes_to_the_end(
+    tmp_path: Path, length: int, before: bytes
+) -> None:
     """A WAV whose writer could not go back to fill in the length is read to its end."""
     path = write(tmp_path / "a.wav", sines(), subtype="PCM_16")
-    content = bytearray(path.read_bytes())
-    content[4:8] = content[40:44] = b"\xff" * 4
-    path.write_bytes(content)
+    content = path.read_bytes()
+    size = length.to_bytes(4, "little")
+    riff = min(length + 36, 0xFFFF_FFFF).to_bytes(4, "little")
+    path.write_bytes(content[:4] + riff + content[8:36] + before + b"data" + size + content[44:])
 
+    (recording,) = find_recordings(path).recordings
+
+    assert recording == Recording(path, RATE_HZ, 1, 9600)
     np.testing.assert_allclose(heard(path), sines()[:, 0], atol=2.0**-15)
+
+
+def test_half_a_frame_at_the_end_is_no_sound(tmp_path: Path) -> None:
+    """A recorder that was killed may leave a part of a sample."""
+    path = write(tmp_path / "a.wav", sines(), subtype="PCM_16")
+    content = bytearray(path.read_bytes())
+    content[40:44] = (0x8000_0000).to_bytes(4, "little")
+    path.write_bytes(content + b"\x01")
+
+    assert len(heard(path)) == 9600
+
+
+def stated(path: Path, content: bytes, length: int) -> None:
+    """Write a WAV of one-channel PCM whose header states another length."""
+    size = length.to_bytes(4, "little")
+    path.write_bytes(content[:40] + size + content[44:])
+
+
+@pytest.mark.parametrize("length", [9600, 15_000, 0x1_0000_0000 % 19_200 + 2])
+def test_header_that_ends_too_early_is_named(tmp_path: Path, length: int) -> None:
+    """What lies after the stated end is not left out in silence."""
+    path = write(tmp_path / "a.wav", sines(2.0), subtype="PCM_16")
+    content = path.read_bytes()
+    length -= length % 2
+    stated(path, content, length)
+
+    (recording,) = find_recordings(path).recordings
+
+    assert recording.frames == length // 2
+    assert recording.note is not None
+    assert f"the {len(content) - 44 - length} bytes after that are left out" in recording.note
+    assert "sox --ignore-length a.wav" in recording.note
+
+
+@pytest.mark.parametrize("after", [b"", bytes(512), b"TAG" + bytes(125)], ids=len)
+def test_padding_after_the_sound_is_no_sound(tmp_path: Path, after: bytes) -> None:
+    """A sector's rest or a player's tag is nothing to be told of."""
+    path = write(tmp_path / "a.wav", sines(), subtype="PCM_16")
+    path.write_bytes(path.read_bytes() + after)
+
+    (recording,) = find_recordings(path).recordings
+
+    assert recording.note is None
+
+
+def test_sound_of_nothing_before_a_note_is_refused(tmp_path: Path) -> None:
+    """A length of 0 is believed where a chunk follows at once, and nothing else does."""
+    path = write(tmp_path / "a.wav", sines(), subtype="PCM_16")
+    note = b"LIST\x04\x00\x00\x00abcd"
+    path.write_bytes(path.read_bytes()[:40] + bytes(4) + note)
+
+    with pytest.raises(SourceError, match="a file without samples"):
+        find_recordings(path)
 
 
 def test_chunks_before_and_after_the_sound_are_passed_over(tmp_path: Path) -> None:
@@ -349,7 +454,7 @@ def test_channel_that_a_file_lacks_is_refused_by_name(tmp_path: Path, channel: i
     """The first file without the channel is named before anything is played."""
     write(tmp_path / "1.wav", sines(channels=4)[:, :4])
     write(tmp_path / "2.wav", sines(channels=2))
-    recordings = find_recordings(tmp_path)
+    recordings = find_recordings(tmp_path).recordings
 
     with pytest.raises(SourceError, match=rf"\.wav: expected channel {channel} \(counted from 0\)"):
         RecordingSource(recordings, channel=channel, fast=True)
