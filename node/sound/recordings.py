@@ -48,9 +48,6 @@ OTHER_SUFFIXES: Final = (
 )
 """Sound that is not read. libsndfile reads mp3, but with its encoder's silence before the sound and
 with complaints on standard error."""
-_APPLE_DOUBLE: Final = "._"
-"""Begins the names in which macOS keeps a file's attributes, on disks that have no place for them:
-`._a.wav` beside `a.wav`."""
 
 # Small enough to stop quickly, large enough that reading costs nothing beside the scoring.
 _BLOCK_SECONDS = 0.25
@@ -111,11 +108,16 @@ def find_recordings(path: Path) -> Found:
 
 
 def is_sound_file(path: Path) -> bool:
-    """Whether a path is a sound file by its name, whether or not it can be read."""
+    """Whether a path is a sound file by its name, whether or not it can be read.
+
+    Hidden files are none: on disks without a place for a file's attributes, macOS keeps them in a
+    `._a.wav` beside each `a.wav`. A link that leads nowhere is one, so that reading it says so; a
+    pipe is not, since reading it may wait for ever.
+    """
     return (
         path.suffix.lower() in (*SUFFIXES, *OTHER_SUFFIXES)
-        and not path.name.startswith(_APPLE_DOUBLE)
-        and path.is_file()
+        and not path.name.startswith(".")
+        and (path.is_file() or not path.exists())
     )
 
 

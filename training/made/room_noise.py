@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from contract.features import Float32Array
-from node.sound.recordings import SUFFIXES
+from node.sound.recordings import SUFFIXES, is_sound_file
 from training.errors import DataError
 from training.sound.recordings import read_recording
 
@@ -196,7 +196,7 @@ def looped(
 def _recordings(folder: Path) -> dict[str, tuple[Path, ...]]:
     kinds: dict[str, tuple[Path, ...]] = {}
     for kind in sorted(path for path in folder.iterdir() if path.is_dir()):
-        paths = sorted(path for path in kind.iterdir() if path.suffix.lower() in SUFFIXES)
+        paths = sorted(path for path in kind.iterdir() if is_sound_file(path))
         if len(paths) == 1:
             raise DataError(
                 f"{kind}: expected at least 2 recordings, one half to train with and one to test"

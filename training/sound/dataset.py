@@ -32,7 +32,7 @@ from typing import Literal, cast
 
 import msgspec
 
-from node.sound.recordings import SUFFIXES
+from node.sound.recordings import SUFFIXES, is_sound_file
 from training.errors import DataError
 
 Domain = Literal["source", "target"]
@@ -515,7 +515,7 @@ def _clips_below(folder: Path, split: Split, label: Label) -> list[Clip]:
 
 def _sounds(folder: Path) -> list[Path]:
     """The sound files of a folder, in order of name."""
-    return sorted(path for path in folder.iterdir() if _is_sound(path))
+    return sorted(path for path in folder.iterdir() if is_sound_file(path))
 
 
 def _sounds_below(folder: Path) -> Iterator[Path]:
@@ -529,17 +529,7 @@ def _sounds_below(folder: Path) -> Iterator[Path]:
     found = [
         Path(parent, name) for parent, _, names in os.walk(folder, onerror=fail) for name in names
     ]
-    yield from sorted(path for path in found if _is_sound(path))
-
-
-def _is_sound(path: Path) -> bool:
-    # macOS leaves a hidden `._x.wav` beside each `x.wav`. A link that leads nowhere is kept, so
-    # that reading it says so; a pipe is not, since reading it may wait for ever.
-    return (
-        path.suffix.lower() in SUFFIXES
-        and not path.name.startswith(".")
-        and (path.is_file() or not path.exists())
-    )
+    yield from sorted(path for path in found if is_sound_file(path))
 
 
 def _by_path(clips: Iterable[Clip]) -> tuple[Clip, ...]:
