@@ -105,7 +105,7 @@ class InfluxDbSection(msgspec.Struct, frozen=True, kw_only=True):
         if self.token_file is not None:
             origin = f"influxdb.token_file {self.token_file}"
             try:
-                token = Path(self.token_file).read_text("utf-8").strip()
+                token = Path(self.token_file).read_text("utf-8-sig").strip()
             except (OSError, UnicodeDecodeError) as error:
                 raise ValueError(f"{origin}: {_reason(error)}") from error
         if not token:

@@ -683,6 +683,6 @@ def _password(settings: MqttSettings) -> str | None:
     if settings.password_file is None:
         return settings.password
     try:
-        return Path(settings.password_file).read_text("utf-8").rstrip("\r\n")
+        return Path(settings.password_file).read_text("utf-8-sig").rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError("mqtt", [f"password_file: {error}"]) from error

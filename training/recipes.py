@@ -4,6 +4,7 @@ Those that come with earshot lie in `recipes/`; a path to a file of one's own do
 """
 
 import re
+from codecs import BOM_UTF8
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -80,7 +81,7 @@ def read_recipe(name_or_path: str) -> Recipe:
     if re.match(RELEASE_NAME_PATTERN, path.stem) is None:
         raise RecipeError(f"{path}: expected a file name of lower-case letters, digits and hyphens")
     try:
-        found = msgspec.toml.decode(path.read_bytes())
+        found = msgspec.toml.decode(path.read_bytes().removeprefix(BOM_UTF8))
         return msgspec.convert({**found, "name": path.stem}, Recipe)
     except OSError as error:
         raise RecipeError(f"{path}: cannot read: {error.strerror}") from error

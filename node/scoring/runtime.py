@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import msgspec
@@ -43,6 +43,9 @@ def find_runtime() -> Runtime:
     """
     missing = []
     for name, module in _RUNTIMES:
+        if name == "tflite-runtime" and (conflict := _conflict_with_numpy()) is not None:
+            missing.append(conflict)
+            continue
         try:
             interpreter = import_module(module).Interpreter
         except ImportError as error:
@@ -53,6 +56,17 @@ def find_runtime() -> Runtime:
         f"No inference library: {', '.join(missing)}; install requirements/node.txt,"
         " or requirements/node-tflite.txt on Python 3.11"
     )
+
+
+def _conflict_with_numpy() -> str | None:
+    """Why tflite-runtime must not even be imported: beside NumPy 2 it fails with a page of text."""
+    try:
+        installed = version("tflite-runtime")
+    except PackageNotFoundError:
+        return None
+    if int(np.__version__.partition(".")[0]) < 2:
+        return None
+    return f"tflite-runtime {installed} needs numpy 1, and numpy {np.__version__} is installed"
 
 
 class LoadedModel:

@@ -49,8 +49,8 @@ def choose_source(spec: str, *, channel: int | None, fast: bool, model_rate_hz: 
     from node.sound.recordings import RecordingSource, find_recordings
 
     found = find_recordings(Path(spec))
-    for error in found.unreadable:
-        logger.warning("passed over: %s", error)
+    for fault in found.unreadable:
+        logger.warning("passed over: %s", fault)
     for recording in found.recordings:
         if recording.note is not None:
             logger.warning("%s: %s", recording.path, recording.note)

@@ -113,9 +113,10 @@ def test_token_that_cannot_be_sent_is_refused_unseen(token: str) -> None:
     assert not token or token not in str(caught.value)
 
 
-def test_token_comes_from_a_file(tmp_path: Path) -> None:
-    """Without the line end that editors add."""
-    (tmp_path / "token").write_text("secret\n")
+@pytest.mark.parametrize("content", [b"secret\n", b"secret\r\n", b"\xef\xbb\xbfsecret\r\n"])
+def test_token_comes_from_a_file(tmp_path: Path, content: bytes) -> None:
+    """Without the line end and the byte-order mark that editors add."""
+    (tmp_path / "token").write_bytes(content)
 
     assert InfluxDbSection(token_file=str(tmp_path / "token")).read_token() == "secret"
 

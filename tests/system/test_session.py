@@ -280,10 +280,12 @@ def test_wrong_password_is_a_refusal(tmp_path: Path) -> None:
             assert "Not authorized" in failed.reason or "Bad user name" in failed.reason
 
 
-def test_password_is_read_from_its_file(tmp_path: Path) -> None:
-    """The line's end that an editor leaves does not belong to the password."""
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["plain", "byte-order mark"])
+@pytest.mark.parametrize("end", [b"", b"\n", b"\r\n"], ids=["no end", "LF", "CRLF"])
+def test_password_is_read_from_its_file(tmp_path: Path, mark: bytes, end: bytes) -> None:
+    """What an editor leaves before and behind the line does not belong to the password."""
     password_file = tmp_path / "password"
-    password_file.write_text("right: with spaces\n")
+    password_file.write_bytes(mark + b"right: with spaces" + end)
     with Mosquitto(tmp_path, users={"press-07": "right: with spaces"}) as broker:
         settings = MqttSettings(
             host=broker.host,

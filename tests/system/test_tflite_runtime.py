@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
 from ai_edge_litert import schema_py_generated as schema
@@ -108,6 +109,36 @@ def test_update_that_the_library_cannot_load_is_rejected(
     assert "tflite-runtime 2.14.0 cannot load this model" in refused.reason
     assert "'FULLY_CONNECTED' version '12'" in refused.reason
     assert {window.model for window in listener.windows()} == {"fan-synthetic@1"}
+
+
+def test_numpy_2_beside_it_is_one_line(tflite_python: Path, tmp_path: Path) -> None:
+    """An environment in which somebody has upgraded NumPy says so, and what to install."""
+    packages = tmp_path / "packages"
+    packages.mkdir()
+    theirs = next(tflite_python.parents[1].glob("lib/python*/site-packages"))
+    for package in theirs.iterdir():
+        if not package.name.startswith("numpy"):
+            (packages / package.name).symlink_to(package)
+    ours = Path(np.__file__).parents[1]
+    for package in ours.glob("numpy*"):
+        (packages / package.name).symlink_to(package)
+    recording = tmp_path / "fan.wav"
+    soundfile.write(recording, np.zeros(48_000), 16_000)
+
+    ended = subprocess.run(
+        [sys.executable, "-S", "-m", "node", "score", recording, "--model", MODEL],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(packages)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert ended.returncode == 2
+    (line,) = ended.stderr.splitlines()
+    assert f"needs numpy 1, and numpy {np.__version__} is installed" in line
+    assert "requirements/node-tflite.txt" in line
 
 
 def _scores(python: Path, recording: Path) -> list[float]:

@@ -84,8 +84,8 @@ def test_duo_is_conv_and_profile() -> None:
 
 
 def test_own_recipe_from_a_file(tmp_path: Path) -> None:
-    """A path that ends in .toml is read; the recipe is named after the file."""
-    (tmp_path / "my-own.toml").write_text(OWN)
+    """A path that ends in .toml is read, with an editor's byte-order mark, and named after it."""
+    (tmp_path / "my-own.toml").write_text(OWN, "utf-8-sig")
 
     recipe = read_recipe(str(tmp_path / "my-own.toml"))
 
