@@ -9,9 +9,8 @@ from collections.abc import Callable, Sequence
 
 from contract.errors import EXIT_BAD_INPUT, EarshotError
 from contract.printable import printable
-from training import broker_arguments, commands, fleet_arguments
+from training import commands
 from training.fleet import commands as operator
-from training.fleet.signing_arguments import add_signing_options
 from training.progress import note
 
 Run = Callable[[argparse.Namespace], int]
@@ -38,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
-        note("interrupted; nothing was written")
+        note(options.interrupted)
         return EXIT_INTERRUPTED
 
 
@@ -57,30 +56,10 @@ def _parser() -> argparse.ArgumentParser:
         for name in group.COMMANDS:
             file = {"import": "import_"}.get(name, name)
             module = importlib.import_module(f"{group.__name__}.{file}")
-            module.add_arguments(add(name, module.SUMMARY, module.run))
-    fleet_arguments.add_fleet_commands(
-        lambda name, text: add(name, text, _on_fleet(name)), add_signing_options
-    )
-    broker_arguments.add_broker_commands(lambda name, text: add(name, text, _on_broker(name)))
+            command = add(name, module.SUMMARY, module.run)
+            command.set_defaults(interrupted=getattr(module, "INTERRUPTED", group.INTERRUPTED))
+            module.add_arguments(command)
     return root
-
-
-def _on_fleet(name: str) -> Run:
-    def run(options: argparse.Namespace) -> int:
-        from training import fleet_commands
-
-        return fleet_commands.run(name, options)
-
-    return run
-
-
-def _on_broker(name: str) -> Run:
-    def run(options: argparse.Namespace) -> int:
-        from training import broker_commands
-
-        return broker_commands.run(name, options)
-
-    return run
 
 
 if __name__ == "__main__":

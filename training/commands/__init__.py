@@ -17,7 +17,6 @@ COMMANDS = (
     "synthesize",
     "import",
     "release",
-    "inspect",
 )
 
 REQUIREMENTS = "training"

@@ -13,9 +13,9 @@ from contract.signed_manifest import sign_manifest
 from node.scoring.release_store import Release, read_release
 from tests.rig.signers import SECOND, SIGNER, STRANGER
 from tests.training.conftest import ROOT, RunTraining
+from training.fleet.release_words import Described, describe_release
 from training.release.pack import PackRequest, pack_release
 from training.release.release_folder import put_release
-from training.release.release_words import Described, describe_release
 
 RUN = ROOT / "models/fan-synthetic"
 CREATED_US = 1_800_000_000_000_000  # 2027-01-15 08:00:00 UTC

@@ -839,7 +839,7 @@ def test_a_broker_that_is_not_there_is_one_line(tmp_path: Path, broker: Mosquitt
 def test_the_commands_need_no_training_libraries() -> None:
     """An operator's machine has what the demo has."""
     code = (
-        "import sys; import training.__main__, training.fleet_commands;"
+        "import sys; import training.__main__, training.fleet.push, training.fleet.rollout;"
         " heavy = {'tensorflow', 'librosa', 'scipy', 'sklearn', 'matplotlib'};"
         " sys.exit(', '.join(heavy & set(sys.modules)) or 0)"
     )

@@ -1,5 +1,24 @@
-"""What `python -m training` can do with a fleet: one module for each command, as in
-`training.commands`.
+"""What an operator does with a fleet: keys, releases on their way, and who may talk to the broker.
+
+One module for each command, as in `node.commands`. All of them run with the packages of
+requirements/fleet.txt alone: on a server, without TensorFlow.
 """
 
-COMMANDS = ("keys",)
+SUMMARY = "sign, push and roll out releases; enrol nodes"
+
+COMMANDS = (
+    "keys",
+    "inspect",
+    "push",
+    "rollout",
+    "promote",
+    "rollback",
+    "withdraw",
+    "retire",
+    "secrets",
+    "enroll",
+    "revoke",
+)
+
+REQUIREMENTS = "fleet"
+INTERRUPTED = "interrupted; what was sent stays, and the same command may be given again"

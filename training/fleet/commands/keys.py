@@ -6,6 +6,7 @@ from pathlib import Path
 from training.fleet.signing_arguments import add_passphrase_file
 
 SUMMARY = "make and show the keys that sign releases and orders"
+INTERRUPTED = "interrupted; nothing was written"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Say it; 1 if nodes with these keys refuse the release."""
-    from training.release.release_words import describe_release
+    from training.fleet.release_words import describe_release
 
     lines, refused = describe_release(options.release, keys=options.keys)
     print("\n".join(lines))
