@@ -1,96 +1,14 @@
-"""A broker and a store that work, in memory; for tests of the service without sockets."""
+"""A store that works, in memory; for tests of the service without a database."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
 
 from collector.ledger.hours import figures, hour_of
-from collector.service import Inbox
 from collector.sinks.sink import PointsRejectedError, SinkUnavailableError
 from contract.errors import EarshotError
 from contract.messages import WindowHour
 from contract.points import Point
 from contract.ranges import Ranges
-from contract.session import (
-    Connected,
-    Delivery,
-    Disconnected,
-    Publication,
-    Published,
-    Received,
-)
-
-
-class FakeBroker:
-    """Keeps a session: what is not acknowledged is sent again after a reconnect, in order."""
-
-    def __init__(self, inbox: Inbox) -> None:
-        self.published: list[Publication] = []
-        self.acknowledged: list[int] = []
-        """Packet ids, in the order of their acknowledgement."""
-        self.confirms = True
-        """Whether publications are answered."""
-        self.connects_at_start = True
-        self.stopped = False
-        self._inbox = inbox
-        self._generation = 0
-        self._connected = False
-        self._packet_id = 0
-        self._kept: dict[int, tuple[str, bytes]] = {}
-
-    @property
-    def unacknowledged(self) -> list[int]:
-        """Packet ids of what would come again."""
-        return list(self._kept)
-
-    def start(self) -> None:
-        """As a session does, connect at once."""
-        if self.connects_at_start:
-            self.connect()
-
-    def connect(self) -> None:
-        """A new connection to the same session."""
-        self._generation += 1
-        self._connected = True
-        self._inbox.put(Connected(self._generation, self._generation > 1, 20))
-        for packet_id, (topic, payload) in self._kept.items():
-            self._inbox.put(Received(self._generation, packet_id, topic, payload, 1, False))
-
-    def disconnect(self) -> None:
-        """The connection is lost."""
-        self._connected = False
-        self._inbox.put(Disconnected(self._generation, "lost", taken_over=False))
-
-    def send(self, topic: str, payload: bytes, *, qos: int = 1) -> int:
-        """Deliver a message; its packet id."""
-        self._packet_id += 1
-        if qos:
-            self._kept[self._packet_id] = (topic, payload)
-        if self._connected:
-            self._inbox.put(Received(self._generation, self._packet_id, topic, payload, qos, False))
-        return self._packet_id
-
-    def publish(self, publication: Publication) -> Delivery | None:
-        """Take a message from the collector."""
-        if not self._connected:
-            return None
-        self.published.append(publication)
-        delivery = Delivery(self._generation, len(self.published))
-        if self.confirms:
-            self._inbox.put(Published(delivery.generation, delivery.packet_id, 0, "Success"))
-        return delivery
-
-    def acknowledge(self, message: Received) -> bool:
-        """Forget a message, if it came on this connection."""
-        if not self._connected or message.generation != self._generation:
-            return False
-        self._kept.pop(message.packet_id)
-        self.acknowledged.append(message.packet_id)
-        return True
-
-    def stop(self) -> None:
-        """Disconnect."""
-        self._connected = False
-        self.stopped = True
 
 
 class MemorySink:

@@ -23,7 +23,7 @@ from contract.errors import MessageError
 from contract.messages import MAX_MESSAGE_BYTES, Message, PresenceReason, decode, encode
 from contract.topics import FROM_NODE, Kind
 from tests.collector.examples import account, backlog, state, status, topic_of, window
-from tests.collector.fakes import FakeBroker
+from tests.rig.fake_broker import FakeBroker
 from tests.rig.waiting import wait_until
 
 _OTHER = "press-08"
@@ -102,7 +102,7 @@ def test_any_message_is_stored_or_told_and_good_ones_around_it_are_stored(
 ) -> None:
     """The collector runs on, acknowledges everything, and keeps what it could not store whole."""
     inbox = Inbox()
-    broker = FakeBroker(inbox)
+    broker = FakeBroker(inbox.put)
     with TemporaryDirectory() as name:
         folder = Path(name)
 

@@ -34,7 +34,8 @@ from contract.messages import (
 from contract.points import Point
 from contract.session import ConnectFailed
 from tests.collector.examples import BOOT, account, backlog, topic_of, window
-from tests.collector.fakes import FakeBroker, MemorySink
+from tests.collector.fakes import MemorySink
+from tests.rig.fake_broker import FakeBroker
 from tests.rig.waiting import wait_until
 
 SECTION = CollectorSection(batch_points=4, batch_seconds=0.01)
@@ -63,7 +64,7 @@ class Bench:
         self.section = section
         self.quiet_seconds = quiet_seconds
         self.inbox = Inbox()
-        self.broker = FakeBroker(self.inbox)
+        self.broker = FakeBroker(self.inbox.put)
         self.sink = MemorySink()
         self.vitals = Vitals()
         self._ready = threading.Event()

@@ -18,8 +18,8 @@ from node.scoring.scorer import Scorer
 from node.settings import load_settings
 from node.updates.live import LiveUpdates
 from node.updates.slots import SlotStore
-from tests.node.updates.fake_broker import FakeBroker
 from tests.rig.examples import BOOT
+from tests.rig.fake_broker import FakeBroker
 from tests.rig.fake_source import Sound
 from tests.rig.shelf import packed
 from tests.rig.signers import SIGNER

@@ -24,8 +24,8 @@ from node.updates.slots import SlotStore
 from node.updates.tasks import EarTask, GoBy, Proven, RunNow, TrialOver, TryOut
 from node.updates.trial import TrialReport
 from node.updates.updater import Updater
-from tests.node.updates.fake_broker import FakeBroker
 from tests.rig.examples import BOOT
+from tests.rig.fake_broker import FakeBroker
 from tests.rig.shelf import chunks, packed, wanted
 from tests.rig.signers import SIGNER, TRUSTED
 from training.release.release_folder import put_release
@@ -156,7 +156,7 @@ def test_no_damage_on_the_way_runs(seed: int, release: Release, tmp_path: Path) 
                 return None
         return bytes(changed)
 
-    broker = FakeBroker(damage)
+    broker = FakeBroker(damage=damage)
     keep(broker, release)
     node = Node(tmp_path, broker)
     # An order that is lost is no order; nothing will come of it.
@@ -185,7 +185,7 @@ def test_no_damage_on_the_way_runs(seed: int, release: Release, tmp_path: Path) 
 def test_download_goes_on_after_a_lost_connection(release: Release, tmp_path: Path) -> None:
     """What has come is not asked for again."""
     lost = list(chunks(release))[2]
-    broker = FakeBroker(lambda topic, payload: None if topic == lost else payload)
+    broker = FakeBroker(damage=lambda topic, payload: None if topic == lost else payload)
     keep(broker, release)
     node = Node(tmp_path, broker, retry_seconds=0.01)
     end = node.go_on()
@@ -348,7 +348,7 @@ def test_download_that_was_interrupted_finds_room_for_the_rest(
     """What is here of it already is not counted against it."""
     large = packed(2, padding_bytes=900_000)
     *_, last = chunks(large)
-    broker = FakeBroker(lambda topic, payload: None if topic == last else payload)
+    broker = FakeBroker(damage=lambda topic, payload: None if topic == last else payload)
     keep(broker, large)
     node = Node(tmp_path, broker, retry_seconds=0.01, disk_mb=2, max_release_mb=1)
     node.go_on()
