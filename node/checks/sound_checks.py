@@ -13,6 +13,7 @@ from contract.release import Manifest
 from node.findings import Finding, Grade, count, ok, problem, warning
 from node.scoring.scorer import Scorer
 from node.settings import SourceSection
+from node.sound.channels import ChannelLevels, channel_findings
 from node.sound.choose import MICROPHONE, choose_source
 from node.sound.errors import SourceError
 from node.sound.framing import Framer
@@ -56,6 +57,10 @@ class Listening(msgspec.Struct, frozen=True, kw_only=True):
     """How long it was listened to; None where the sound came to its end before."""
     level: Level | None
     """Level of the sound without its first moment; None if nothing was heard."""
+    channels_dbfs: tuple[float, ...] = ()
+    """RMS level of each channel that was mixed; empty where there was one alone."""
+    mixed_dbfs: float = 0.0
+    """RMS level of their mean."""
     health_note: str | None
     """What a node would say of the microphone; None while it would believe it."""
     overruns: int
@@ -143,6 +148,7 @@ def listen(
         SourceError: it cannot be heard (any more).
     """
     levels, rate, health = Levels(), _DeliveredRate(), MicrophoneHealth()
+    channels = ChannelLevels()
     heard_seconds = 0.0
     asked_seconds: float | None = seconds
     with source:
@@ -162,6 +168,12 @@ def listen(
             heard_seconds += len(block.samples) / rate_hz
             if heard_seconds > SETTLE_SECONDS:
                 levels.hear(block.samples, clipped=clipped_share(block))
+                if block.channel_powers:
+                    channels.hear(
+                        block.channel_powers,
+                        float(block.samples.var(dtype=np.float64)),
+                        samples=len(block.samples),
+                    )
             health.hear(block.samples, rate_hz, clipped=block.clipped)
             rate.hear(len(block.samples), block.captured_monotonic_ns)
             if draw is not None:
@@ -174,6 +186,8 @@ def listen(
             seconds=heard_seconds,
             asked_seconds=asked_seconds,
             level=levels.level,
+            channels_dbfs=channels.levels_dbfs,
+            mixed_dbfs=channels.mixed_dbfs,
             health_note=health.note,
             overruns=source.overruns,
             delivered_hz=None if source.overruns else rate.hz,
@@ -241,6 +255,7 @@ def heard_findings(heard: Listening, *, is_microphone: bool) -> list[Finding]:
                 "plug it into a port of its own, without a hub; stop other programs; check power",
             )
         )
+    findings += channel_findings(heard.channels_dbfs, heard.mixed_dbfs)
     levels = level_findings(heard.level)
     if heard.health_note is not None and not count(levels, Grade.PROBLEM):
         # What no level shows: a buffer that repeats itself.

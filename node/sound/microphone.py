@@ -260,7 +260,9 @@ class MicrophoneSource:
         frames = np.frombuffer(payload, dtype=np.float32).reshape(-1, channels)
         heard = frames.mean(axis=1) if self._channel is None else frames[:, self._channel]
         clipped = None
+        powers: tuple[float, ...] = ()
         if self._channel is None and channels > 1:
+            powers = tuple(float(power) for power in frames.var(axis=0, dtype=np.float64))
             # The mean of one channel at full scale and one below it is below it.
             clipped = float(np.mean(np.abs(frames) >= FULL_SCALE, axis=0).max())
         return Block(
@@ -268,6 +270,7 @@ class MicrophoneSource:
             captured_monotonic_ns=header.captured_monotonic_ns,
             continuous=continuous,
             lost=not continuous,
+            channel_powers=powers,
             clipped=clipped,
         )
 

@@ -20,6 +20,8 @@ class Block(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """Whether it follows the block before without a gap."""
     lost: bool = False
     """Whether sound is missing between the block before and this one: there was some to hear."""
+    channel_powers: tuple[float, ...] = ()
+    """Variance of the samples of each channel that was mixed; empty where there was one alone."""
     clipped: float | None = None
     """Share at full scale, 0 to 1, in the worst of the channels that were mixed; None: ask the
     samples."""

@@ -97,6 +97,19 @@ def test_one_channel_is_heard(channels: int, channel: int) -> None:
     np.testing.assert_array_equal(block.samples, expected_channel(channel))
 
 
+@pytest.mark.parametrize(("channels", "channel"), [(1, None), (2, 1), (2, None), (8, None)])
+def test_channels_that_are_mixed_are_measured(channels: int, channel: int | None) -> None:
+    """How loud each is goes with the block; where none is mixed there is nothing to compare."""
+    with source(f"stream:{channels}", channel=channel) as microphone:
+        block = microphone.read(TIMEOUT_SECONDS)
+
+    assert block is not None
+    mixed = channels > 1 and channel is None
+    assert len(block.channel_powers) == (channels if mixed else 0)
+    for number, power in enumerate(block.channel_powers):
+        assert power == pytest.approx(expected_channel(number).var(), rel=1e-5)
+
+
 @pytest.mark.parametrize("channels", [1, 2, 8])
 def test_all_channels_are_mixed(channels: int) -> None:
     """Without a choice a sample is the mean of its frame."""
