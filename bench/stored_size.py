@@ -16,8 +16,8 @@ from pathlib import Path
 
 import msgspec
 
-from collector.ledger.hours import HOUR_US
 from collector.settings import InfluxDbSection
+from collector.sinks.hour_figures import HOUR_US
 from collector.sinks.influxdb import InfluxDbSink
 from contract.messages import Window
 from contract.points import Point, points

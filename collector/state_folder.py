@@ -13,7 +13,7 @@ DEAD_LETTERS = "dead-letters.jsonl"
 _LOCK = "collector.lock"
 
 
-class StateFolderError(EarshotError):
+class CollectorStateError(EarshotError):
     """The state folder cannot be used."""
 
 
@@ -22,7 +22,7 @@ def locked(folder: Path) -> Iterator[None]:
     """Hold the folder for one program.
 
     Raises:
-        StateFolderError: it cannot be made or written to, or another program holds it.
+        CollectorStateError: it cannot be made or written to, or another program holds it.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -32,7 +32,7 @@ def locked(folder: Path) -> Iterator[None]:
         probe.unlink()
         file = (folder / _LOCK).open("w")
     except OSError as error:
-        raise StateFolderError(
+        raise CollectorStateError(
             f"{folder}: expected a folder that this user may write to, got: {error.strerror};"
             " set [collector] state_folder"
         ) from error
@@ -40,10 +40,10 @@ def locked(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise StateFolderError(
+            raise CollectorStateError(
                 f"{folder}: a collector already runs on this folder; stop it, or set another"
                 " [collector] state_folder"
             ) from error
         except OSError as error:
-            raise StateFolderError(f"{folder}: cannot be locked: {error.strerror}") from error
+            raise CollectorStateError(f"{folder}: cannot be locked: {error.strerror}") from error
         yield

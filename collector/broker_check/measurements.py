@@ -16,7 +16,7 @@ from enum import StrEnum
 
 import msgspec
 
-from collector.service import SESSION_EXPIRY_SECONDS
+from collector.presence import SESSION_EXPIRY_SECONDS
 from contract import topics
 from contract.errors import (
     EXIT_BAD_INPUT,

@@ -19,14 +19,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Ask and tell; 1 if it is not healthy."""
-    from collector import health, settings
+    from collector import health_endpoint, settings
 
     listen = settings.load_section(settings_path(options), os.environ).health_listen
     if listen is None:
-        raise health.HealthAddressError(
+        raise health_endpoint.HealthAddressError(
             "[collector] health_listen: not set, so nobody can be asked; for example"
             ' health_listen = "127.0.0.1:8088"'
         )
-    found = health.ask(listen)
+    found = health_endpoint.ask(listen)
     print("healthy" if found.healthy else f"not healthy: {found.reason}")
     return 0 if found.healthy else EXIT_NOT_DONE

@@ -44,9 +44,9 @@ def run(options: argparse.Namespace) -> int:
         since_us = max(0, int((time.time() - ledger_report.seconds_of(options.since)) * 1e6))
     with closing(LedgerFile(Path(section.state_folder), read_only=True)) as file:
         boots = file.all_boots(node=options.node, heard_since_us=since_us)
-        nodes = file.nodes()
+        running = file.running()
         lines = [
-            ledger_report.line_of(boot, nodes.get(boot.node), gap_seconds=section.gap_seconds)
+            ledger_report.line_of(boot, running.get(boot.node), gap_seconds=section.gap_seconds)
             for boot in boots
         ]
         if options.verify:

@@ -21,36 +21,45 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Open the state folder and the store, and collect until SIGTERM or Ctrl-C."""
-    from collector import health, service, settings, state_folder
+    from collector import presence, settings, state_folder
     from collector.dead_letters import DeadLetterFile
+    from collector.event_loop import Inbox
+    from collector.health_endpoint import served
     from collector.ledger.ledger_file import LedgerFile
+    from collector.metrics import Metrics
+    from collector.service import Collector
     from collector.sinks.open import open_sink
-    from collector.vitals import Vitals
     from contract.session import Session
 
     chosen = settings.load(settings_path(options), os.environ)
     section = chosen.collector
-    inbox: service.Inbox = service.Inbox()
+    inbox = Inbox()
     session = Session(
         chosen.mqtt,
-        service.session_options(section),
+        presence.session_options(section),
         inbox.put,
-        will=lambda: service.last_will(section),
+        will=lambda: presence.last_will(section),
     )
-    vitals = Vitals()
+    metrics = Metrics()
     folder = Path(section.state_folder)
     with ExitStack() as stack:
         stack.enter_context(state_folder.locked(folder))
         ledger = stack.enter_context(closing(LedgerFile(folder)))
-        letters = stack.enter_context(
+        dead_letters = stack.enter_context(
             closing(DeadLetterFile(folder, megabytes=section.dead_letter_mb))
         )
         sink = stack.enter_context(closing(open_sink(chosen)))
-        collector = service.Collector(
-            section, session, sink, inbox, ledger=ledger, letters=letters, vitals=vitals
+        collector = Collector(
+            section,
+            session,
+            sink,
+            inbox,
+            ledger=ledger,
+            dead_letters=dead_letters,
+            metrics=metrics,
         )
         stack.enter_context(
-            health.served(section.health_listen, vitals, stall_seconds=section.stall_seconds)
+            served(section.health_listen, metrics, stall_seconds=section.stall_seconds)
         )
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: collector.stop())

@@ -4,52 +4,16 @@ An hour that has got a window is *due* once it has ended and nothing has come fo
 window that comes later still makes it due once more: to count it again overwrites what was stored.
 """
 
-from collections.abc import Sequence
 from heapq import heappop, heappush, heapreplace
 
-from contract.messages import WindowHour
+from collector.sinks.hour_figures import HOUR_US
 
 Hour = tuple[str, int]
 """A node, and when the hour began, in microseconds since 1970, UTC."""
 
-HOUR_US = 3600 * 1_000_000
-
 # Live windows are stored within seconds; a node that comes back sends its backlog for minutes, and
 # an hour that is counted in the middle of it is counted twice.
 QUIET_SECONDS = 600.0
-
-
-def hour_of(time_us: int) -> int:
-    """When the hour began in which this time lies."""
-    return time_us - time_us % HOUR_US
-
-
-def figures(node: str, hour_us: int, model: str, answer: Sequence[float | None]) -> WindowHour:
-    """An hour of one model, as a store has counted it.
-
-    Args:
-        node: its id.
-        hour_us: when the hour began.
-        model: of the windows.
-        answer: how many windows, scored and flagged; the score's mean and maximum, the means of mse
-            and level. None where there is nothing to count.
-    """
-    windows, scored, flagged = (int(count or 0) for count in answer[:3])
-    score_mean, score_max, mse_mean, level_mean_dbfs = (
-        None if value is None else float(value) for value in answer[3:]
-    )
-    return WindowHour(
-        node=node,
-        model=model,
-        start_us=hour_us,
-        windows=windows,
-        scored=scored,
-        flagged=flagged,
-        score_mean=score_mean,
-        score_max=score_max,
-        mse_mean=mse_mean,
-        level_mean_dbfs=level_mean_dbfs,
-    )
 
 
 class Hours:

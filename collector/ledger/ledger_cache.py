@@ -1,19 +1,18 @@
 """The ledger in memory and on disk, kept together; the store is asked where both know nothing.
 
-The story's entries are `enter`, after each write, `evaluate`, each minute, and `count_hour`, when
-one is due.
+The story's entries are `enter`, after each write, and `evaluate`, each minute.
 """
 
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from collector.ledger.hours import QUIET_SECONDS, Hour, Hours, hour_of
-from collector.ledger.ledger import Boot, Change, Key, Ledger, key_of
+from collector.ledger.boot import Boot, Key
+from collector.ledger.hours import Hour
+from collector.ledger.ledger import Change, Ledger, key_of
 from collector.ledger.ledger_file import LedgerFile
 from collector.sinks.sink import Sink, SinkUnavailableError
-from contract.messages import Backlog, Message, Window
-from contract.points import points
+from contract.messages import LedgerEntry, Message
 from contract.ranges import Ranges
 from contract.topics import Kind
 
@@ -33,8 +32,8 @@ _QUESTIONS_PER_NODE = 10
 _QUESTIONS_RENEWED_US = _DAY_US // 24
 
 
-class Books:
-    """Accounts of all boots.
+class LedgerCache:
+    """Accounts of all boots: those that are open in memory, and all of them on disk.
 
     Args:
         file: where they are kept.
@@ -42,7 +41,6 @@ class Books:
         gap_seconds: what has been unexplained for so long is missing.
         now_us: since then we listen; what was on its way before gets its time anew.
         kept_boots: beyond so many in memory, those that are over are read when they are heard of.
-        quiet_seconds: an hour is counted when so long no window has come for it.
 
     Raises:
         SinkUnavailableError: the file cannot be read.
@@ -56,7 +54,6 @@ class Books:
         gap_seconds: float,
         now_us: int,
         kept_boots: int = _KEPT_BOOTS,
-        quiet_seconds: float = QUIET_SECONDS,
     ) -> None:
         self._kept_boots = kept_boots
         self._file = file
@@ -69,16 +66,8 @@ class Books:
         self._unsaved: defaultdict[Key, Ranges] = defaultdict(Ranges)
         self._unsaved_rejected: defaultdict[Key, Ranges] = defaultdict(Ranges)
         self._pruned_us = 0
-        self._hours = Hours(quiet_seconds=quiet_seconds)
-        self._unsaved_hours: set[Hour] = set()
-        for hour in file.dirty_hours():
-            self._hours.hear(hour, now_us=now_us)
-        self._unanswered_us: int | None = None
-        """While the store cannot be asked: when it was asked last."""
-        self._questions: Counter[str] = Counter()
-        """By node, since they were last renewed."""
-        self._questions_us = now_us
-        self._ledger.nodes = file.nodes()
+        self._questions = _Questions(now_us)
+        self._ledger.running = file.running()
         for boot in file.open_boots():
             self._ledger.put(boot)
         self._ledger.begin_anew(now_us=now_us, blind_since_us=None)
@@ -89,6 +78,7 @@ class Books:
         *,
         now_us: int,
         rejected: Mapping[Key, Sequence[int]] | None = None,
+        hours: Iterable[Hour] = (),
     ) -> dict[Key, Ranges]:
         """Write down what nodes have said, each with the windows of it that are stored.
 
@@ -98,6 +88,7 @@ class Books:
             heard: messages, and of each the numbers of its windows that are stored now.
             now_us: the time.
             rejected: windows in these messages that the store refuses.
+            hours: to be counted, and not in the file yet.
 
         Returns:
             For each boot of which windows were stored or refused, what they have become part of.
@@ -114,7 +105,6 @@ class Books:
                 continue
             if seqs:
                 stored[key] += seqs
-                self._hear_hours(message, now_us)
             # A hundred windows of one boot say once that it runs.
             if message.KIND is Kind.WINDOW:
                 if key in windows_of:
@@ -130,7 +120,7 @@ class Books:
         for key, seqs in (rejected or {}).items():
             for first, last in self._ledger.reject(key, sorted(seqs), now_us=now_us):
                 self._unsaved_rejected[key].add(first, last)
-        self._save(keys)
+        self._save(keys, hours)
         self._changed |= keys
         touched = {key: self._unsaved.pop(key) for key in stored}
         for key in rejected or {}:
@@ -138,8 +128,11 @@ class Books:
         self._make_room()
         return touched
 
-    def evaluate(self, *, now_us: int) -> list[Change]:
-        """What has changed since the last time, by what was heard or by time alone."""
+    def evaluate(self, *, now_us: int) -> list[LedgerEntry]:
+        """Accounts that have changed since the last time, by what was heard or by time alone.
+
+        One line is logged when windows of a boot are missing, and one when none is any more.
+        """
         open_boots = {key for key, boot in self._ledger.boots.items() if boot.open}
         keys = {key for key in self._changed if key in self._ledger.boots} | open_boots
         for key in sorted(keys):
@@ -149,8 +142,10 @@ class Books:
                 self._ask_what_is_stored(key, first=1, now_us=now_us)
         changes = self._ledger.evaluate(sorted(keys), now_us=now_us)
         self._changed.clear()
-        self._evaluated |= {(change.entry.node, change.entry.boot) for change in changes}
-        return changes
+        for change in changes:
+            self._evaluated.add((change.entry.node, change.entry.boot))
+            _log_missing(change)
+        return [change.entry for change in changes]
 
     def save_evaluated(self, *, now_us: int) -> int:
         """Keep what was evaluated, and forget what is long over; windows missing, over all boots.
@@ -169,60 +164,14 @@ class Books:
                     self._ledger.forget(key)
         return self._file.missing()
 
-    def hour_due(self, *, now_us: int) -> Hour | None:
-        """An hour to count now."""
-        return self._hours.due(now_us=now_us)
-
-    def count_hour(self, hour: Hour) -> None:
-        """Store an hour's figures, of all windows of it that are stored.
-
-        Raises:
-            SinkUnavailableError: not now; it stays due.
-            PointsRejectedError: the store does not want its figures; see `give_up_hour`.
-        """
-        found = self._sink.hours(*hour)
-        self._sink.write([point for message in found for point in points(message, arrived_us=0)])
-        self.give_up_hour(hour)
-
-    def give_up_hour(self, hour: Hour) -> None:
-        """Do not count it, until another window of it comes.
-
-        Raises:
-            SinkUnavailableError: not now; it stays due.
-        """
-        self._file.forget_hour(hour)
-        self._hours.done(hour)
-
-    def put_off_hour(self, hour: Hour, *, now_us: int) -> None:
-        """Count it later, so that others have their turn."""
-        self._hours.hear(hour, now_us=now_us)
-
     def begin_anew(self, *, now_us: int, blind_since_us: int) -> None:
         """After a time in which nothing could be heard or stored."""
         self._ledger.begin_anew(now_us=now_us, blind_since_us=blind_since_us)
-
-    @property
-    def boots_in_memory(self) -> int:
-        """How many accounts are held."""
-        return len(self._ledger.boots)
 
     def settled(self, key: Key) -> Ranges | None:
         """What a node need not keep of a boot; None for one that was forgotten."""
         boot = self._ledger.boots.get(key) or self._file.boot(key)
         return None if boot is None else boot.settled
-
-    def _hear_hours(self, message: Message, now_us: int) -> None:
-        windows: Sequence[Window] = ()
-        match message:
-            case Window():
-                windows = (message,)
-            case Backlog():
-                windows = message.windows
-        for window in windows:
-            hour = (window.node, hour_of(window.start_us))
-            if hour not in self._hours:
-                self._unsaved_hours.add(hour)
-            self._hours.hear(hour, now_us=now_us)
 
     def _load(self, key: Key, now_us: int) -> None:
         if key not in self._ledger.boots:
@@ -239,41 +188,30 @@ class Books:
             return
         # A boot that begins with its first window was never heard before.
         if first > 0:
-            if not self._may_ask(boot.node, now_us):
+            if not self._questions.may_ask(boot.node, now_us=now_us):
                 return
             try:
                 found = self._sink.stored_seqs(*key)
             except SinkUnavailableError as error:
-                level = logging.WARNING if self._unanswered_us is None else logging.DEBUG
+                level = logging.WARNING if self._questions.unanswered_us is None else logging.DEBUG
                 logger.log(level, "what is stored of earlier windows is not known: %s", error)
-                self._unanswered_us = now_us
+                self._questions.unanswered_us = now_us
                 return
-            self._unanswered_us = None
+            self._questions.unanswered_us = None
             for begin, end in found:
                 self._unsaved[key].add(*boot.stored.add(begin, end))
         boot.asked = True
 
-    def _may_ask(self, node: str, now_us: int) -> bool:
-        # Both differences as such: a clock that was set back must not silence us until it is there.
-        if self._unanswered_us is not None and abs(now_us - self._unanswered_us) < _ASKED_AGAIN_US:
-            return False
-        if abs(now_us - self._questions_us) >= _QUESTIONS_RENEWED_US:
-            self._questions_us = now_us
-            self._questions.clear()
-        self._questions[node] += 1
-        return self._questions[node] <= _QUESTIONS_PER_NODE
-
-    def _save(self, keys: set[Key]) -> None:
+    def _save(self, keys: set[Key], hours: Iterable[Hour] = ()) -> None:
         boots = [self._ledger.boots[key] for key in keys]
         names = {node for node, _ in keys}
         self._file.save(
             boots,
-            [(name, node) for name in names if (node := self._ledger.nodes.get(name))],
+            [(name, boot) for name in names if (boot := self._ledger.running.get(name))],
             [(key, self._unsaved[key]) for key in keys if key in self._unsaved],
             [(key, self._unsaved_rejected[key]) for key in keys if key in self._unsaved_rejected],
-            self._unsaved_hours,
+            hours,
         )
-        self._unsaved_hours.clear()
 
     def _make_room(self) -> None:
         too_many = len(self._ledger.boots) - self._kept_boots
@@ -285,3 +223,37 @@ class Books:
         ]
         for key in over[:too_many]:
             self._ledger.forget(key)
+
+
+class _Questions:
+    """How often the store may be asked what it has of a boot."""
+
+    def __init__(self, now_us: int) -> None:
+        self.unanswered_us: int | None = None
+        """While the store cannot be asked: when it was asked last."""
+        self._asked: Counter[str] = Counter()
+        """By node, since they were last renewed."""
+        self._renewed_us = now_us
+
+    def may_ask(self, node: str, *, now_us: int) -> bool:
+        # Both differences as such: a clock that was set back must not silence us until it is there.
+        if self.unanswered_us is not None and abs(now_us - self.unanswered_us) < _ASKED_AGAIN_US:
+            return False
+        if abs(now_us - self._renewed_us) >= _QUESTIONS_RENEWED_US:
+            self._renewed_us = now_us
+            self._asked.clear()
+        self._asked[node] += 1
+        return self._asked[node] <= _QUESTIONS_PER_NODE
+
+
+def _log_missing(change: Change) -> None:
+    entry = change.entry
+    if entry.missing and not change.missing_before:
+        logger.warning(
+            "%s boot %s: %d windows are missing, neither stored nor accounted for",
+            entry.node,
+            entry.boot,
+            entry.missing,
+        )
+    elif change.missing_before and not entry.missing:
+        logger.warning("%s boot %s: no window is missing any more", entry.node, entry.boot)

@@ -21,10 +21,10 @@ from collections.abc import Iterable
 from operator import attrgetter
 from pathlib import Path
 
+from collector.ledger.boot import Boot, Key, Patience, RunningBoot
 from collector.ledger.hours import Hour
-from collector.ledger.ledger import Boot, Key, Node, Patience
 from collector.sinks.sink import SinkUnavailableError
-from collector.state_folder import LEDGER, StateFolderError
+from collector.state_folder import LEDGER, CollectorStateError
 from contract.messages import DiscardReason
 from contract.ranges import Ranges
 
@@ -83,7 +83,7 @@ _BOOTS = f"SELECT {', '.join(_ALL_COLUMNS)} FROM boot"  # noqa: S608 - names of 
 
 
 class LedgerFile:
-    """The file; `Boot`s and `Node`s in and out.
+    """The file; `Boot`s and `RunningBoot`s in and out.
 
     Args:
         folder: the state folder, which exists.
@@ -91,7 +91,7 @@ class LedgerFile:
         busy_seconds: how long to wait for another program that has the file locked.
 
     Raises:
-        StateFolderError: the file cannot be used; it is as it was.
+        CollectorStateError: the file cannot be used; it is as it was.
     """
 
     def __init__(self, folder: Path, *, read_only: bool = False, busy_seconds: float = 5.0) -> None:
@@ -100,12 +100,12 @@ class LedgerFile:
         try:
             self._connection = self._open(read_only=read_only)
         except sqlite3.Error as error:
-            raise StateFolderError(f"{self._path}: {error}") from error
+            raise CollectorStateError(f"{self._path}: {error}") from error
 
     def save(
         self,
         boots: Iterable[Boot],
-        nodes: Iterable[tuple[str, Node]] = (),
+        running: Iterable[tuple[str, RunningBoot]] = (),
         stored: Iterable[tuple[Key, Ranges]] = (),
         rejected: Iterable[tuple[Key, Ranges]] = (),
         hours: Iterable[Hour] = (),
@@ -115,9 +115,9 @@ class LedgerFile:
         Raises:
             SinkUnavailableError: not now; nothing is written.
         """
-        rows: list[tuple[Node | Boot, str, _Row]] = [
-            (node, _SAVE_NODE, (name, node.boot, node.since_us, node.heard_us))
-            for name, node in nodes
+        rows: list[tuple[RunningBoot | Boot, str, _Row]] = [
+            (boot, _SAVE_NODE, (node, boot.boot, boot.since_us, boot.heard_us))
+            for node, boot in running
         ]
         rows += [(boot, _SAVE_BOOT, _row(boot)) for boot in boots]
         changed = [
@@ -167,7 +167,7 @@ class LedgerFile:
             return self._boots(f"{where} ORDER BY node, first_us, boot", values)
         return self._boots(f"{where} AND node = ? ORDER BY first_us, boot", (*values, node))
 
-    def nodes(self) -> dict[str, Node]:
+    def running(self) -> dict[str, RunningBoot]:
         """Which boot of each node runs.
 
         Raises:
@@ -175,7 +175,7 @@ class LedgerFile:
         """
         try:
             rows = self._connection.execute("SELECT node, boot, since_us, heard_us FROM node")
-            return {node: Node(*values) for node, *values in rows}
+            return {node: RunningBoot(*values) for node, *values in rows}
         except sqlite3.Error as error:
             raise SinkUnavailableError(f"{self._path}: {error}") from error
 
@@ -282,7 +282,7 @@ class LedgerFile:
 
     def _open(self, *, read_only: bool) -> sqlite3.Connection:
         if read_only and not self._path.exists():
-            raise StateFolderError(
+            raise CollectorStateError(
                 f"{self._path}: there is no ledger yet; has a collector with this"
                 " [collector] state_folder run?"
             )
@@ -294,7 +294,7 @@ class LedgerFile:
                 connection.execute("PRAGMA query_only = ON")
             else:
                 _prepare(connection)
-        except (sqlite3.Error, StateFolderError):
+        except (sqlite3.Error, CollectorStateError):
             connection.close()
             raise
         return connection
@@ -305,9 +305,9 @@ def _check(connection: sqlite3.Connection, path: Path) -> None:
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if tables and application != APPLICATION_ID:
-        raise StateFolderError(f"{path}: is the database of another program; move it away")
+        raise CollectorStateError(f"{path}: is the database of another program; move it away")
     if version > VERSION:
-        raise StateFolderError(
+        raise CollectorStateError(
             f"{path}: Expected ledger version {VERSION}, got {version};"
             " a newer earshot wrote it, upgrade this one"
         )

@@ -14,7 +14,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from collector.ledger.ledger import Boot, Node
+from collector.ledger.boot import Boot, RunningBoot
 from collector.ledger.ledger_file import LedgerFile
 from contract.errors import EarshotError
 from contract.messages import BootEnd, DiscardReason
@@ -87,26 +87,26 @@ def seconds_of(text: str) -> float:
     return float(int(found[1]) * _UNITS[found[2]])
 
 
-def line_of(boot: Boot, node: Node | None, *, gap_seconds: float) -> Line:
+def line_of(boot: Boot, running: RunningBoot | None, *, gap_seconds: float) -> Line:
     """The account of a boot that was read from the file."""
-    figures = boot.figures(node, gap_us=round(gap_seconds * 1e6))
+    balance = boot.balance(running, gap_us=round(gap_seconds * 1e6))
     # What was stored since the last judgement is not missing any more.
-    missing = min(boot.missing, figures.unexplained)
+    missing = min(boot.missing, balance.unexplained)
     return Line(
         node=boot.node,
         boot=boot.boot,
         first_us=boot.first_us,
         heard_us=boot.heard_us,
-        produced=figures.produced,
-        stored=figures.stored,
-        waiting=figures.waiting,
+        produced=balance.produced,
+        stored=balance.stored,
+        waiting=balance.waiting,
         discarded={reason: n for reason in DiscardReason if (n := boot.discarded.get(reason, 0))},
-        rejected=figures.rejected,
-        in_transit=figures.unexplained - missing,
+        rejected=balance.rejected,
+        in_transit=balance.unexplained - missing,
         missing=missing,
-        end=figures.end,
-        lost_tail=figures.lost_tail,
-        tail_windows=boot.tail_windows if figures.end is BootEnd.LOST else 0,
+        end=balance.end,
+        lost_tail=balance.lost_tail,
+        tail_windows=boot.tail_windows if balance.end is BootEnd.LOST else 0,
     )
 
 

@@ -11,14 +11,12 @@ it is made anew, from what is stored by then.
 import heapq
 from collections import OrderedDict
 
+from collector.ledger.boot import Key
 from contract.messages import Receipt
 from contract.ranges import Ranges
 
 MAX_HOLES = 100
 """What the contract lets a receipt hold."""
-
-Key = tuple[str, str]
-"""Node and boot."""
 
 
 def next_receipt(

@@ -19,8 +19,8 @@ from influxdb_client.domain.write_precision import WritePrecision
 from influxdb_client.rest import ApiException
 from influxdb_client.service.write_service import WriteService
 
-from collector.ledger.hours import HOUR_US, figures
 from collector.settings import InfluxDbSection
+from collector.sinks.hour_figures import HOUR_US, window_hour
 from collector.sinks.line_protocol import line
 from collector.sinks.sink import PointsRejectedError, SinkUnavailableError
 from contract.messages import WindowHour
@@ -46,7 +46,7 @@ _READ_MEANINGS = {
 
 _SECOND_US = 1_000_000
 
-# One value each, in the order of `figures`. Each window has a `seq`.
+# One value each, in the order of `window_hour`. Each window has a `seq`.
 _HOUR_FIGURES = (
     'SELECT count("seq"), count("score"), sum("anomaly"), mean("score"), max("score"), mean("mse"),'
     ' mean("level_dbfs")'
@@ -162,7 +162,7 @@ class InfluxDbSink:
             f"""{_HOUR_FIGURES} FROM "window" WHERE "node" = '{node}'"""
             f' AND time >= {begin}s AND time < {end}s GROUP BY "model"'
         )
-        return [figures(node, hour_us, tags["model"], row[1:]) for tags, (row,) in found]
+        return [window_hour(node, hour_us, tags["model"], row[1:]) for tags, (row,) in found]
 
     def close(self) -> None:
         """Close the connections."""

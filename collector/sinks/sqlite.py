@@ -31,7 +31,7 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-from collector.ledger.hours import HOUR_US, figures
+from collector.sinks.hour_figures import HOUR_US, window_hour
 from collector.sinks.sink import PointsRejectedError, SinkSetupError, SinkUnavailableError
 from contract.messages import STORED, Message, WindowHour
 from contract.points import FieldValue, Point, columns
@@ -149,7 +149,7 @@ class SqliteSink:
             rows = self._connection.execute(_HOURS, (node, hour_us, hour_us + HOUR_US)).fetchall()
         except sqlite3.Error as error:
             raise SinkUnavailableError(f"{self._path}: {error}") from error
-        return [figures(node, hour_us, model, row) for model, *row in rows]
+        return [window_hour(node, hour_us, model, row) for model, *row in rows]
 
     def close(self) -> None:
         """Close the file; nothing is left to write."""

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from collector.ledger.hours import figures, hour_of
+from collector.sinks.hour_figures import hour_of, window_hour
 from collector.sinks.sink import PointsRejectedError, SinkUnavailableError
 from contract.errors import EarshotError
 from contract.messages import WindowHour
@@ -25,6 +25,8 @@ class MemorySink:
         self.batches: list[int] = []
         """Sizes of what was stored."""
         self.tries = 0
+        self.on_hours: Callable[[], None] = lambda: None
+        """Called whenever an hour is counted."""
         self.asked: list[tuple[str, str]] = []
         """Boots of which was asked what is stored."""
 
@@ -54,6 +56,7 @@ class MemorySink:
 
     def hours(self, node: str, hour_us: int) -> list[WindowHour]:
         """How many windows of each model there are in an hour, or raise; no other figures."""
+        self.on_hours()
         if self.failure is not None:
             raise self.failure
         models = Counter(
@@ -64,7 +67,7 @@ class MemorySink:
             and hour_of(p.time_us) == hour_us
         )
         return [
-            figures(node, hour_us, model, (count, None, None, None, None, None, None))
+            window_hour(node, hour_us, model, (count, None, None, None, None, None, None))
             for model, count in sorted(models.items())
         ]
 

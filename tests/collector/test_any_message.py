@@ -13,8 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from collector.dead_letters import DeadLetterFile
+from collector.event_loop import Inbox, Stop
 from collector.ledger.ledger_file import LedgerFile
-from collector.service import Collector, Inbox, Stop
+from collector.service import Collector
 from collector.settings import CollectorSection
 from collector.sinks.sqlite import SqliteSink
 from collector.state_folder import DEAD_LETTERS
@@ -110,10 +111,12 @@ def test_any_message_is_stored_or_told_and_good_ones_around_it_are_stored(
             section = CollectorSection(batch_points=5, batch_seconds=0.01)
             with (
                 closing(LedgerFile(folder)) as ledger,
-                closing(DeadLetterFile(folder, megabytes=16.0)) as letters,
+                closing(DeadLetterFile(folder, megabytes=16.0)) as dead_letters,
                 closing(SqliteSink(folder / "earshot.db")) as sink,
             ):
-                Collector(section, broker, sink, inbox, ledger=ledger, letters=letters).run()
+                Collector(
+                    section, broker, sink, inbox, ledger=ledger, dead_letters=dead_letters
+                ).run()
 
         thread = threading.Thread(target=work)
         thread.start()

@@ -13,13 +13,16 @@ import msgspec
 import pytest
 
 from collector.dead_letters import DeadLetterFile
+from collector.event_loop import Inbox
 from collector.ledger.hours import QUIET_SECONDS
 from collector.ledger.ledger_file import LedgerFile
-from collector.service import Collector, Inbox, RetryPolicy, last_will, session_options
+from collector.metrics import Metrics
+from collector.presence import last_will, session_options
+from collector.service import Collector
 from collector.settings import CollectorSection
 from collector.sinks.sink import SinkUnavailableError
 from collector.state_folder import LEDGER
-from collector.vitals import Vitals
+from collector.store_retry import RetryPolicy
 from contract import topics
 from contract.errors import ConnectionRefusedByBrokerError
 from contract.messages import (
@@ -66,14 +69,14 @@ class Bench:
         self.inbox = Inbox()
         self.broker = FakeBroker(self.inbox.put)
         self.sink = MemorySink()
-        self.vitals = Vitals()
+        self.metrics = Metrics()
         self._ready = threading.Event()
 
     def run(self) -> None:
         """As `__main__` does: all files belong to this thread."""
         with (
             closing(LedgerFile(self.folder, busy_seconds=0.05)) as ledger,
-            closing(DeadLetterFile(self.folder, megabytes=1.0)) as letters,
+            closing(DeadLetterFile(self.folder, megabytes=1.0)) as dead_letters,
         ):
             self.collector = Collector(
                 self.section,
@@ -81,9 +84,9 @@ class Bench:
                 self.sink,
                 self.inbox,
                 ledger=ledger,
-                letters=letters,
-                retry=Hasty(),
-                vitals=self.vitals,
+                dead_letters=dead_letters,
+                policy=Hasty(),
+                metrics=self.metrics,
                 quiet_seconds=self.quiet_seconds,
             )
             self._ready.set()
@@ -184,7 +187,7 @@ def test_stop_finishes_the_batch_at_hand(tmp_path: Path) -> None:
     bench = Bench(tmp_path, CollectorSection(batch_points=100, batch_seconds=60.0))
     with bench.running():
         bench.send(1, 2, 3)
-        bench.wait(lambda: bench.collector.counts["received"] == 3)
+        bench.wait(lambda: bench.metrics.counts["received"] == 3)
 
     assert bench.sink.seqs() == [1, 2, 3]
     assert bench.broker.unacknowledged == []
@@ -222,7 +225,7 @@ def test_poison_is_told_and_acknowledged_and_the_rest_is_stored(tmp_path: Path) 
 
     assert bench.sink.seqs() == [1, 2]
     assert [letter.reason for letter in bench.letters()] == ["malformed"]
-    assert bench.collector.counts["dead malformed"] == 1
+    assert bench.metrics.counts["dead malformed"] == 1
 
 
 def test_much_poison_keeps_to_the_broker_s_window(tmp_path: Path) -> None:
@@ -313,8 +316,8 @@ def test_what_waits_stays_bounded_while_the_store_is_away(tmp_path: Path) -> Non
         for _ in range(50):
             bench.broker.disconnect()
             bench.broker.connect()
-        bench.wait(lambda: bench.collector.counts["received"] >= 200)
-        bench.wait(lambda: bench.collector.counts["dropped"] > 0)
+        bench.wait(lambda: bench.metrics.counts["received"] >= 200)
+        bench.wait(lambda: bench.metrics.counts["dropped"] > 0)
         bench.sink.failure = None
         bench.wait(lambda: not bench.broker.unacknowledged)
 
@@ -531,7 +534,7 @@ def test_hour_that_is_over_is_counted(tmp_path: Path) -> None:
         bench.wait(lambda: counted(bench) == [4])
 
     assert not bench.broker.unacknowledged
-    assert bench.collector.counts["windows"] == 4
+    assert bench.metrics.counts["windows"] == 4
 
 
 def test_hour_is_not_counted_before_it_was_quiet(tmp_path: Path) -> None:
@@ -558,14 +561,14 @@ def test_hours_that_cannot_be_stored_hold_nobody_up(
         bench.wait(lambda: "cannot count hours" in caplog.text)
         send_old(bench, 1)
         bench.wait(lambda: not bench.broker.unacknowledged)
-        assert bench.vitals.storing
+        assert bench.metrics.storing
         assert counted(bench) == []
         bench.sink.fails_for = None
         bench.wait(lambda: counted(bench) == [2])
 
     assert caplog.text.count("cannot count hours, trying on: window_hour: away") == 1
     assert caplog.text.count("hours are counted again") == 1
-    assert bench.collector.counts["write errors"] == 0
+    assert bench.metrics.counts["write errors"] == 0
 
 
 def test_hours_that_the_store_refuses_are_one_line(
@@ -588,6 +591,18 @@ def test_hours_that_the_store_refuses_are_one_line(
 def dirty_hours(bench: Bench) -> int:
     with closing(sqlite3.connect(bench.folder / LEDGER)) as connection:
         return int(connection.execute("SELECT count(*) FROM dirty_hour").fetchone()[0])
+
+
+def test_only_stored_windows_make_an_hour_due(tmp_path: Path) -> None:
+    """One that the store has refused is in no count."""
+    bench = Bench(tmp_path)
+    bench.sink.refuses = lambda point: point.measurement == "window"
+    with bench.running():
+        send_old(bench, 0)
+        bench.wait(lambda: not bench.broker.unacknowledged)
+
+    assert len(bench.letters()) == 1
+    assert dirty_hours(bench) == 0
 
 
 def test_missing_windows_are_one_line_and_so_is_their_return(
@@ -629,34 +644,34 @@ def test_ledger_that_cannot_be_written_holds_up_acknowledgements(tmp_path: Path)
     assert bench.receipts()[-1].stored_up_to == 1
 
 
-def test_vitals_tell_of_a_store_that_is_away(tmp_path: Path) -> None:
+def test_metrics_tell_of_a_store_that_is_away(tmp_path: Path) -> None:
     """Messages wait from the first that could not be stored; with the store, nothing waits."""
     bench = Bench(tmp_path)
     with bench.running():
         bench.send(0)
         bench.wait(lambda: not bench.broker.unacknowledged)
-        bench.wait(lambda: bench.vitals.waiting_since is None)
+        bench.wait(lambda: bench.metrics.waiting_since is None)
         bench.sink.failure = SinkUnavailableError("away")
         bench.send(1)
-        bench.wait(lambda: not bench.vitals.storing)
+        bench.wait(lambda: not bench.metrics.storing)
         later = time.monotonic() + 100.0
-        waits = bench.vitals.waiting_since
-        bench.vitals.turned_at = later
-        trouble = bench.vitals.trouble(now_seconds=later, stall_seconds=60.0)
+        waits = bench.metrics.waiting_since
+        bench.metrics.turned_at = later
+        trouble = bench.metrics.trouble(now_seconds=later, stall_seconds=60.0)
         bench.sink.failure = None
-        bench.wait(lambda: bench.vitals.waiting_since is None)
+        bench.wait(lambda: bench.metrics.waiting_since is None)
 
     assert waits is not None
     assert trouble is not None
-    assert bench.vitals.storing
+    assert bench.metrics.storing
 
 
-def test_connection_that_is_lost_is_in_the_vitals(tmp_path: Path) -> None:
+def test_connection_that_is_lost_is_in_the_metrics(tmp_path: Path) -> None:
     """Until it is back."""
     bench = Bench(tmp_path)
     with bench.running():
-        bench.wait(lambda: bench.vitals.disconnected_at is None)
+        bench.wait(lambda: bench.metrics.disconnected_at is None)
         bench.broker.disconnect()
-        bench.wait(lambda: bench.vitals.disconnected_at is not None)
+        bench.wait(lambda: bench.metrics.disconnected_at is not None)
         bench.broker.connect()
-        bench.wait(lambda: bench.vitals.disconnected_at is None)
+        bench.wait(lambda: bench.metrics.disconnected_at is None)

@@ -14,8 +14,8 @@ import pytest
 import yaml
 
 from collector.grafana.panels import HOURLY_SOURCE_UID
-from collector.ledger.hours import HOUR_US, hour_of
 from collector.settings import InfluxDbSection
+from collector.sinks.hour_figures import HOUR_US, hour_of
 from collector.sinks.influxdb import InfluxDbSink
 from contract.messages import CODES, MachineState, UpdatePhase, WindowHour
 from contract.points import Point

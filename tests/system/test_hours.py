@@ -10,8 +10,8 @@ from statistics import fmean
 import msgspec
 import pytest
 
-from collector.ledger.hours import HOUR_US
 from collector.settings import InfluxDbSection
+from collector.sinks.hour_figures import HOUR_US
 from collector.sinks.influxdb import InfluxDbSink
 from collector.sinks.sink import Sink, SinkUnavailableError
 from collector.sinks.sqlite import SqliteSink

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from collector.health import ask
+from collector.health_endpoint import ask
 from collector.ledger.ledger_file import LedgerFile
 from collector.settings import InfluxDbSection
 from collector.sinks.influxdb import InfluxDbSink
@@ -243,7 +243,8 @@ def test_boot_without_a_goodbye_is_told_with_its_tail(
     node.publish(*map(window, range(4)), account(6, waiting=1, tail_windows=5, discarded_full=1))
     node.publish(status(PresenceReason.CONNECTED, boot=NEXT_BOOT), window(0, boot=NEXT_BOOT))
     node.publish(account(1, boot=NEXT_BOOT, ended=True))
-    wait_until(lambda: stored_count(database) == 4 + 0, "the windows", seconds=10.0)
+    ended = f"SELECT count(*) > 0 FROM ledger WHERE boot = '{NEXT_BOOT}' AND \"end\" = 'goodbye'"
+    wait_until(lambda: list(query(database, ended)) == [(1,)], "the goodbye")
     assert program.terminate() == 0
 
     done = command(program, "ledger")

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from collector.ledger.ledger import Boot, Change, Ledger, Patience, key_of, seqs_of
+from collector.ledger.boot import Boot, Patience
+from collector.ledger.ledger import Change, Ledger, key_of, seqs_of
 from contract.messages import BootEnd, LedgerEntry, Message, Presence, PresenceReason, Status
 from tests.collector.examples import BOOT, NEXT_BOOT, account, backlog, state, status, window
 
@@ -335,7 +336,7 @@ HEARD: st.SearchStrategy[Message] = st.one_of(
 
 
 @given(st.lists(st.tuples(HEARD, st.integers(0, 2 * GAP_US))))
-def test_books_balance_whatever_is_heard(heard: list[tuple[Message, int]]) -> None:
+def test_accounts_balance_whatever_is_heard(heard: list[tuple[Message, int]]) -> None:
     """Produced is the sum of the others unless a node calls given up what it had delivered."""
     story = Story()
     for message, us in heard:

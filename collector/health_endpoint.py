@@ -17,7 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import msgspec
 
-from collector.vitals import Vitals
+from collector.metrics import Metrics
 from contract.errors import EarshotError
 from contract.printable import printable
 
@@ -49,32 +49,32 @@ class HealthReport(msgspec.Struct, frozen=True, kw_only=True):
     missing_windows: int
 
 
-def report(vitals: Vitals, *, now_seconds: float, stall_seconds: float) -> HealthReport:
+def report(metrics: Metrics, *, now_seconds: float, stall_seconds: float) -> HealthReport:
     """How the collector is now."""
-    reason = vitals.trouble(now_seconds=now_seconds, stall_seconds=stall_seconds)
-    since = vitals.waiting_since
+    reason = metrics.trouble(now_seconds=now_seconds, stall_seconds=stall_seconds)
+    since = metrics.waiting_since
     return HealthReport(
         healthy=reason is None,
         reason=reason,
-        uptime_s=round(now_seconds - vitals.began_at, 1),
-        connected=vitals.disconnected_at is None,
-        storing=vitals.storing,
-        received=vitals.received,
-        stored_points=vitals.stored_points,
-        waiting_messages=vitals.waiting_messages,
+        uptime_s=round(now_seconds - metrics.began_at, 1),
+        connected=metrics.disconnected_at is None,
+        storing=metrics.storing,
+        received=metrics.counts["received"],
+        stored_points=metrics.counts["stored"],
+        waiting_messages=metrics.waiting_messages,
         waiting_s=0.0 if since is None else round(now_seconds - since, 1),
-        missing_windows=vitals.missing_windows,
+        missing_windows=metrics.missing_windows,
     )
 
 
 @contextmanager
-def served(listen: str | None, vitals: Vitals, *, stall_seconds: float) -> Iterator[str | None]:
+def served(listen: str | None, metrics: Metrics, *, stall_seconds: float) -> Iterator[str | None]:
     """Answer as long as the context lasts.
 
     Args:
         listen: host and port; None answers nobody.
-        vitals: what is told.
-        stall_seconds: see `Vitals.trouble`.
+        metrics: what is told.
+        stall_seconds: see `Metrics.trouble`.
 
     Yields:
         Where, with the port that was chosen for port 0.
@@ -94,7 +94,7 @@ def served(listen: str | None, vitals: Vitals, *, stall_seconds: float) -> Itera
             if self.path.partition("?")[0] != PATH:
                 self.send_error(HTTPStatus.NOT_FOUND)
                 return
-            found = report(vitals, now_seconds=time.monotonic(), stall_seconds=stall_seconds)
+            found = report(metrics, now_seconds=time.monotonic(), stall_seconds=stall_seconds)
             body = msgspec.json.encode(found) + b"\n"
             healthy = HTTPStatus.OK if found.healthy else HTTPStatus.SERVICE_UNAVAILABLE
             self.send_response(healthy)

@@ -8,57 +8,28 @@ import pytest
 
 from collector.__main__ import main
 from collector.commands import EXIT_NOT_DONE
-from collector.health import HealthAddressError, ask, served
-from collector.vitals import Vitals
+from collector.health_endpoint import HealthAddressError, ask, served
+from collector.metrics import Metrics
 from contract.errors import EXIT_BAD_INPUT
-from contract.messages import Clock
-from tests.collector.examples import START_US, window
 from tests.rig.ports import free_port
 
 STALL_S = 60.0
 
 
-def well() -> Vitals:
-    vitals = Vitals()
-    vitals.disconnected_at = None
-    return vitals
-
-
-def test_collector_that_is_connected_and_moves_is_healthy() -> None:
-    """Also when nothing has come for long: machines may be switched off."""
-    vitals = well()
-
-    assert vitals.trouble(now_seconds=vitals.turned_at + 59.0, stall_seconds=STALL_S) is None
-
-
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        ("turned_at", "the program has not moved for 61 s"),
-        ("disconnected_at", "no connection to the broker for 61 s"),
-        ("waiting_since", "messages wait and cannot be stored for 61 s"),
-    ],
-)
-def test_trouble_counts_when_it_lasts(name: str, text: str) -> None:
-    """And not before."""
-    vitals = well()
-    began = vitals.turned_at
-    vitals.turned_at = began + 100.0
-    setattr(vitals, name, began + 100.0)
-
-    assert vitals.trouble(now_seconds=began + 159.0, stall_seconds=STALL_S) is None
-    vitals.turned_at = vitals.turned_at if name == "turned_at" else began + 161.0
-    assert vitals.trouble(now_seconds=began + 161.0, stall_seconds=STALL_S) == text
+def well() -> Metrics:
+    metrics = Metrics()
+    metrics.disconnected_at = None
+    return metrics
 
 
 def test_whoever_asks_is_told() -> None:
     """With status 200 or 503, and the reason."""
-    vitals = well()
-    vitals.received = 12
-    with served("127.0.0.1:0", vitals, stall_seconds=STALL_S) as where:
+    metrics = well()
+    metrics.counts["received"] = 12
+    with served("127.0.0.1:0", metrics, stall_seconds=STALL_S) as where:
         assert where is not None
         good = ask(where)
-        vitals.disconnected_at = vitals.began_at - 100.0
+        metrics.disconnected_at = metrics.began_at - 100.0
         with pytest.raises(urllib.error.HTTPError) as caught:
             urllib.request.urlopen(f"http://{where}/health", timeout=5.0)
         with caught.value:
@@ -109,12 +80,12 @@ def test_command_asks_and_its_exit_code_is_the_answer(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """For a container's health check."""
-    vitals = well()
-    with served("127.0.0.1:0", vitals, stall_seconds=STALL_S) as where:
+    metrics = well()
+    with served("127.0.0.1:0", metrics, stall_seconds=STALL_S) as where:
         assert where is not None
         monkeypatch.setenv("EARSHOT_COLLECTOR_HEALTH_LISTEN", where)
         codes = [main(["health"])]
-        vitals.waiting_since = vitals.began_at - 100.0
+        metrics.waiting_since = metrics.began_at - 100.0
         codes.append(main(["health"]))
     codes.append(main(["health"]))
     monkeypatch.delenv("EARSHOT_COLLECTOR_HEALTH_LISTEN")
@@ -125,14 +96,3 @@ def test_command_asks_and_its_exit_code_is_the_answer(
     assert first == "healthy"
     assert second.startswith("not healthy: messages wait and cannot be stored for 1")
     assert third.startswith("not healthy: no answer from 127.0.0.1:")
-
-
-def test_lag_is_that_of_windows_whose_time_can_be_believed() -> None:
-    """Median and 95th percentile, from a window's end to its being stored; told once."""
-    vitals = Vitals()
-    for lag in range(1, 101):
-        vitals.note_stored(window(0), now_us=START_US + 2_000_000 + lag * 10_000)
-    vitals.note_stored(window(0, clock=Clock.UNSYNCED), now_us=START_US + 10**12)
-
-    assert vitals.take_lags() == (0.51, 0.96)
-    assert vitals.take_lags() == (None, None)
