@@ -14,6 +14,7 @@ import shutil
 import signal
 import sys
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,7 +35,7 @@ _NOTICE = """\
 This writes the sound of this room to disk:
     {folder}
 People who can be heard there must have been told, before it starts: what is recorded, for how long
-({minutes:g} minutes), for what (to train a model of the machine), and whom to ask to delete it.
+({duration}), for what (to train a model of the machine), and whom to ask to delete it.
 Nothing is sent anywhere. Delete what nobody needs any more."""
 _SESSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _RESERVE_BYTES = 100_000_000
@@ -64,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
     from contract.features import FeatureParams
     from node.checks.sound_checks import settings_source
     from node.settings import load_settings
-    from node.sound.recorder import RecordError, planned_files
+    from node.sound.recorder import RecordError, planned_seconds
 
     config = settings_file(options.config, SETTINGS_NAME)
     settings = None if config is None else load_settings(config, {})
@@ -77,19 +78,19 @@ def run(options: argparse.Namespace) -> int:
     folder: Path = options.out / options.label / session
     if folder.exists():
         raise RecordError(f"{folder} is there already: choose another --session")
-    _get_consent(folder, options.minutes, confirmed=options.yes)
+    lengths = planned_seconds(options.minutes, options.file_seconds)
+    _get_consent(folder, sum(lengths), confirmed=options.yes)
     stop = threading.Event()
     handlers = {
         number: signal.signal(number, lambda *_: _interrupted(stop))
         for number in (signal.SIGINT, signal.SIGTERM)
     }
-    files = planned_files(options.minutes, options.file_seconds)
     try:
-        recorded = _record(options, settings, source, folder, stop, files=files)
+        recorded = _record(options, settings, source, folder, stop, lengths=lengths)
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-    _tell(recorded, folder, options.out, planned=files)
+    _tell(recorded, folder, options.out, planned=len(lengths))
     if recorded.fault is not None:
         raise recorded.fault
     if not recorded.files:
@@ -107,13 +108,13 @@ def _record(
     folder: Path,
     stop: threading.Event,
     *,
-    files: int,
+    lengths: Sequence[int],
 ) -> "Recorded":
     from node.sound.level_meter import LevelMeter
     from node.sound.recorder import FACTS_NAME, record, write_facts
 
     meter = LevelMeter(sys.stderr) if sys.stderr.isatty() else None
-    total_seconds = files * options.file_seconds
+    total_seconds = sum(lengths)
 
     def watch(block: "Block", rate_hz: int, seconds: float) -> None:
         if meter is not None:
@@ -121,9 +122,7 @@ def _record(
             meter.hear(block, rate_hz, f"{left_s // 60}:{left_s % 60:02d}")
 
     with source:
-        _check_space(
-            options.out, files, file_seconds=options.file_seconds, rate_hz=source.sample_rate_hz
-        )
+        _check_space(options.out, lengths, rate_hz=source.sample_rate_hz)
         new = [p for p in (folder, folder.parent, options.out) if not p.exists()]
         _make(folder)
         facts = _facts(options, settings, source, folder.name)
@@ -135,8 +134,7 @@ def _record(
             recorded = record(
                 source,
                 folder,
-                files=files,
-                file_seconds=options.file_seconds,
+                lengths_seconds=lengths,
                 stop=stop,
                 watch=watch,
             )
@@ -168,10 +166,10 @@ def _section(options: argparse.Namespace, settings: "NodeSettings | None") -> "S
     return found
 
 
-def _get_consent(folder: Path, minutes: float, *, confirmed: bool) -> None:
+def _get_consent(folder: Path, seconds: int, *, confirmed: bool) -> None:
     from node.sound.recorder import RecordError
 
-    print(_NOTICE.format(folder=folder.absolute(), minutes=minutes), flush=True)
+    print(_NOTICE.format(folder=folder.absolute(), duration=_duration(seconds)), flush=True)
     if confirmed:
         return
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
@@ -185,11 +183,11 @@ def _get_consent(folder: Path, minutes: float, *, confirmed: bool) -> None:
     raise RecordError("Not confirmed: nothing was recorded")
 
 
-def _check_space(out: Path, files: int, *, file_seconds: int, rate_hz: int) -> None:
+def _check_space(out: Path, lengths: Sequence[int], *, rate_hz: int) -> None:
     from node.sound.recorder import RecordError, planned_bytes
 
     place = next(p for p in (out.absolute(), *out.absolute().parents) if p.is_dir())
-    needed = planned_bytes(files, file_seconds=file_seconds, sample_rate_hz=rate_hz)
+    needed = planned_bytes(lengths, sample_rate_hz=rate_hz)
     free = shutil.disk_usage(place).free
     if needed + _RESERVE_BYTES > free:
         raise RecordError(
@@ -280,13 +278,20 @@ def _interrupted(stop: threading.Event) -> None:
     stop.set()
 
 
+def _duration(seconds: int) -> str:
+    minutes, rest = divmod(seconds, 60)
+    if not rest:
+        return f"{minutes} minute{'' if minutes == 1 else 's'}"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
 def _minutes(text: str) -> float:
     try:
         minutes = float(text)
     except ValueError:
         minutes = 0.0
-    if not 0.01 <= minutes <= 1440.0:
-        raise argparse.ArgumentTypeError(f"expected 0.01 to 1440, got {text!r}")
+    if not 0.04 <= minutes <= 1440.0:
+        raise argparse.ArgumentTypeError(f"expected 0.04 (2 s) to 1440 (a day), got {text!r}")
     return minutes
 
 

@@ -1,4 +1,4 @@
-"""Sound to disk, for training: WAV files of one length, each whole or not there.
+"""Sound to disk, for training: WAV files, each whole or not there.
 
 This is the only place in earshot that writes sound, and only the `record` command uses it.
 
@@ -15,7 +15,7 @@ import io
 import threading
 import time
 import wave
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, Literal
 
@@ -37,6 +37,8 @@ _FULL_SCALE: Final = 2**23
 _READ_SECONDS: Final = 0.5
 _SILENT_SECONDS: Final = 10.0
 """A capture program that lives and gives nothing for so long gives nothing any more."""
+_SHORTEST_SECONDS: Final = 2
+"""A window: a shorter file trains nothing."""
 _ROUNDING_SECONDS: Final = 1e-6
 """Less than a sample of any rate; sums of blocks' lengths are off by less."""
 
@@ -65,22 +67,31 @@ class Recorded(msgspec.Struct, frozen=True, kw_only=True):
     """Why it ended early, if somebody has to do something about it."""
 
 
-def planned_files(minutes: float, file_seconds: int) -> int:
-    """How many files so many minutes are, the last one whole."""
-    return max(1, -int(-minutes * 60 // file_seconds))
+def planned_seconds(minutes: float, file_seconds: int) -> tuple[int, ...]:
+    """How long each file is of a recording of so many minutes, which are rounded to a second.
+
+    The last one has what is left over; where that is less than a window, it goes to the one before.
+    """
+    count, rest = divmod(max(1, round(minutes * 60)), file_seconds)
+    lengths = [file_seconds] * count
+    if rest and lengths and rest < _SHORTEST_SECONDS:
+        lengths[-1] += rest
+    elif rest:
+        lengths.append(rest)
+    return tuple(lengths)
 
 
-def planned_bytes(files: int, *, file_seconds: int, sample_rate_hz: int) -> int:
-    """How many bytes so many files take on disk."""
-    return files * (_HEADER_BYTES + file_seconds * sample_rate_hz * SAMPLE_BYTES)
+def planned_bytes(lengths_seconds: Sequence[int], *, sample_rate_hz: int) -> int:
+    """How many bytes files of these lengths take on disk."""
+    sound = sum(lengths_seconds) * sample_rate_hz * SAMPLE_BYTES
+    return len(lengths_seconds) * _HEADER_BYTES + sound
 
 
 def record(
     source: AudioSource | MicrophoneSource,
     folder: Path,
     *,
-    files: int,
-    file_seconds: int,
+    lengths_seconds: Sequence[int],
     stop: threading.Event,
     watch: Watch,
     clock: Callable[[], float] = time.monotonic,
@@ -90,8 +101,8 @@ def record(
     Args:
         source: entered.
         folder: a new one, which this recording has for itself.
-        files: how many to write at most; fewer come of it when sound is lost on the way.
-        file_seconds: length of each.
+        lengths_seconds: how long each file is to be; fewer come of it when sound is lost on the
+            way.
         stop: ends it, the whole files kept.
         watch: shows each block to the user.
         clock: seconds.
@@ -103,7 +114,8 @@ def record(
     ending: Ending = "complete"
     fault: EarshotError | None = None
     last_heard_s = clock()
-    while heard_seconds < files * file_seconds - _ROUNDING_SECONDS:
+    total_seconds = sum(lengths_seconds)
+    while heard_seconds < total_seconds - _ROUNDING_SECONDS:
         if stop.is_set():
             ending = "stopped"
             break
@@ -129,12 +141,12 @@ def record(
         held.append(block.samples)
         held_samples += len(block.samples)
         held_clipped += clipped_share(block) * len(block.samples)
-        if held_samples < file_seconds * rate_hz:
+        if held_samples < lengths_seconds[kept] * rate_hz:
             continue
         samples = np.concatenate(held)
         try:
-            while len(samples) >= file_seconds * rate_hz:
-                whole, samples = np.split(samples, [file_seconds * rate_hz])
+            while kept < len(lengths_seconds) and len(samples) >= lengths_seconds[kept] * rate_hz:
+                whole, samples = np.split(samples, [lengths_seconds[kept] * rate_hz])
                 _write(folder / f"{kept:04d}.wav", wav_bytes(whole, rate_hz))
                 levels.hear(whole, clipped=held_clipped / held_samples)
                 kept += 1
@@ -145,10 +157,10 @@ def record(
         held, held_samples = [samples], len(samples)
     return Recorded(
         files=kept,
-        seconds=kept * file_seconds,
+        seconds=sum(lengths_seconds[:kept]),
         level=levels.level,
         overruns=source.overruns,
-        discarded_seconds=max(0.0, round(heard_seconds - kept * file_seconds, 3)),
+        discarded_seconds=max(0.0, round(heard_seconds - sum(lengths_seconds[:kept]), 3)),
         ending=ending,
         fault=fault,
     )

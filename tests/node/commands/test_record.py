@@ -18,7 +18,7 @@ import soundfile
 
 from contract.features import Float32Array
 from node.sound.errors import SourceError
-from node.sound.recorder import planned_bytes, planned_files, record, wav_bytes
+from node.sound.recorder import planned_bytes, planned_seconds, record, wav_bytes
 from node.sound.source import Block, EndOfSound
 from tests.rig.fake_source import Sound
 from training.sound.dataset import find_dataset
@@ -272,7 +272,7 @@ def test_no_file_holds_a_gap(tmp_path: Path) -> None:
     source = Sound(blocks(samples, gap_before=12), sample_rate_hz=RATE_HZ)
 
     recorded = record(
-        source, tmp_path, files=4, file_seconds=2, stop=threading.Event(), watch=unwatched
+        source, tmp_path, lengths_seconds=[2] * 4, stop=threading.Event(), watch=unwatched
     )
 
     names = sorted(p.name for p in tmp_path.iterdir())
@@ -293,7 +293,7 @@ def test_fault_of_the_source_is_kept_for_the_end(tmp_path: Path) -> None:
     source = Sound(blocks(noise(3.0)), sample_rate_hz=RATE_HZ, end=fault)
 
     recorded = record(
-        source, tmp_path, files=4, file_seconds=2, stop=threading.Event(), watch=unwatched
+        source, tmp_path, lengths_seconds=[2] * 4, stop=threading.Event(), watch=unwatched
     )
 
     assert (recorded.files, recorded.ending, recorded.fault) == (1, "lost", fault)
@@ -307,8 +307,7 @@ def test_microphone_that_hangs_is_not_waited_for(tmp_path: Path) -> None:
     recorded = record(
         source,
         tmp_path,
-        files=4,
-        file_seconds=2,
+        lengths_seconds=[2] * 4,
         stop=threading.Event(),
         watch=unwatched,
         clock=lambda: next(ticks),
@@ -332,8 +331,43 @@ def test_samples_are_rounded_and_clipped(tmp_path: Path, value: float, expected:
     assert (np.asarray(words, np.int32) >> 8).tolist() == [expected] * 5
 
 
-def test_plan_is_whole_files() -> None:
-    """Minutes are rounded up to whole files, and their bytes are known before."""
-    assert planned_files(30, 10) == 180
-    assert planned_files(0.2, 10) == 2
-    assert planned_bytes(180, file_seconds=10, sample_rate_hz=48_000) == 180 * (44 + 1_440_000)
+@pytest.mark.parametrize(
+    ("minutes", "file_seconds", "lengths"),
+    [
+        (30, 10, (10,) * 180),
+        (0.2, 10, (10, 2)),
+        (0.2, 4, (4, 4, 4)),
+        (0.35, 10, (10, 11)),
+        (0.1, 10, (6,)),
+        (1, 7, (7, 7, 7, 7, 7, 7, 7, 7, 4)),
+        (0.04, 60, (2,)),
+        (0.51, 2, (2,) * 14 + (3,)),
+    ],
+)
+def test_plan_is_what_was_agreed_to_the_second(
+    minutes: float, file_seconds: int, lengths: tuple[int, ...]
+) -> None:
+    """No second more is recorded than people were told of, and no file is shorter than a window."""
+    assert planned_seconds(minutes, file_seconds) == lengths
+
+
+def test_bytes_are_known_before() -> None:
+    """So that a disk that is too small is told of before anything is recorded."""
+    assert planned_bytes([10] * 180, sample_rate_hz=48_000) == 180 * (44 + 1_440_000)
+    assert planned_bytes([10, 2], sample_rate_hz=16_000) == 2 * 44 + 12 * 48_000
+
+
+def test_last_file_is_shorter(tmp_path: Path) -> None:
+    """What is left over of the minutes is a file of its own, and then it ends."""
+    (tmp_path / "set").mkdir()
+    done = run(
+        *("--out", str(tmp_path / "set"), "--label", "normal", "--session", "s", "--yes"),
+        *("--source", "synthetic:fan?seconds=30", "--fast", "--minutes", "0.2"),
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert "(12 s)" in done.stdout
+    folder = tmp_path / "set" / "normal" / "s"
+    files = sorted(folder.glob("*.wav"))
+    assert [soundfile.info(file).duration for file in files] == [10.0, 2.0]
+    assert json.loads((folder / "session.json").read_text())["seconds"] == 12
