@@ -25,12 +25,13 @@ def locked(folder: Path) -> Iterator[None]:
         CollectorStateError: it cannot be made or written to, or another program holds it.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         # Not the lock file alone: the ledger makes files beside it.
         probe = folder / f".probe-{os.getpid()}"
         probe.touch()
         probe.unlink()
-        file = (folder / _LOCK).open("w")
+        # Only this user may open it: whoever can, can lock it.
+        file = os.fdopen(os.open(folder / _LOCK, os.O_WRONLY | os.O_CREAT, 0o600), "w")
     except OSError as error:
         raise CollectorStateError(
             f"{folder}: expected a folder that this user may write to, got: {error.strerror};"

@@ -124,7 +124,7 @@ class SiteStore:
         self._status_kept: CalibrationStatus | None = None
         self._failed: set[str] = set()
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             probe = folder / f".probe-{os.getpid()}"
             probe.touch()
             probe.unlink()
@@ -146,7 +146,7 @@ class SiteStore:
         """
         with ExitStack() as stack:
             try:
-                file = stack.enter_context((self._folder / _LOCK).open("w"))
+                file = stack.enter_context(_private(self._folder / _LOCK))
                 _lock(file)
             except BlockingIOError as error:
                 raise StateFolderError(
@@ -303,6 +303,11 @@ class SiteStore:
                 sync_folder(path.parent)
         except OSError as error:
             raise StateFolderError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def _private(path: Path) -> IO[str]:
+    """A file that only this user may open: whoever can, can lock it."""
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "w")
 
 
 def _lock(file: IO[str]) -> None:

@@ -519,3 +519,17 @@ def test_file_is_on_the_disk_before_it_takes_the_place_of_the_old_one(
     ]
     assert done[0][1:] == done[1][1:] == (kept.st_ino, kept.st_size)
     assert kept.st_size > 100
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
+def test_folder_and_lock_are_nobody_elses(tmp_path: Path, umask: int) -> None:
+    """Whoever could open the lock could keep the program from starting."""
+    folder = tmp_path / "state"
+    before = os.umask(umask)
+    try:
+        with SiteStore(folder).locked():
+            modes = [stat.S_IMODE(path.stat().st_mode) for path in (folder, folder / "node.lock")]
+    finally:
+        os.umask(before)
+
+    assert modes == [0o700, 0o600]
