@@ -14,7 +14,8 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from contract.features import FeatureExtractor, FeatureParams
+from contract.feature_params import FeatureParams
+from contract.features import FeatureExtractor
 from node.sound.synthetic import MachineSound, Synthesizer
 from training.detector.autoencoders import Trained, train
 from training.detector.quantize import to_tflite

@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from contract.errors import FeatureError, ReleaseError
-from contract.features import FeatureParams
+from contract.feature_params import FeatureParams
 from contract.messages import Positive, Sha256, Text, TimeUs
 from contract.topics import RELEASE_NAME_PATTERN
 

@@ -12,7 +12,7 @@ lock() {
 }
 
 lock --extra dev --output-file requirements/dev.txt
-for extra in node collector training; do
+for extra in node collector fleet training; do
     lock --extra "$extra" --constraint requirements/dev.txt --output-file "requirements/$extra.txt"
 done
 # setuptools builds the editable install; the demo installs it from the same lock.

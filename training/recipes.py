@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from contract.errors import FeatureError
-from contract.features import FeatureParams
+from contract.feature_params import FeatureParams
 from contract.topics import RELEASE_NAME_PATTERN
 from training.errors import RecipeError
 

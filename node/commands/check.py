@@ -101,7 +101,7 @@ def _guarded(name: str, check: "Iterator[Finding]") -> "Iterator[Finding]":
 def _sound(settings: "NodeSettings", seconds: float, *, draws: bool) -> "Iterator[Finding]":
     """Release, microphone, level, and time to score."""
     from contract.errors import ReleaseError
-    from contract.features import FeatureParams
+    from contract.feature_params import FeatureParams
     from node.checks import sound_checks
     from node.findings import ok, problem
     from node.scoring.release_store import read_release

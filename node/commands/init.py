@@ -303,7 +303,7 @@ def _broker(text: str) -> tuple[str, int | None]:
 
 def _spec(text: str) -> str:
     """A source from a microphone's key or from a whole source."""
-    from contract.features import FeatureParams
+    from contract.feature_params import FeatureParams
     from node.sound.choose import MICROPHONE, SYNTHETIC, choose_source
 
     if not text.strip():

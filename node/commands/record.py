@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Record."""
-    from contract.features import FeatureParams
+    from contract.feature_params import FeatureParams
     from node.checks.sound_checks import settings_source
     from node.settings import load_settings
     from node.sound.recorder import RecordError, planned_seconds

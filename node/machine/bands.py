@@ -11,7 +11,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from contract.features import FeatureParams, Float32Array, dct_matrix, mel_edges_hz
+from contract.feature_params import FeatureParams
+from contract.features import Float32Array, dct_matrix, mel_edges_hz
 
 STRONGEST = 3
 _GROUPS = 16

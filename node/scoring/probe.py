@@ -13,7 +13,8 @@ release there is, so it stays.
 import numpy as np
 import numpy.typing as npt
 
-from contract.features import FeatureParams, Float32Array
+from contract.feature_params import FeatureParams
+from contract.features import Float32Array
 
 
 def probe(features: FeatureParams) -> Float32Array:

@@ -9,7 +9,8 @@ import numpy.typing as npt
 import pytest
 
 from contract.errors import FeatureError
-from contract.features import FeatureExtractor, FeatureParams, mel_edges_hz, mel_filters
+from contract.feature_params import FeatureParams
+from contract.features import FeatureExtractor, mel_edges_hz, mel_filters
 
 Samples = npt.NDArray[np.float32]
 

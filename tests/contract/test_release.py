@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contract.errors import ReleaseError
-from contract.features import FeatureParams
+from contract.feature_params import FeatureParams
 from contract.release import (
     MAX_FILE_BYTES,
     MAX_MANIFEST_BYTES,

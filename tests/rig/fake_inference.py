@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from contract.features import FeatureParams
+from contract.feature_params import FeatureParams
 from contract.release import LogNormals, Manifest, Model, Threshold, Training, describe_file
 from node.scoring.release_store import Release
 from node.scoring.runtime import Runtime

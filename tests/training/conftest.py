@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from contract.features import FeatureParams, Float32Array
+from contract.feature_params import FeatureParams
+from contract.features import Float32Array
 from contract.release import Manifest, Model, Threshold, Training, describe_file
 from node.scoring.runtime import find_runtime
 from node.sound.synthetic import FAULTS, MachineSound

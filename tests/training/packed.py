@@ -3,7 +3,7 @@
 import random
 from pathlib import Path
 
-from contract.features import FeatureParams
+from contract.feature_params import FeatureParams
 from contract.release import (
     ENVELOPE_NAME,
     MANIFEST_NAME,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from contract.features import FeatureParams
+from contract.feature_params import FeatureParams
 from training.errors import RecipeError
 from training.recipes import DEFAULT_RECIPE, ModelRecipe, read_recipe, recipe_names, with_epochs
 from training.runs.train import HOP_SECONDS

@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from contract import VERSION
-from contract.features import FeatureParams
+from contract.feature_params import FeatureParams
 from contract.release import Manifest, Threshold
 from node.scoring.release_store import read_release
 from training.errors import DataError, DestinationError

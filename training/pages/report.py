@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 import numpy as np
 
-from contract.features import FeatureParams, Float32Array
+from contract.feature_params import FeatureParams
+from contract.features import Float32Array
 from contract.release import Threshold, squeezed
 from node.scoring.detector import Detector
 from node.scoring.release_store import Release

@@ -7,7 +7,8 @@ import msgspec
 import numpy as np
 
 from contract.errors import ReleaseError
-from contract.features import FeatureExtractor, FeatureParams
+from contract.feature_params import FeatureParams
+from contract.features import FeatureExtractor
 from contract.release import (
     MAX_COMMAND,
     MAX_FILE_BYTES,

@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 from sklearn.model_selection import train_test_split
 
-from contract.features import FeatureParams
+from contract.feature_params import FeatureParams
 from contract.release import MAX_COMMAND, Manifest, Threshold, Training
 from node.scoring.detector import Detector
 from node.scoring.release_store import Release, read_release

@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 import soundfile
 
-from contract.features import FeatureParams
+from contract.feature_params import FeatureParams
 from node.sound.errors import SourceError
 from node.sound.recordings import open_recording, open_sound
 from training.errors import DestinationError

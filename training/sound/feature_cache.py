@@ -28,7 +28,8 @@ import numpy as np
 import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
-from contract.features import FeatureExtractor, FeatureParams, Float32Array
+from contract.feature_params import FeatureParams
+from contract.features import FeatureExtractor, Float32Array
 from node.scoring.scorer import level_dbfs
 from training.errors import DataError, TrainingError
 from training.progress import Progress

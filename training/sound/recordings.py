@@ -11,7 +11,8 @@ import msgspec
 import numpy as np
 import soxr
 
-from contract.features import FeatureParams, Float32Array
+from contract.feature_params import FeatureParams
+from contract.features import Float32Array
 from node.sound.errors import SourceError
 from node.sound.recordings import check_channel, open_recording, read_mono
 from training.errors import DataError

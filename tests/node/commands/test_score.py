@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from contract.features import FeatureParams
+from contract.feature_params import FeatureParams
 from contract.release import MANIFEST_NAME, encode_manifest
 from node.score_files import ScoredFileWindow, score_recordings, write
 from node.scoring.release_store import Release, read_release

@@ -6,7 +6,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from contract.features import FeatureExtractor, FeatureParams, Float32Array
+from contract.feature_params import FeatureParams
+from contract.features import FeatureExtractor, Float32Array
 from node.machine.bands import strongest_bands_hz
 from node.scoring.detector import Detector
 from node.scoring.release_store import read_release

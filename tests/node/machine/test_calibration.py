@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import genpareto, t
 
-from contract.features import FeatureParams, Float32Array
+from contract.feature_params import FeatureParams
+from contract.features import Float32Array
 from contract.messages import CalibrationPhase, MachineState
 from contract.release import Calibration, LogNormals, Manifest, Model
 from node.machine.alarm_state import CalibratedMachine

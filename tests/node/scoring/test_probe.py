@@ -7,7 +7,8 @@ import struct
 import numpy as np
 import pytest
 
-from contract.features import FeatureExtractor, FeatureParams
+from contract.feature_params import FeatureParams
+from contract.features import FeatureExtractor
 from node.scoring.probe import probe
 
 # Of the samples as 16-bit numbers: a last bit that another sine rounds elsewhere does not show.

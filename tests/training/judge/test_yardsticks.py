@@ -9,7 +9,8 @@ import pytest
 from scipy.stats import multivariate_normal
 from sklearn.neighbors import NearestNeighbors
 
-from contract.features import FeatureExtractor, FeatureParams
+from contract.feature_params import FeatureParams
+from contract.features import FeatureExtractor
 from training.errors import DataError, TrainingError
 from training.judge.metrics import auc
 from training.judge.yardsticks import (

@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
 
-from contract.features import FeatureExtractor, FeatureParams, Float32Array
+from contract.feature_params import FeatureParams
+from contract.features import FeatureExtractor, Float32Array
 from node.scoring.scorer import level_dbfs
 from tests.training.conftest import RATE_HZ, ROOT, WriteWav, hiss
 from training.errors import DataError, TrainingError
@@ -56,7 +57,7 @@ PROGRAM = """
 import multiprocessing, os, resource, signal, sys, threading, time
 from pathlib import Path
 
-from contract.features import FeatureParams
+from contract.feature_params import FeatureParams
 from training.sound.dataset import Clip
 from training.sound.feature_cache import FeatureCache, read_features
 from training.sound.recordings import Tally

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from contract.features import FeatureParams, Float32Array
+from contract.feature_params import FeatureParams
+from contract.features import Float32Array
 from tests.training.conftest import RATE_HZ, WriteWav, hiss
 from training.errors import DataError
 from training.sound.recordings import Tally, cut, read_recording
