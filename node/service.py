@@ -219,7 +219,7 @@ class _Node:
             boot=self._boot,
             now_us=self._clock.now_us,
             synced_us=self._clock.synced_us,
-            holds=clock.waits,
+            waits_for_clock=clock.waits,
             orders=() if updates is None else updates.orders,
             updates=None if updates is None else updates.happened,
         )
@@ -622,7 +622,7 @@ class _Node:
             clock=Clock.SIMULATED if self._settings.source.fast else self._clock.state,
             **msgspec.structs.asdict(board),
         )
-        self._publisher.tell_health(lambda outbox: health(**msgspec.structs.asdict(outbox)))
+        self._publisher.give_health(lambda outbox: health(**msgspec.structs.asdict(outbox)))
 
     def _latency_percentiles_ms(self) -> tuple[float | None, float | None]:
         if not self._latencies_ms:

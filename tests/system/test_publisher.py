@@ -184,7 +184,7 @@ def test_no_more_is_unconfirmed_than_the_broker_takes(listening: socket.socket) 
     """Words about the node count, too: a broker that allows one publication gets one."""
     publisher = _publisher(listening, lambda: examples.BIRTH)
     publisher.give(examples.WINDOW)
-    publisher.tell_health(_health)
+    publisher.give_health(_health)
     publisher.start()
     connection, _ = listening.accept()
     with connection:
@@ -213,7 +213,7 @@ def test_word_too_large_for_the_broker_is_left_out(
         connection.recv(4096)
         connection.sendall(_connack(maximum_packet_bytes=800))
         first = _publications(connection)
-        wait_until(lambda: "it is not said" in caplog.text, "the warning")
+        wait_until(lambda: "it is not sent" in caplog.text, "the warning")
     publisher.stop(drain_seconds=0.1)
 
     assert b"/status" in first
@@ -358,7 +358,7 @@ def test_health_says_how_full_the_outbox_is(listening: socket.socket) -> None:
     with _Broker(listening, code) as broker:
         publisher.give(examples.WINDOW)
         publisher.give(examples.UNSCORED)
-        publisher.tell_health(_health)
+        publisher.give_health(_health)
         wait_until(lambda: bool(broker.on("health")), "the health")
         wait_until(lambda: b'"waiting":2' in broker.on("account")[-1].rest, "the account")
         publisher.stop(drain_seconds=0.1)
@@ -394,9 +394,9 @@ def test_earlier_boots_account_for_themselves_for_as_long_as_they_wait(
             return sum(earlier_boot.encode() in account.rest for account in broker.on("account"))
 
         wait_until(lambda: told() == 1, "the account at the connection")
-        publisher.tell_health(_health)
+        publisher.give_health(_health)
         wait_until(lambda: told() == 2, "the account with the health")
-        publisher.tell_health(_health)
+        publisher.give_health(_health)
         wait_until(lambda: told() == 3, "the account with the next health")
         publisher.stop(drain_seconds=0.1)
 
@@ -434,7 +434,7 @@ def test_no_more_of_a_long_outbox_is_with_the_broker_than_on_credit(
         # What comes in after its answer was handled comes too late for more.
         for _ in range(2):
             healths = len(broker.on("health"))
-            publisher.tell_health(_health)
+            publisher.give_health(_health)
             wait_until(lambda: len(broker.on("health")) > healths, "the publisher to turn")  # noqa: B023
         lent = len(broker.on("backlog"))
         receipt_of(0, 999)
