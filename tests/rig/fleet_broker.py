@@ -17,7 +17,7 @@ from tests.rig.peers import Peer, connected
 from tests.rig.ports import HOST, free_port
 from tests.rig.programs import ROOT
 from tests.rig.server import Server
-from training.fleet.enrolment import access_rules as broker_users
+from training.fleet.enrolment import access_rules
 from training.fleet.enrolment.broker_secrets import Secrets
 from training.fleet.enrolment.enrol import Enrolment, enrol
 
@@ -74,9 +74,9 @@ class FleetBroker(Server):
 
     def settings(self, user: str) -> MqttSettings:
         """How this user, a node or another, gets in."""
-        if user in (broker_users.COLLECTOR, broker_users.OPERATOR):
+        if user in (access_rules.COLLECTOR, access_rules.OPERATOR):
             file = self.secrets.folder / user / "mqtt-password"
-        elif user == broker_users.HEALTH:
+        elif user == access_rules.HEALTH:
             return self._with_password(user, self._health_password())
         else:
             file = self._bundles / user / "password"

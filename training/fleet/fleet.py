@@ -4,8 +4,6 @@ Whose word counts is decided here: an order that no trusted key has signed is ke
 believed.
 """
 
-import base64
-import binascii
 from collections.abc import Iterable, Sequence
 
 import msgspec
@@ -18,6 +16,7 @@ from contract.release import Manifest
 from contract.signature import TrustedKeys
 from contract.signed_desired import open_desired
 from contract.topics import Kind
+from training.fleet.unverified import claimed_payload
 
 HEARD = (
     topics.every_node(Kind.STATUS),
@@ -45,18 +44,18 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     address: str
     envelope: bytes
     desired: Desired | None
-    """None: nobody who is trusted has signed it."""
+    """What it says; None if nobody who is trusted has signed it."""
     trouble: str | None
-    """Why not."""
+    """Why it is not believed; None if it is."""
 
     def unverified(self) -> Desired | None:
         """What it claims to say, whoever has written it; None if that cannot be read."""
-        try:
-            payload = base64.b64decode(_LOOSE.decode(self.envelope).payload, validate=True)
-            return _DESIRED.decode(payload)
-        except (msgspec.MsgspecError, UnicodeDecodeError, binascii.Error, ValueError):
+        payload = claimed_payload(self.envelope)
+        if payload is None:
             return None
-        except RecursionError:
+        try:
+            return _DESIRED.decode(payload)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError):
             return None
 
 
@@ -283,9 +282,4 @@ def _address(topic: str) -> str:
     return "all"
 
 
-class _Loose(msgspec.Struct, frozen=True):
-    payload: str
-
-
-_LOOSE = msgspec.json.Decoder(_Loose)
 _DESIRED = msgspec.json.Decoder(Desired)

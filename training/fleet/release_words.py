@@ -35,7 +35,7 @@ class Described(NamedTuple):
     """Nodes that trust the given keys would not take it on."""
 
 
-class _Signature(NamedTuple):
+class _SignatureWords(NamedTuple):
     text: str
     refused: bool
 
@@ -94,11 +94,11 @@ class _Claimed(msgspec.Struct):
     signatures: tuple[_Signer, ...]
 
 
-def _signature(folder: Path, keys: Path | None) -> _Signature:
+def _signature(folder: Path, keys: Path | None) -> _SignatureWords:
     """Who has signed it, checked as far as keys are at hand."""
     path = folder / ENVELOPE_NAME
     if not path.exists():
-        return _Signature(
+        return _SignatureWords(
             f"no: nodes take it from a folder, not over MQTT; `python -m training release {folder}"
             " ...` signs",
             refused=False,
@@ -118,10 +118,12 @@ def _signature(folder: Path, keys: Path | None) -> _Signature:
         raise ReleaseError(f"{path}: is signed, but for another manifest than {MANIFEST_NAME}")
     by = "by " + ", ".join(signer.keyid for signer in claimed.signatures)
     if trusted:
-        return _Signature(f"{by}, trusted by {source}", refused=False)
+        return _SignatureWords(f"{by}, trusted by {source}", refused=False)
     if source is None:
-        return _Signature(f"{by}, not checked: no public key at hand (--keys)", refused=False)
-    return _Signature(f"{by}, not trusted by {source}: nodes with it refuse this", refused=True)
+        return _SignatureWords(f"{by}, not checked: no public key at hand (--keys)", refused=False)
+    return _SignatureWords(
+        f"{by}, not trusted by {source}: nodes with it refuse this", refused=True
+    )
 
 
 def _read(path: Path) -> bytes:

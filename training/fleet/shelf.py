@@ -1,7 +1,5 @@
 """Releases as the broker keeps them: manifests and chunks of files. Values in, values out."""
 
-import base64
-import binascii
 import hashlib
 from collections.abc import Collection, Iterable, Mapping
 
@@ -17,6 +15,7 @@ from contract.signature import TrustedKeys
 from contract.signed_manifest import open_manifest
 from contract.topics import Kind
 from training.fleet.fleet import Order
+from training.fleet.unverified import claimed_payload
 
 
 class KeptRelease(msgspec.Struct, frozen=True, kw_only=True):
@@ -182,7 +181,7 @@ def _kept(label: str, envelope: bytes, trusted: TrustedKeys) -> KeptRelease:
         manifest, text = open_manifest(envelope, trusted)
     except (SignatureError, ReleaseError) as error:
         trouble = str(error)
-        text = _unverified(envelope)
+        text = claimed_payload(envelope)
         manifest = None if text is None else _readable(text)
     if manifest is not None and manifest.label != label:
         trouble = f"it is the manifest of {manifest.label}"
@@ -201,17 +200,3 @@ def _readable(text: bytes) -> Manifest | None:
         return decode_manifest(text)
     except ReleaseError:
         return None
-
-
-class _Loose(msgspec.Struct, frozen=True):
-    payload: str
-
-
-def _unverified(envelope: bytes) -> bytes | None:
-    try:
-        return base64.b64decode(_LOOSE.decode(envelope).payload, validate=True)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, binascii.Error, ValueError):
-        return None
-
-
-_LOOSE = msgspec.json.Decoder(_Loose)

@@ -3,11 +3,19 @@ broker hears of a change.
 """
 
 import argparse
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
-    from training.fleet.enrolment.broker_secrets import Status
+    from training.fleet.enrolment.broker_secrets import BrokerCertificate
+
+EXIT_LEFT_TO_DO = 1
+"""Done here; what is left for a person to do is said."""
+EXIT_CODES = (
+    f"Exit code {EXIT_LEFT_TO_DO} says that it is done here, and the broker has still to be told; 2"
+    " that nothing was changed."
+)
 
 
 def add_folder(parser: argparse.ArgumentParser) -> None:
@@ -36,31 +44,41 @@ def add_reload(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def reload_broker(options: argparse.Namespace) -> None:
+def reload_broker(options: argparse.Namespace) -> int:
     """Have the broker read its files again, as the options say.
 
-    Raises:
-        EnrolmentError: it was not told.
+    Returns:
+        0, or `EXIT_LEFT_TO_DO` when it has still to be told, which is said on standard error.
     """
     from training.fleet.enrolment import broker_reload
 
     if options.no_reload:
         say("the broker was not told: it reads its files at SIGHUP, or at its next start")
-    elif options.pid is not None:
-        broker_reload.reload_by_pid(options.pid)
-        say(f"the broker, process {options.pid}, reads its files again")
-    elif broker_reload.reload_by_compose():
-        say("the broker reads its files again")
-    else:
-        say("the broker does not run; it reads its files at its start")
+        return 0
+    try:
+        if options.pid is not None:
+            broker_reload.reload_by_pid(options.pid)
+            say(f"the broker, process {options.pid}, reads its files again")
+        elif broker_reload.reload_by_compose():
+            say("the broker reads its files again")
+        else:
+            say("the broker does not run; it reads its files at its start")
+    except broker_reload.BrokerNotToldError as error:
+        say(
+            f"{error}. The change is made, and counts as soon as the broker reads its files again:"
+            f" `{error.by_hand}` (--pid N does that from here, --no-reload leaves it to you)",
+            file=sys.stderr,
+        )
+        return EXIT_LEFT_TO_DO
+    return 0
 
 
-def say(text: str) -> None:
+def say(text: str, file: TextIO | None = None) -> None:
     """Tell the person at the terminal."""
-    print(f"earshot training: {text}")
+    print(f"earshot training: {text}", file=file)
 
 
-def say_certificate(kept: "Status") -> None:
+def say_certificate(kept: "BrokerCertificate") -> None:
     """For whom the broker's certificate is, and what to do when it ends soon."""
     say(f"the broker's certificate is for {', '.join(kept.hosts)}, for {kept.days_left} days more")
     if kept.authority_days_left <= kept.days_left:

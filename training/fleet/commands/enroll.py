@@ -5,6 +5,7 @@ from pathlib import Path
 
 from contract.broker_options import host_and_port
 from training.fleet.commands.broker_arguments import (
+    EXIT_CODES,
     add_folder,
     add_reload,
     reload_broker,
@@ -18,7 +19,8 @@ SUMMARY = "let a node talk to the broker, and write the bundle that it needs"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options."""
     parser.epilog = (
-        "A node that was enrolled before gets a new password, and the old one is void at once."
+        "A node that was enrolled before gets a new password, and the old one is void at once. "
+        + EXIT_CODES
     )
     parser.add_argument("node", metavar="NODE", help="its id: also its user name and client id")
     parser.add_argument("--group", metavar="GROUP", help="nodes that get the same releases")
@@ -56,11 +58,11 @@ def run(options: argparse.Namespace) -> int:
     """Let it in, and have the broker know."""
     import datetime as dt
 
-    from training.fleet.enrolment.broker_secrets import Secrets, status
+    from training.fleet.enrolment.broker_secrets import Secrets, broker_certificate
     from training.fleet.enrolment.enrol import EXAMPLE_MODEL, Enrolment, enrol
 
     found = Secrets(options.folder)
-    kept = status(found, dt.datetime.now(dt.UTC))
+    kept = broker_certificate(found, dt.datetime.now(dt.UTC))
     host, port = options.broker or (kept.hosts[0], "")
     keys: Path | None = options.release_keys
     if keys is None and found.release_keys_file.exists():
@@ -85,5 +87,4 @@ def run(options: argparse.Namespace) -> int:
         )
     if kept.ends_soon:
         say_certificate(kept)
-    reload_broker(options)
-    return 0
+    return reload_broker(options)

@@ -4,13 +4,20 @@ import argparse
 
 from contract.printable import printable
 from training.errors import EnrolmentError
-from training.fleet.commands.broker_arguments import add_folder, add_reload, reload_broker, say
+from training.fleet.commands.broker_arguments import (
+    EXIT_CODES,
+    add_folder,
+    add_reload,
+    reload_broker,
+    say,
+)
 
 SUMMARY = "take a node's login away, and end its connection"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options."""
+    parser.epilog = EXIT_CODES
     parser.add_argument("node", metavar="NODE")
     add_folder(parser)
     add_reload(parser)
@@ -24,5 +31,4 @@ def run(options: argparse.Namespace) -> int:
     if not revoke(Secrets(options.folder), options.node):
         raise EnrolmentError(f"{printable(options.node)} is not enrolled here: nothing to revoke")
     say(f"{options.node} has no login any more; what is stored of it stays")
-    reload_broker(options)
-    return 0
+    return reload_broker(options)

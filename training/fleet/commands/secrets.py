@@ -8,6 +8,7 @@ import argparse
 
 from training.errors import EnrolmentError
 from training.fleet.commands.broker_arguments import (
+    EXIT_LEFT_TO_DO,
     add_folder,
     add_reload,
     reload_broker,
@@ -16,7 +17,6 @@ from training.fleet.commands.broker_arguments import (
 )
 
 SUMMARY = "make what docker-compose.yml needs: certificates, passwords, tokens"
-EXIT_ENDS_SOON = 1
 
 _ENVIRONMENT = ".env"
 
@@ -24,7 +24,8 @@ _ENVIRONMENT = ".env"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options."""
     parser.epilog = (
-        f"Exit code {EXIT_ENDS_SOON} says that a certificate ends within 60 days: --renew."
+        f"Exit code {EXIT_LEFT_TO_DO} says that a certificate ends within 60 days (--renew), or"
+        " that the broker has still to be told."
     )
     parser.add_argument(
         "--host",
@@ -47,7 +48,11 @@ def run(options: argparse.Namespace) -> int:
     import datetime as dt
     import socket
 
-    from training.fleet.enrolment.broker_secrets import Secrets, status, write_environment
+    from training.fleet.enrolment.broker_secrets import (
+        Secrets,
+        broker_certificate,
+        write_environment,
+    )
 
     found = Secrets(options.folder)
     now = dt.datetime.now(dt.UTC)
@@ -56,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
     for host in hosts:
         _check_host(host)
     made = found.make(hosts, now, renew=options.renew)
-    kept = status(found, now)
+    kept = broker_certificate(found, now)
     environment = options.folder.absolute().parent / _ENVIRONMENT
     if write_environment(environment, found, kept.hosts[0]):
         made = (*made, str(environment))
@@ -64,9 +69,10 @@ def run(options: argparse.Namespace) -> int:
     say_certificate(kept)
     if set(kept.hosts) != set(hosts):
         say(f"the certificate is not for {', '.join(hosts)}: --renew makes one that is")
+    left_to_do = 0
     if before and any(name.startswith("mosquitto/") for name in made):
-        reload_broker(options)
-    return EXIT_ENDS_SOON if kept.ends_soon else 0
+        left_to_do = reload_broker(options)
+    return EXIT_LEFT_TO_DO if kept.ends_soon else left_to_do
 
 
 def _check_host(host: str) -> None:

@@ -23,8 +23,7 @@ import msgspec
 
 from node.whole_file import write_whole
 from training.errors import EnrolmentError
-from training.fleet.enrolment import access_rules as broker_users
-from training.fleet.enrolment import authority
+from training.fleet.enrolment import access_rules, authority
 from training.fleet.enrolment.authority import Pair
 
 RULES = Path(__file__).parents[3] / "collector" / "broker" / "acl"
@@ -123,11 +122,11 @@ class Secrets:
                 access = self.access_file.read_text("utf-8")
                 logins = Logins(
                     passwords=self.passwords_file.read_text("utf-8"),
-                    enrolled=broker_users.enrolled_part(access),
+                    enrolled=access_rules.enrolled_part(access),
                 )
                 yield logins
-                rules = access.partition(broker_users.ENROLLED)[0]
-                text = broker_users.access_file(rules, logins.enrolled)
+                rules = access.partition(access_rules.ENROLLED)[0]
+                text = access_rules.access_file(rules, logins.enrolled)
                 self._replaced("mosquitto", "acl", text.encode())
                 self._replaced("mosquitto", "passwords", logins.passwords.encode())
         except OSError as error:
@@ -163,26 +162,26 @@ class Secrets:
     def _logins(self) -> tuple[str, ...]:
         made: tuple[str, ...] = ()
         passwords = self.passwords_file.read_text("utf-8") if self.passwords_file.exists() else ""
-        known = broker_users.users(passwords)
-        for user in broker_users.BROKER_USERS:
+        known = access_rules.users(passwords)
+        for user in access_rules.BROKER_USERS:
             if user in known:
                 continue
             password = new_password()
-            if user == broker_users.HEALTH:
+            if user == access_rules.HEALTH:
                 login = _HEALTH_LOGIN.format(user=user, password=password)
                 made += self._replaced("mosquitto", "mosquitto_sub", login.encode())
             else:
                 made += self._replaced(user, "mqtt-password", f"{password}\n".encode())
-            passwords = broker_users.with_password(passwords, new_line(user, password))
+            passwords = access_rules.with_password(passwords, new_line(user, password))
         # Last: a user that is in it has its password written down.
         return made + self._replaced("mosquitto", "passwords", passwords.encode())
 
     def _access(self) -> tuple[str, ...]:
         there = self.access_file.exists()
         enrolled = ""
-        if there and broker_users.ENROLLED in (text := self.access_file.read_text("utf-8")):
-            enrolled = broker_users.enrolled_part(text)
-        access = broker_users.access_file(RULES.read_text("utf-8"), enrolled)
+        if there and access_rules.ENROLLED in (text := self.access_file.read_text("utf-8")):
+            enrolled = access_rules.enrolled_part(text)
+        access = access_rules.access_file(RULES.read_text("utf-8"), enrolled)
         return self._replaced("mosquitto", "acl", access.encode())
 
     def _passwords(self, folder: str, *names: str) -> tuple[str, ...]:
@@ -219,7 +218,7 @@ class Logins(msgspec.Struct):
     enrolled: str
 
 
-class Status(msgspec.Struct, frozen=True, kw_only=True):
+class BrokerCertificate(msgspec.Struct, frozen=True, kw_only=True):
     """The broker's certificate: for whom, and until when."""
 
     hosts: tuple[str, ...]
@@ -232,8 +231,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
         return min(self.days_left, self.authority_days_left) < WARN_DAYS
 
 
-def status(found: Secrets, now: dt.datetime) -> Status:
-    """How the certificates are.
+def broker_certificate(found: Secrets, now: dt.datetime) -> BrokerCertificate:
+    """For whom the broker's certificate is, and how long it and its authority are good.
 
     Raises:
         EnrolmentError: there are none.
@@ -245,7 +244,7 @@ def status(found: Secrets, now: dt.datetime) -> Status:
         raise EnrolmentError(
             f"{error.filename}: {error.strerror}; `make secrets` makes what a broker needs"
         ) from error
-    return Status(
+    return BrokerCertificate(
         hosts=found.hosts(),
         days_left=(authority.ends(certificate) - now).days,
         authority_days_left=(authority.ends(ours) - now).days,
@@ -279,8 +278,8 @@ def new_password() -> str:
 
 def new_line(user: str, password: str) -> str:
     """A user's line of the password file, with a salt of its own."""
-    salt = secrets.token_bytes(broker_users.SALT_BYTES)
-    return broker_users.password_line(user, password, salt)
+    salt = secrets.token_bytes(access_rules.SALT_BYTES)
+    return access_rules.password_line(user, password, salt)
 
 
 def write_files(folder: Path, files: Mapping[str, bytes]) -> None:

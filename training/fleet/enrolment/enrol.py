@@ -15,7 +15,7 @@ from contract.topics import checked_id
 from node.settings_text import Answers, settings_text
 from node.whole_file import write_whole
 from training.errors import EnrolmentError
-from training.fleet.enrolment import access_rules as broker_users
+from training.fleet.enrolment import access_rules
 from training.fleet.enrolment.broker_secrets import Secrets, new_line, new_password, write_files
 from training.fleet.keys import read_public_key_file
 
@@ -59,16 +59,16 @@ def enrol(found: Secrets, wanted: Enrolment, out: Path) -> Enrolled:
     Raises:
         EarshotError: a name is not valid, or a file cannot be read or written.
     """
-    node = broker_users.checked_node(wanted.node)
+    node = access_rules.checked_node(wanted.node)
     if wanted.group is not None:
         checked_id(wanted.group)
     password = new_password()
     with found.changing_logins() as logins:
         # The bundle first: a login that nobody knows of helps nobody.
         _write_bundle(out, _bundle(found, wanted, password))
-        known = node in broker_users.users(logins.passwords)
-        logins.passwords = broker_users.with_password(logins.passwords, new_line(node, password))
-        logins.enrolled = broker_users.with_group(logins.enrolled, node, wanted.group)
+        known = node in access_rules.users(logins.passwords)
+        logins.passwords = access_rules.with_password(logins.passwords, new_line(node, password))
+        logins.enrolled = access_rules.with_group(logins.enrolled, node, wanted.group)
     return Enrolled(out=out, again=known, takes_updates=wanted.release_keys is not None)
 
 
@@ -81,11 +81,11 @@ def revoke(found: Secrets, node: str) -> bool:
     Raises:
         EarshotError: a name is not valid, or a file cannot be read or written.
     """
-    node = broker_users.checked_node(node)
+    node = access_rules.checked_node(node)
     with found.changing_logins() as logins:
-        known = node in broker_users.users(logins.passwords)
-        logins.passwords = broker_users.without_password(logins.passwords, node)
-        logins.enrolled = broker_users.without_node(logins.enrolled, node)
+        known = node in access_rules.users(logins.passwords)
+        logins.passwords = access_rules.without_password(logins.passwords, node)
+        logins.enrolled = access_rules.without_node(logins.enrolled, node)
     return known
 
 

@@ -17,10 +17,9 @@ from contract.settings import decode_settings
 from node.settings import NodeSettings
 from tests.rig.signers import SIGNER
 from training.__main__ import main
-from training.fleet.enrolment import access_rules as broker_users
-from training.fleet.enrolment import authority
+from training.fleet.enrolment import access_rules, authority
 from training.fleet.enrolment.authority import AUTHORITY_DAYS, SERVER_DAYS
-from training.fleet.enrolment.broker_secrets import WARN_DAYS, Secrets, status
+from training.fleet.enrolment.broker_secrets import WARN_DAYS, Secrets, broker_certificate
 from training.fleet.enrolment.enrol import Enrolment, enrol
 
 NOW = dt.datetime.now(dt.UTC)
@@ -169,7 +168,7 @@ def test_a_user_whose_line_is_gone_gets_a_new_password(run: Run, folder: Path) -
     run("secrets", "--host", "broker.example")
     before = contents(folder)
     passwords = folder / "mosquitto" / "passwords"
-    passwords.write_text(broker_users.without_password(passwords.read_text(), "collector"))
+    passwords.write_text(access_rules.without_password(passwords.read_text(), "collector"))
     run("secrets")
     after = contents(folder)
 
@@ -210,8 +209,12 @@ def test_the_end_of_the_authority_is_told_in_time(folder: Path) -> None:
     old.make(("broker.example",), made)
     old.make(("broker.example",), NOW, renew=True)
 
-    assert status(old, NOW).ends_soon
-    assert status(old, NOW).authority_days_left < WARN_DAYS < status(old, NOW).days_left
+    assert broker_certificate(old, NOW).ends_soon
+    assert (
+        broker_certificate(old, NOW).authority_days_left
+        < WARN_DAYS
+        < broker_certificate(old, NOW).days_left
+    )
 
 
 def test_an_upgrade_brings_new_rules_and_keeps_the_enrolled(
@@ -417,7 +420,7 @@ def test_a_broker_that_cannot_be_told_is_a_failure(
     (docker / "failing").touch()
     capsys.readouterr()
 
-    assert main(["revoke", "press-07", "--folder", str(folder)]) == 2
+    assert main(["revoke", "press-07", "--folder", str(folder)]) == 1
 
     (line,) = capsys.readouterr().err.splitlines()
     assert "permission denied" in line
@@ -432,8 +435,33 @@ def test_no_such_process_is_a_failure(
     ended = subprocess.Popen(["true"])
     ended.wait()
 
-    assert main(["enroll", "press-07", "--folder", str(folder), "--pid", str(ended.pid)]) == 2
+    assert main(["enroll", "press-07", "--folder", str(folder), "--pid", str(ended.pid)]) == 1
     assert "was not told" in capsys.readouterr().err
+
+
+def test_enrolling_needs_no_docker(
+    run: Run,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The node is enrolled; how the broker comes to know is said, and may be left to the caller."""
+    run("secrets", "--host", "broker.example")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    capsys.readouterr()
+
+    assert main(["enroll", "press-07", "--folder", str(folder)]) == 1
+
+    told = capsys.readouterr()
+    assert "press-07 is enrolled; its bundle: " in told.out
+    assert (folder / "nodes" / "press-07.tar").is_file()
+    assert "press-07" in access_rules.users((folder / "mosquitto" / "passwords").read_text())
+    (line,) = told.err.splitlines()
+    assert "docker is not installed here" in line
+    for way_out in ("sudo pkill -HUP -x mosquitto", "--pid", "--no-reload"):
+        assert way_out in line
+    assert run("enroll", "press-08") == 0
 
 
 def _enrol_some(folder: Path, prefix: str) -> None:
@@ -456,9 +484,9 @@ def test_two_who_enrol_at_once_lose_no_node(folder: Path) -> None:
         program.join(60)
 
     names = {f"{line}-{number}" for line in ("line-1", "line-2") for number in range(20)}
-    known = broker_users.users((folder / "mosquitto" / "passwords").read_text())
-    rules = broker_users.enrolled_part((folder / "mosquitto" / "acl").read_text())
-    assert set(known) == names | set(broker_users.BROKER_USERS)
+    known = access_rules.users((folder / "mosquitto" / "passwords").read_text())
+    rules = access_rules.enrolled_part((folder / "mosquitto" / "acl").read_text())
+    assert set(known) == names | set(access_rules.BROKER_USERS)
     assert {line.split()[1] for line in rules.splitlines() if line.startswith("user")} == names
 
 
