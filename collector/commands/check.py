@@ -5,7 +5,6 @@ The exit code is 1 if it will lose data, and 2 if something that can be measured
 
 import argparse
 import signal
-import sys
 from collections.abc import Iterable
 from contextlib import closing, nullcontext
 from typing import TYPE_CHECKING
@@ -15,9 +14,10 @@ from contract.broker_options import add_broker_options
 from contract.command_line import EXIT_INTERRUPTED
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
-    from collector.broker_check.measurements import Row
+    from collector.broker_check.verdicts import Measurement
 
 SUMMARY = "measure what a broker really does, and whether it will lose data"
 
@@ -40,50 +40,51 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Put a broker to the test and print a table and what to do; the exit code."""
-    from rich.console import Console
     from rich.text import Text
 
-    from collector.broker_check.measurements import exit_code, measure
+    from collector.broker_check.measurements import measure
+    from collector.broker_check.verdicts import exit_code
+    from collector.tables import output
 
     broker = broker_settings(options)
-    terminal = sys.stdout.isatty()
-    console = Console(width=None if terminal else 10_000, highlight=False)
-    rows: list[Row] = []
+    console = output()
+    found: list[Measurement] = []
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with (
-            console.status(f"measuring {broker.address} ...") if terminal else nullcontext(),
-            closing(measure(broker, messages=options.messages)) as measured,
+            console.status(f"measuring {broker.address} ...")
+            if console.is_terminal
+            else nullcontext(),
+            closing(measure(broker, messages=options.messages)) as measurements,
         ):
-            rows.extend(measured)
+            found.extend(measurements)
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     finally:
         signal.signal(signal.SIGTERM, before)
-    console.print(_table(rows, plain=not terminal))
-    for advice in dict.fromkeys(row.advice for row in rows if row.advice):
+    console.print(_table(found, console))
+    for advice in dict.fromkeys(each.advice for each in found if each.advice):
         console.print(Text(f"- {advice}"))
-    return exit_code(rows)
+    return exit_code(found)
 
 
-def _table(rows: "Iterable[Row]", *, plain: bool) -> "Table":
-    """The rows as a table; a plain one is nothing but words in columns."""
-    from rich.table import Table
+def _table(measurements: "Iterable[Measurement]", console: "Console") -> "Table":
     from rich.text import Text
 
-    from collector.broker_check.measurements import Verdict
+    from collector.broker_check.verdicts import Verdict
+    from collector.tables import new_table
     from contract.printable import printable
 
     styles = {Verdict.GOOD: "green", Verdict.LOSES: "bold red", Verdict.UNMEASURED: "dim"}
-    table = Table.grid(padding=(0, 2)) if plain else Table()
+    table = new_table(console)
     for column in ("what", "measured", "verdict"):
-        table.add_column("" if plain else column, no_wrap=plain)
-    for row in rows:
+        table.add_column(column, no_wrap=not console.is_terminal)
+    for each in measurements:
         # A broker chooses the words of its reasons.
         table.add_row(
-            Text(row.what),
-            Text(printable(row.measured)),
-            Text(row.verdict, styles.get(row.verdict, "yellow")),
+            Text(each.what),
+            Text(printable(each.measured)),
+            Text(each.verdict, styles.get(each.verdict, "yellow")),
         )
     return table
 

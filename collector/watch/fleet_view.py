@@ -47,7 +47,7 @@ class Condition(StrEnum):
     OFFLINE = "offline"
 
 
-class Row(msgspec.Struct, frozen=True, kw_only=True):
+class NodeRow(msgspec.Struct, frozen=True, kw_only=True):
     """One node now; None is what it has not said."""
 
     node: str
@@ -72,7 +72,7 @@ class FleetView:
     """Fed with messages, in order of arrival; gives rows."""
 
     def __init__(self) -> None:
-        self._nodes: dict[str, _Node] = {}
+        self._nodes: dict[str, _KnownNode] = {}
 
     def __len__(self) -> int:
         return len(self._nodes)
@@ -88,7 +88,7 @@ class FleetView:
         node_id = getattr(message, "node", None)
         if node_id is None:
             return
-        node = self._nodes.setdefault(node_id, _Node())
+        node = self._nodes.setdefault(node_id, _KnownNode())
         heard_us = min(now_us, getattr(message, message.TIME, now_us)) if retained else now_us
         node.heard_us = max(node.heard_us or 0, heard_us)
         match message:
@@ -103,12 +103,12 @@ class FleetView:
             case Birth():
                 node.birth = message
 
-    def rows(self, *, now_us: int) -> list[Row]:
+    def rows(self, *, now_us: int) -> list[NodeRow]:
         """All nodes, by name."""
         return [node.row(name, now_us) for name, node in sorted(self._nodes.items())]
 
 
-class _Node:
+class _KnownNode:
     def __init__(self) -> None:
         self.presence: Presence | None = None
         self.state: State | None = None
@@ -127,11 +127,11 @@ class _Node:
                 self.window, self.window_us = window, arrived_us
                 self.scores.append(window.score)
 
-    def row(self, name: str, now_us: int) -> Row:
+    def row(self, name: str, now_us: int) -> NodeRow:
         window, state = self.window, self.state
         facts = window or state or self.birth
         machine = window.state if window else state.machine if state else None
-        return Row(
+        return NodeRow(
             node=name,
             condition=self._condition(now_us, machine),
             mse=window.mse if window else None,

@@ -17,7 +17,8 @@ import msgspec
 import pytest
 import yaml
 
-from collector.broker_check.measurements import Verdict, measure
+from collector.broker_check.measurements import measure
+from collector.broker_check.verdicts import Verdict
 from contract import topics
 from contract.messages import CollectorStatus, Presence, PresenceReason, encode
 from contract.session import ConnectFailed, Disconnected, Received

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from collector.broker_check.measurements import Row, Verdict, exit_code, measure
+from collector.broker_check.measurements import measure
+from collector.broker_check.verdicts import Measurement, Verdict, exit_code
 from contract.settings import MqttSettings
 from demo.broker import Broker
 from tests.rig.brokers import Mosquitto, broker_of_a_few_lines
@@ -35,7 +36,7 @@ MEASURABLE = ("MQTT 5", SESSION, QUEUE, AT_ONCE, SIZE, RETAINED, WILL, NOBODY)
 
 def measured(
     broker: Mosquitto | Broker, *, username: str | None = None, password: str | None = None
-) -> dict[str, Row]:
+) -> dict[str, Measurement]:
     settings = MqttSettings(
         host=broker.host, port=broker.port, username=username, password=password
     )
@@ -57,8 +58,9 @@ def test_what_we_ship_is_good(mosquitto: Mosquitto) -> None:
     """The broker that earshot ships is good in all that can be measured, and left as it was."""
     done = check(port=mosquitto.port)
 
-    lines = done.stdout.splitlines()
+    names, *lines = done.stdout.splitlines()
     assert (done.returncode, done.stderr) == (0, "")
+    assert names.split() == ["what", "measured", "verdict"]
     for line, what in zip(lines, MEASURABLE, strict=False):
         assert line.startswith(what), line
         assert line.rstrip().endswith(" good"), line
@@ -107,7 +109,9 @@ def test_limit_that_the_broker_does_not_tell_is_found(tmp_path: Path) -> None:
 
     assert rows[SIZE].verdict is Verdict.LOSES
     assert rows[SIZE].measured.startswith("33 KiB do not arrive, 128 KiB do not arrive")
-    assert rows[RETAINED] == Row(RETAINED, "1 KiB come back, and can be cleared", Verdict.GOOD)
+    assert rows[RETAINED] == Measurement(
+        RETAINED, "1 KiB come back, and can be cleared", Verdict.GOOD
+    )
     assert not left
 
 

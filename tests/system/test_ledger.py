@@ -275,9 +275,7 @@ def test_ledger_of_some_nodes_and_times(
     assert ledger(program, "--since", "0s") == (_HEALTHY, [])
     bad = command(program, "ledger", "--since", "yesterday")
     assert bad.returncode == EXIT_BAD_INPUT
-    assert bad.stderr == (
-        "earshot collector: --since: expected a time such as 30m, 24h or 7d, got 'yesterday'\n"
-    )
+    assert "--since: expected a time such as 30m, 24h or 7d, got 'yesterday'\n" in bad.stderr
 
 
 def test_second_collector_on_a_state_folder_is_refused(program: Program, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import pytest
 from msgspec.structs import replace
 
-from collector.watch.fleet_view import SILENT_AFTER_US, Condition, FleetView, Row
+from collector.watch.fleet_view import SILENT_AFTER_US, Condition, FleetView, NodeRow
 from contract.messages import (
     CollectorStatus,
     MachineState,
@@ -22,7 +22,7 @@ UNSCORED = window(mse=None, statistic=None, score=None, anomaly=None, problem=Pr
 ANOMALOUS = window(mse=90.0, statistic=90.0, score=2.0, anomaly=True)
 
 
-def row_of(*messages: Message, after_us: int = 0) -> Row:
+def row_of(*messages: Message, after_us: int = 0) -> NodeRow:
     view = FleetView()
     for message in messages:
         view.take(message, now_us=NOW_US)

@@ -5,8 +5,8 @@ import io
 import pytest
 from rich.console import Console
 
+from collector.watch.fleet_table import line, render, sparkline
 from collector.watch.fleet_view import FleetView
-from collector.watch.show import line, render, sparkline
 from contract.messages import Message, PresenceReason
 from tests.collector.examples import START_US, status, window
 
@@ -20,15 +20,22 @@ def view_of(*messages: Message) -> FleetView:
     return view
 
 
-def drawn(view: FleetView, now_us: int = NOW_US, *, color: bool = False, width: int = 160) -> str:
+def drawn(
+    view: FleetView,
+    now_us: int = NOW_US,
+    *,
+    color: bool = False,
+    width: int = 160,
+    is_terminal: bool = True,
+) -> str:
     console = Console(
         file=io.StringIO(),
         width=width,
-        force_terminal=color,
+        force_terminal=is_terminal,
         color_system="standard" if color else None,
         legacy_windows=False,
     )
-    console.print(render(view, now_us, width=width))
+    console.print(render(view, now_us, console))
     file = console.file
     assert isinstance(file, io.StringIO)
     return file.getvalue()
@@ -79,6 +86,14 @@ def test_narrow_terminal_still_shows_what_matters(width: int) -> None:
 def test_word_has_a_colour(message: Message, code: str) -> None:
     """Green, red, dim."""
     assert code in drawn(view_of(message), color=True)
+
+
+def test_in_a_pipe_there_are_words_in_columns_alone() -> None:
+    """For other programs: neither lines around them nor a title."""
+    names, row = drawn(view_of(window(node="a")), is_terminal=False).splitlines()
+
+    assert names.split()[:4] == ["node", "is", "MSE", "threshold"]
+    assert row.split()[:4] == ["a", "healthy", "31", "45"]
 
 
 def test_empty_fleet_is_an_empty_table() -> None:
