@@ -1,34 +1,32 @@
 """What became of the windows of one boot, as the node counts them. Pure."""
 
-from collections.abc import Iterable
-
 import msgspec
 
 from contract.messages import Account, BootId, Count, DiscardReason
 
 
 class BootAccount(msgspec.Struct, kw_only=True):
-    """Of one boot, since it began; also as it is kept on the disk."""
+    """What became of the windows of one boot since it began; kept on the disk in this form, too."""
 
     produced: Count = 0
-    """Windows numbered so far. Of a boot that was killed, as far as is known."""
+    """How many windows were numbered so far; of a boot that was killed, as far as is known."""
     discarded: dict[DiscardReason, Count] = {}
-    """Windows given up, where there are any."""
+    """How many windows were given up, by the reason; a reason that had none is left out."""
     ended: bool = False
     """Whether the boot has ended in good order."""
 
     def discard(self, reason: DiscardReason, count: int) -> None:
-        """Count windows that are given up."""
+        """Count windows that are given up for a reason."""
         self.discarded[reason] = self.discarded.get(reason, 0) + count
 
     def discarded_by(self, reason: DiscardReason) -> int:
-        """Windows given up for one reason."""
+        """How many windows were given up for one reason."""
         return self.discarded.get(reason, 0)
 
     def message(
         self, *, node: str, boot: BootId, at_us: int, waiting: int, tail_windows: int
     ) -> Account:
-        """To be published.
+        """The account as the node publishes it.
 
         Args:
             node: the node's id.
@@ -51,8 +49,3 @@ class BootAccount(msgspec.Struct, kw_only=True):
             discarded_damaged=self.discarded_by(DiscardReason.DAMAGED),
             discarded_unsaved=self.discarded_by(DiscardReason.UNSAVED),
         )
-
-
-def all_discarded(accounts: Iterable[BootAccount]) -> int:
-    """Windows given up, of all of them, for any reason."""
-    return sum(sum(account.discarded.values()) for account in accounts)

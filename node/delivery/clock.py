@@ -54,7 +54,7 @@ def _libc() -> ctypes.CDLL:
 
 
 class Stamp(NamedTuple):
-    """When a window began, and what that is worth."""
+    """When a window began in microseconds since 1970, and how far that can be trusted."""
 
     start_us: int
     clock: Clock
@@ -64,9 +64,9 @@ class Settled(msgspec.Struct, frozen=True):
     """The wait for a synchronised clock is over; what was held may go out."""
 
     stamps: Mapping[int, Stamp]
-    """By the window's number: the right ones, where there are any."""
+    """The right stamp by the window's number; empty where the clock never came right."""
     ends_us: Mapping[int, int]
-    """By what a window's end was taken for, what it is."""
+    """The right end of a window by what it was taken for, both in microseconds since 1970."""
 
 
 class _Held(NamedTuple):
@@ -117,7 +117,7 @@ class WindowClock:
         return self._wait_until_ns is not None
 
     def begin(self, *, above_us: int | None, wait_seconds: float) -> None:
-        """Before the first stamp.
+        """Find out where to begin; to be called before the first stamp.
 
         Args:
             above_us: the last stamp of an earlier start, as far as it is known.
@@ -132,7 +132,7 @@ class WindowClock:
         self._last_us = self._floor_us
 
     def stamp(self, seq: int, captured_ns: int, duration_us: int) -> Stamp:
-        """The time stamp of a window; later than every one before (but see above).
+        """Give a window its time, later than that of every one before (but see above).
 
         Args:
             seq: its number.
@@ -146,7 +146,7 @@ class WindowClock:
         return Stamp(stamp.start_us, Clock.UNSYNCED)
 
     def settle(self, *, at_once: bool = False) -> Settled | None:
-        """Look whether the wait is over, by the clock or by time; None while it is not, or was.
+        """Look whether the wait for the clock is over; None while it goes on, and once it was over.
 
         Args:
             at_once: end it now.
@@ -174,11 +174,11 @@ class WindowClock:
         return Settled(stamps, ends_us)
 
     def now_us(self) -> int:
-        """Microseconds since 1970 now."""
+        """What the wall clock says now, in microseconds since 1970."""
         return self._wall_ns() // 1000
 
     def synced_us(self) -> int | None:
-        """The same, if it can be trusted."""
+        """What `now_us` is while the wall clock is synchronised; None while it is not."""
         return self.now_us() if self._state() is Clock.SYNCED else None
 
     def _next(self, captured_ns: int) -> Stamp:

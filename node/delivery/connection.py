@@ -45,7 +45,7 @@ class Parcel(Protocol):
 
     @property
     def name(self) -> Hashable:
-        """What is sent again has the same name."""
+        """Identifies the content: what is sent again has the same name."""
 
 
 _Parcel = TypeVar("_Parcel", bound=Parcel)
@@ -56,13 +56,13 @@ class Lane(Protocol[_Handled_contra]):
     """Where a parcel comes from, and where it is told what became of it."""
 
     def answered(self, parcel: _Handled_contra, answer: Published) -> None:
-        """The broker has taken it, or refused it."""
+        """The broker has taken the parcel, or refused it."""
 
     def returned(self, parcel: _Handled_contra) -> None:
         """The connection has ended, and nobody knows whether the broker has it."""
 
     def give_up(self, parcel: _Handled_contra) -> None:
-        """It is never to be sent again."""
+        """The parcel is never to be sent again."""
 
 
 class _InFlight(msgspec.Struct, frozen=True):
@@ -104,21 +104,21 @@ class Connection:
             will=will,
         )
         self.suspicion = Suspicion()
-        """Which message makes the broker hang up."""
+        """Finds out whether it is a message that makes the broker hang up."""
         self.count = 0
-        """How many connections there were."""
+        """How many connections have stood so far."""
         self.confirmed = 0
-        """Publications that the broker has taken."""
+        """How many publications the broker has taken."""
         self._current: Connected | None = None
         self._in_flight: dict[int, _InFlight] = {}
-        """By the packet id of this connection."""
+        """Unconfirmed publications by their packet id on this connection."""
         self._sent_at = 0.0
         self._has_worked = False
         """Whether the broker has confirmed anything on this connection."""
 
     @property
     def is_up(self) -> bool:
-        """Whether there is one."""
+        """Whether a connection stands now."""
         return self._current is not None
 
     @property
@@ -132,7 +132,7 @@ class Connection:
         return len(self._in_flight)
 
     def parcels(self) -> Iterator[Parcel]:
-        """What is in flight."""
+        """What is in flight now, the oldest first."""
         return (each.parcel for each in self._in_flight.values())
 
     def has_room(self, *, one_by_one: bool = False) -> bool:
@@ -162,7 +162,7 @@ class Connection:
         return True
 
     def begun(self, connected: Connected) -> None:
-        """The session has connected."""
+        """Go by a connection of the session that stands now."""
         self._current = connected
         self._has_worked = False
         self.count += 1
@@ -206,7 +206,7 @@ def publication_of(
     expiry_seconds: int | None = None,
     correlation: bytes | None = None,
 ) -> Publication:
-    """A message of a node, ready to be sent.
+    """Put a message of a node into a publication on its topic.
 
     Raises:
         MessageError: it is larger than its kind allows.

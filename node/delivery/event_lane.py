@@ -34,7 +34,7 @@ class EventInFlight(msgspec.Struct, frozen=True):
 
     @property
     def name(self) -> Hashable:
-        """Each has a key among those of its kind."""
+        """Its kind, and its key among those of that kind."""
         return self.kind, self.key
 
 
@@ -56,7 +56,7 @@ class EventLane:
         self._warn_once = warn_once
         self._node = node
         self._updates: OrderedDict[int, Update] = OrderedDict()
-        """How the update stands, each of it, until the broker has it."""
+        """Every message of how an update stands, by its number, until the broker has it."""
         self._updates_added = 0
         self._last_update: Update | None = None
         self._hold = Backoff(first_seconds=HOLD_SECONDS, most_seconds=HOLD_MOST_SECONDS)
@@ -78,14 +78,14 @@ class EventLane:
             self._updates.popitem(last=False)
 
     def connected(self) -> None:
-        """It is another connection: ask at once, and say again how the update stands."""
+        """Go by another connection: ask at once, and say again how the update stands."""
         self._hold.forget()
         # A broker that keeps nothing over its restart has forgotten it.
         if self._last_update is not None and not self._updates:
             self.add_update(self._last_update)
 
     def send(self) -> None:
-        """Send what may go out now."""
+        """Send the events and updates that may go out now."""
         in_flight = {parcel.name for parcel in self._connection.parcels()}
         for parcel, message in self._waiting():
             if not self._hold.is_over(time.monotonic()):
@@ -103,7 +103,7 @@ class EventLane:
                 self.give_up(parcel)
 
     def answered(self, parcel: EventInFlight, answer: Published) -> None:
-        """The broker has taken it, refuses it for good, or will not have it now."""
+        """Forget what the broker has, or refuses for good; hold back what it will not have now."""
         self._connection.suspicion.confirmed()
         # What is retained needs nobody who hears it now.
         heard = parcel.kind is Kind.UPDATE or answer.reason_code != NO_MATCHING_SUBSCRIBERS
@@ -119,10 +119,10 @@ class EventLane:
             self._hold.begin(time.monotonic(), grows=not answer.accepted)
 
     def returned(self, parcel: EventInFlight) -> None:
-        """It waits in its place until it is done."""
+        """Nothing is to be done: an event waits in its place until the broker has it."""
 
     def give_up(self, parcel: EventInFlight) -> None:
-        """It waits no more."""
+        """Let an event, or how an update stands, wait no more."""
         if parcel.kind is Kind.UPDATE:
             self._updates.pop(parcel.key, None)
         else:

@@ -21,7 +21,7 @@ _RECENT_WINDOWS: Final = 200
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """A window that is held."""
+    """A window that is held, and since when."""
 
     added_at: float
     """When it came in, on the monotonic clock; of an earlier boot, when this process began."""
@@ -42,28 +42,31 @@ class HeldBoot:
         self.file_id: int | None = None
         """Its number in the file; None while the file does not know it."""
         self.memory: OrderedDict[int, Entry] = OrderedDict()
-        """All that is unsaved, and the newest of what is saved."""
+        """All windows that are unsaved, and the newest of those that are saved."""
         self.unsaved: OrderedDict[int, None] = OrderedDict()
         """Numbers of the windows that are in memory alone."""
         self.expendable: OrderedDict[int, None] = OrderedDict()
-        """Of the unsaved ones, those that are given up first."""
+        """Numbers of the unsaved windows that are given up first."""
         self.on_disk = 0
+        """How many windows are on the disk."""
         self.last_saved = -1
+        """The highest number that was ever saved."""
         self.in_flight: set[int] = set()
+        """Numbers of the windows that are sent and not answered."""
         self.passed = Ranges()
-        """Numbers that do not wait: sent, or not held (any more)."""
+        """Numbers of windows that do not wait: they are sent, or not held (any more)."""
         self.confirmed = Ranges()
-        """Numbers that the broker has and nobody has receipted."""
+        """Numbers of windows that the broker has and nobody has receipted."""
         self.undeleted = Ranges()
-        """Stored, and on a disk that could not be written then: not to be sent again."""
+        """Numbers of windows that are stored, but could not be deleted on the disk yet."""
 
     @property
     def held(self) -> int:
-        """How many windows."""
+        """How many windows of this boot are held."""
         return len(self.unsaved) + self.on_disk
 
     def sent(self, seqs: Sequence[int]) -> None:
-        """These are on their way: not to be sent again until they come back.
+        """Note windows that are on their way: they do not wait until they come back.
 
         Args:
             seqs: their numbers, rising, none that waits left out between them.
@@ -72,13 +75,13 @@ class HeldBoot:
         self.in_flight.update(seqs)
 
     def back(self, seqs: Sequence[int]) -> None:
-        """These were not confirmed: they wait again."""
+        """Note windows that were not confirmed: they wait again."""
         self.in_flight.difference_update(seqs)
         for first, last in runs(seqs):
             self.passed.remove(first, last)
 
     def saved(self, seqs: Sequence[int]) -> None:
-        """These are on the disk from now on."""
+        """Note windows that are on the disk from now on."""
         for seq in seqs:
             del self.unsaved[seq]
             self.expendable.pop(seq, None)
@@ -104,7 +107,7 @@ class HeldBoot:
         return next(iter(self.unsaved))
 
     def file_is_lost(self) -> int:
-        """What memory has of it is unsaved again; gives how many windows only the file had."""
+        """Take what memory has as unsaved again; gives how many windows only the file had."""
         again = [seq for seq in self.memory if seq not in self.unsaved]
         lost = max(0, self.on_disk - len(again))
         for seq in again:
@@ -128,7 +131,7 @@ class HeldWindows:
     def __init__(self, boot: str) -> None:
         self.current = HeldBoot(boot, BootAccount())
         self.boots: dict[str, HeldBoot] = {boot: self.current}
-        """Oldest first, this one last."""
+        """Boots of which something is held or to be accounted for, oldest first, this one last."""
         self.count = 0
         """How many windows are held, of all boots; any thread may read it."""
         self.last_start_us: int | None = None
@@ -185,7 +188,7 @@ class HeldWindows:
         return sum(self._forget(boot, seq) for seq in found)
 
     def deleted(self, boot: HeldBoot, count: int) -> None:
-        """So many windows of a boot are on the disk no more."""
+        """Count windows of a boot that are on the disk no more."""
         boot.on_disk -= count
         self.count -= count
 
@@ -205,7 +208,7 @@ class HeldWindows:
             self.look_whether_ended(boot)
 
     def discard(self, boot: HeldBoot, reason: DiscardReason, count: int) -> None:
-        """Count windows that are given up."""
+        """Count windows of a boot that are given up for a reason."""
         if count:
             boot.account.discard(reason, count)
             self._discarded[reason] = self.discarded_by(reason) + count
@@ -225,7 +228,7 @@ class HeldWindows:
             self._ended.append(boot.boot)
 
     def take_ended(self) -> list[str]:
-        """Earlier boots of which nothing is held any more; each is given once."""
+        """The earlier boots of which nothing is held any more, each given once."""
         ended, self._ended = self._ended, []
         return ended
 

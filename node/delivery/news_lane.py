@@ -48,12 +48,12 @@ class NewsInFlight(msgspec.Struct, frozen=True):
 
     @property
     def key(self) -> Hashable:
-        """Of its place."""
+        """The place in the lane that it takes: one for each kind and what it is about."""
         return self.kind, self.about
 
     @property
     def name(self) -> Hashable:
-        """What it says counts, too: news of its kind are not the same message again."""
+        """Its place and its bytes: newer word is not the same message again."""
         return self.key, self.publication.payload
 
 
@@ -89,7 +89,7 @@ class NewsLane:
         self._boot = boot
         self._now_us = now_us
         self._waiting: dict[Hashable, NewsInFlight] = {}
-        """By what it is about, in the order in which it goes out."""
+        """What waits to be sent by its place, in the order in which it goes out."""
         self._state: State | None = None
         self._answers = 0
         self._next_earlier = 0
@@ -98,20 +98,20 @@ class NewsLane:
 
     @property
     def waiting(self) -> int:
-        """How many messages wait."""
+        """How many messages wait to be sent."""
         return len(self._waiting)
 
     def add_birth(self, birth: Birth) -> None:
-        """Say what the node is."""
+        """Have it said what the node is."""
         self._add(Kind.BIRTH, publication_of(self._node, birth, retain=True))
 
     def add_state(self, state: State) -> None:
-        """Say how the machine is, now and at every connection."""
+        """Have it said how the machine is, now and at every connection."""
         self._state = state
         self._add(Kind.STATE, publication_of(self._node, state, retain=True))
 
     def add_health(self, health: Health) -> None:
-        """Say how the node is, and what became of its windows."""
+        """Have it said how the node is, and what became of its windows."""
         self._add(
             Kind.HEALTH,
             publication_of(self._node, health, expiry_seconds=_HEALTH_EXPIRY_SECONDS),
@@ -126,13 +126,13 @@ class NewsLane:
             self.add_account(boot)
 
     def add_account(self, boot: str) -> None:
-        """Say what became of the windows of a boot, if anything is known of it."""
+        """Have it said what became of the windows of a boot, if anything is known of it."""
         if boot in self._outbox.boots:
             account = self._outbox.account(boot, at_us=self._now_us())
             self._add(Kind.ACCOUNT, publication_of(self._node, account), boot, account)
 
     def add_answer(self, result: Result, correlation: bytes | None) -> None:
-        """Say what became of a command; the correlation is what came with it."""
+        """Have it said what became of a command; the correlation is what came with it."""
         self._answers += 1
         publication = publication_of(
             self._node, result, expiry_seconds=_RESULT_EXPIRY_SECONDS, correlation=correlation
@@ -140,7 +140,7 @@ class NewsLane:
         self._add(Kind.RESULT, publication, self._answers)
 
     def connected(self) -> None:
-        """Say everything anew: the broker may have forgotten it, or never heard it."""
+        """Have everything said anew: the broker may have forgotten it, or never heard it."""
         health = self._waiting.get((Kind.HEALTH, None))
         self._waiting.clear()
         self._add_status()
@@ -154,21 +154,21 @@ class NewsLane:
             self.add_account(boot)
 
     def leave(self) -> None:
-        """Say goodbye: a clean disconnect publishes no will, and nothing else says that we left."""
+        """Have the goodbye said: a clean disconnect publishes no will."""
         self._leaving = True
         self.add_account(self._boot)
         self._waiting.pop((Kind.STATUS, None), None)
         self._add_status()
 
     def status(self, state: Presence, reason: PresenceReason) -> Publication:
-        """A message that says whether the node is there."""
+        """The retained message that says whether the node is there."""
         status = Status(
             node=self._node, boot=self._boot, at_us=self._now_us(), state=state, reason=reason
         )
         return publication_of(self._node, status, retain=True)
 
     def send(self) -> None:
-        """Send what may go out now."""
+        """Send what may be said of the node now."""
         while self._waiting and self._connection.has_room():
             news = next(iter(self._waiting.values()))
             try:
@@ -179,7 +179,7 @@ class NewsLane:
             del self._waiting[news.key]
 
     def answered(self, parcel: NewsInFlight, answer: Published) -> None:
-        """The broker has taken it; what it refuses is not sent again."""
+        """Let go of what the broker has taken; warn of what it refuses, which is not sent again."""
         if not answer.accepted:
             self._warn_once(
                 parcel.kind, f"the broker refuses {parcel.kind} of this node: {answer.reason}"
@@ -188,11 +188,11 @@ class NewsLane:
             self._outbox.account_confirmed(parcel.account, time.monotonic())
 
     def returned(self, parcel: NewsInFlight) -> None:
-        """It is said again, where there is nothing newer."""
+        """Have it wait again, where there is nothing newer."""
         self._waiting.setdefault(parcel.key, parcel)
 
     def give_up(self, parcel: NewsInFlight) -> None:
-        """It is not said."""
+        """Have it wait no more."""
         self._waiting.pop(parcel.key, None)
 
     def _add_status(self) -> None:

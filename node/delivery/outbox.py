@@ -83,17 +83,17 @@ class Outbox:
 
     @property
     def held(self) -> int:
-        """Windows, of all boots."""
+        """How many windows are held, of all boots."""
         return self._held.count
 
     @property
     def unsaved(self) -> int:
-        """Windows that are in memory alone."""
+        """How many windows are in memory alone."""
         return len(self._held.current.unsaved)
 
     @property
     def discarded(self) -> int:
-        """Windows given up since this process began."""
+        """How many windows were given up since this process began, of all boots."""
         return self._held.discarded
 
     @property
@@ -165,11 +165,11 @@ class Outbox:
         )
 
     def take_ended(self) -> list[str]:
-        """Earlier boots of which nothing is held any more, each once."""
+        """The earlier boots of which nothing is held any more, each given once."""
         return self._held.take_ended()
 
     def account_confirmed(self, account: Account, now: float) -> None:
-        """The broker has an account: that of a boot that is over needs no more keeping."""
+        """Note an account that the broker has; that of a boot that is over is kept no more."""
         boot = self._held.boots.get(account.boot)
         if boot is None or account.waiting or boot.held:
             return

@@ -74,7 +74,7 @@ class OutboxDisk:
 
     @property
     def size_bytes(self) -> int:
-        """Of the file and its log."""
+        """Size of the file and its log."""
         return 0 if self._file is None else self._file.size_bytes
 
     def tend(self, now: float) -> None:

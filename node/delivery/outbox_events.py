@@ -49,7 +49,7 @@ class OutboxEvents:
         return True
 
     def done(self, key: int, now: float) -> None:
-        """The broker has it, or never will."""
+        """Let go of an event that the broker has, or never will have."""
         self._events.pop(key, None)
         self.unsaved.pop(key, None)
         if key in self.on_disk:
@@ -90,12 +90,12 @@ class OutboxEvents:
                 )
 
     def saved(self) -> None:
-        """All of them are on the disk."""
+        """Note that all events are on the disk."""
         self.on_disk.update(self.unsaved)
         self.unsaved.clear()
 
     def file_is_lost(self, now: float) -> None:
-        """Those that were on the disk are in memory alone."""
+        """Note that what was on the disk is in memory alone: it is to be saved anew."""
         for key in sorted(self.on_disk):
             self.unsaved[key] = now
         self.on_disk.clear()

@@ -24,11 +24,11 @@ from node.whole_file import sync_folder
 logger = logging.getLogger(__name__)
 
 _FORMAT: Final = 1
-"""In the file's `user_version`. Another format is moved aside, not guessed at."""
+"""Stands in the file's `user_version`; a file of another format is moved aside, not guessed at."""
 _CACHE_KB: Final = 512
-"""Of pages in memory; SQLite's own default is four times that."""
+"""Pages that SQLite keeps in memory; its own default is four times that."""
 _LOG_BYTES: Final = 1024 * 1024
-"""To which the write-ahead log shrinks once its pages are in the file."""
+"""The write-ahead log shrinks to this size once its pages are in the file."""
 _SMALL_BYTES: Final = 256 * 1024
 """An empty file below this is not worth the writes of making it smaller."""
 
@@ -115,12 +115,12 @@ class OutboxFile:
 
     @property
     def size_bytes(self) -> int:
-        """Of the file and its log, on the disk."""
+        """Size of the file and its log on the disk."""
         return sum(_size(self.path.with_name(self.path.name + suffix)) for suffix in ("", "-wal"))
 
     @property
     def used_bytes(self) -> int:
-        """Of pages that hold something, also those that are not committed yet.
+        """Size of the pages that hold something, also of those that are not committed yet.
 
         Raises:
             OutboxFileError: it cannot be read.
@@ -231,7 +231,7 @@ class OutboxFile:
             db.execute("INSERT OR REPLACE INTO events VALUES (?, ?)", (event, payload))
 
     def delete_event(self, event: int) -> None:
-        """Delete an event."""
+        """Delete an event, if it is there."""
         with self._changing() as db:
             db.execute("DELETE FROM events WHERE id = ?", (event,))
 

@@ -15,9 +15,9 @@ class OutboxRules(msgspec.Struct, frozen=True, kw_only=True):
     tail_seconds: float = 5.0
     """How old a window may become in memory alone."""
     max_windows: int = 10_000
-    """In memory alone."""
+    """How many windows may be in memory alone; then one is given up for each that comes."""
     max_bytes: int = 128 * 1024 * 1024
-    """On the disk."""
+    """How large the file may become; then windows in it are given up."""
     max_age_seconds: float = 168 * 3600.0
     """A window that has waited for longer is given up."""
     resend_seconds: float = 600.0

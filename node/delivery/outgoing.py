@@ -54,7 +54,7 @@ class OutgoingWindows:
         return sum(len(boot.confirmed) for boot in boots) < _CREDIT_WINDOWS
 
     def live(self, now: float, seconds: float) -> Entry | None:
-        """The oldest of the windows that wait and are no older than so many seconds."""
+        """The oldest of the waiting windows of this boot that came in within the last `seconds`."""
         found = None
         if self.waits_for_clock:
             return found
@@ -92,7 +92,7 @@ class OutgoingWindows:
         return []
 
     def sent(self, boot: str, seqs: Sequence[int]) -> None:
-        """These are on their way: not to be sent again until they come back.
+        """Note windows that are on their way: they do not wait until they come back.
 
         Args:
             boot: of the windows.
@@ -103,13 +103,13 @@ class OutgoingWindows:
             found.sent(seqs)
 
     def back(self, boot: str, seqs: Sequence[int]) -> None:
-        """These were not confirmed: they wait again."""
+        """Note windows that were not confirmed: they wait again."""
         found = self._held.boots.get(boot)
         if found is not None:
             found.back(seqs)
 
     def confirmed(self, boot: str, seqs: Sequence[int], now: float) -> None:
-        """The broker has these."""
+        """Note windows that the broker has; let go of them where its word is enough."""
         found = self._held.boots.get(boot)
         if found is None:
             return
@@ -122,7 +122,7 @@ class OutgoingWindows:
                 self._unreceipted.confirmed(boot, first, last, now)
 
     def refused(self, boot: str, seqs: Sequence[int], now: float) -> None:
-        """These will never be taken: give them up."""
+        """Give up windows that the broker will never take."""
         found = self._held.boots.get(boot)
         if found is None:
             return

@@ -31,13 +31,13 @@ class Suspicion:
         return self._careful > 0
 
     def confirmed(self) -> None:
-        """The broker has taken a message with windows or an event."""
+        """Note that the broker has answered a message with windows or an event."""
         self._careful = max(0, self._careful - 1)
 
     def dropped(
         self, on_their_way: list[Hashable], *, seconds: float, has_worked: bool
     ) -> Hashable | None:
-        """The connection has ended; gives the message to be given up, if it is one.
+        """Note that the connection has ended; gives the message to be given up, if it is one.
 
         Args:
             on_their_way: what was sent and not confirmed.

@@ -82,7 +82,7 @@ class Asked(msgspec.Struct, frozen=True):
     verb: str
     command: Command
     correlation: bytes | None
-    """Comes back with the answer."""
+    """What came with the command, and goes back with the answer."""
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -90,16 +90,16 @@ class Answer(msgspec.Struct, frozen=True):
 
     result: Result
     correlation: bytes | None
-    """That of the command."""
+    """What came with the command."""
 
 
 class Left(msgspec.Struct, frozen=True):
     """Windows that a node leaves behind as it ends."""
 
     saved: int
-    """They wait on the disk for the next start."""
+    """How many of them wait on the disk for the next start."""
     lost: int
-    """They could neither be sent nor saved."""
+    """How many of them could neither be sent nor saved."""
 
 
 class QueueLengths(msgspec.Struct, frozen=True, kw_only=True):
@@ -265,17 +265,17 @@ class Publisher:
 
     @property
     def connections(self) -> int:
-        """How many there were."""
+        """How many connections have stood so far."""
         return self._connection.count
 
     @property
     def confirmed(self) -> int:
-        """Publications that the broker has taken."""
+        """How many publications the broker has taken."""
         return self._connection.confirmed
 
     @property
     def queue_lengths(self) -> QueueLengths:
-        """How much waits where, now."""
+        """How much waits now, and where."""
         return QueueLengths(
             mail=self._mail.qsize(),
             windows=self._outbox.held,

@@ -26,7 +26,7 @@ class Span(msgspec.Struct, frozen=True):
 
 
 class Unreceipted:
-    """Remembers what was confirmed when.
+    """Remembers which windows the broker has confirmed when.
 
     Args:
         resend_seconds: how long a receipt may take.
@@ -47,11 +47,11 @@ class Unreceipted:
 
     @property
     def expects_receipts(self) -> bool:
-        """False where none has ever come, not even one that a broker kept, and long might have."""
+        """Whether to count on receipts: not where none came in time, nor any at all before."""
         return self.seen or not self.nobody_answers
 
     def confirmed(self, boot: str, first: int, last: int, now: float) -> None:
-        """The broker has taken these."""
+        """Note windows that the broker has taken."""
         if self._spans:
             newest = self._spans[-1]
             follows = (newest.boot, newest.last + 1) == (boot, first)
@@ -61,7 +61,7 @@ class Unreceipted:
         self._spans.append(Span(boot, first, last, now))
 
     def receipt_came(self, now: float) -> None:
-        """Somebody stores: a receipt for whatever windows."""
+        """Note a receipt, for whatever windows: somebody stores."""
         self._receipt_at = now
         self.nobody_answers = False
 

@@ -44,7 +44,7 @@ class WindowsInFlight(msgspec.Struct, frozen=True):
 
     @property
     def name(self) -> Hashable:
-        """They are known by their numbers."""
+        """Boot and numbers of the windows."""
         return self.boot, self.seqs
 
 
@@ -69,11 +69,11 @@ class WindowLane:
         """What kind of it was logged last, unless all is well again."""
 
     def connected(self) -> None:
-        """It is another connection: ask at once."""
+        """Go by another connection: ask at once."""
         self._hold.forget()
 
     def send(self) -> None:
-        """Send what may go out now."""
+        """Send the windows that may go out now."""
         now = time.monotonic()
         connection = self._connection
         while self._hold.is_over(now):
@@ -96,7 +96,7 @@ class WindowLane:
                 return
 
     def answered(self, parcel: WindowsInFlight, answer: Published) -> None:
-        """The broker has taken them, refuses them for good, or will not have them now."""
+        """Report what became of windows; hold others back if the broker will not have them now."""
         boot, seqs, now = parcel.boot, parcel.seqs, time.monotonic()
         self._connection.suspicion.confirmed()
         if answer.accepted and answer.reason_code != NO_MATCHING_SUBSCRIBERS:
@@ -115,11 +115,11 @@ class WindowLane:
             self._hold.begin(now, grows=not answer.accepted)
 
     def returned(self, parcel: WindowsInFlight) -> None:
-        """They wait again."""
+        """Have the windows wait again."""
         self._outgoing.back(parcel.boot, parcel.seqs)
 
     def give_up(self, parcel: WindowsInFlight) -> None:
-        """They are counted as refused."""
+        """Give the windows up: they count as refused."""
         self._outgoing.refused(parcel.boot, parcel.seqs, time.monotonic())
 
     def _may_send_late(self) -> bool:
