@@ -21,7 +21,7 @@ from node.scoring.release_store import read_release
 from node.scoring.runtime import find_runtime
 from node.settings import NodeSettings, load_settings
 from node.sound.source import Block
-from tests.node.delivery.test_outbox import window
+from tests.node.delivery.outboxes import window
 from tests.rig.brokers import Mosquitto
 from tests.rig.fake_source import Sound
 from tests.rig.link import Link
