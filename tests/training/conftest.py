@@ -31,7 +31,7 @@ from training.recipes import (
 from training.release.release_folder import put_release
 from training.sound.dataset import find_dataset
 from training.sound.feature_cache import ClipFeatures, FeatureCache, read_features
-from training.sound.recordings import Tally
+from training.sound.recordings import ReadingTally
 
 if TYPE_CHECKING:
     from training.detector.assemble import Assembled
@@ -236,7 +236,7 @@ def small_features(small_data: Path) -> Callable[[str], SmallFeatures]:
             hop_samples=RATE_HZ,
             cache=FeatureCache(None),
             unreadable="refuse",
-            tally=Tally(),
+            tally=ReadingTally(),
             progress=silent,
         )
         train = [clip for index, clip in enumerate(clips) if index % 4]

@@ -26,7 +26,7 @@ from training.sound.recordings import cut, read_recording
 _RUN_SECONDS = 120.0
 
 
-class HeardWindow(msgspec.Struct, frozen=True, eq=False):
+class ScoredWindow(msgspec.Struct, frozen=True, eq=False):
     """What the node's scorer makes of one window."""
 
     evidence: Evidence | None
@@ -35,11 +35,11 @@ class HeardWindow(msgspec.Struct, frozen=True, eq=False):
     level_dbfs: float
 
 
-Take = tuple[HeardWindow, ...]
+Take = tuple[ScoredWindow, ...]
 """A clip's windows, as they are or with one recording of noise."""
 
 
-class HeardClip(msgspec.Struct, frozen=True, eq=False):
+class ScoredTakes(msgspec.Struct, frozen=True, eq=False):
     """A clip, heard once or with several noises."""
 
     clip: Clip
@@ -60,13 +60,13 @@ class Listener:
         self._channel = channel
         self._scorer = Scorer(found, find_runtime())
 
-    def hear(self, clip: Clip) -> HeardClip:
+    def hear(self, clip: Clip) -> ScoredTakes:
         """Hear a clip as it is."""
-        return HeardClip(clip, (self._take(self._sound(clip)),))
+        return ScoredTakes(clip, (self._take(self._sound(clip)),))
 
     def hear_in_noise(
         self, clip: Clip, library: NoiseLibrary, *, half: Half, ratio_db: float
-    ) -> HeardClip:
+    ) -> ScoredTakes:
         """Hear a clip once with each kind of noise."""
         sound = self._sound(clip)
         takes = []
@@ -81,7 +81,7 @@ class Listener:
                 sample_rate_hz=self.manifest.features.sample_rate_hz,
             )
             takes.append(self._take(mix(sound, noise.samples, ratio_db=ratio_db)))
-        return HeardClip(clip, tuple(takes))
+        return ScoredTakes(clip, tuple(takes))
 
     def _sound(self, clip: Clip) -> Float32Array:
         rate_hz = self.manifest.features.sample_rate_hz
@@ -92,12 +92,12 @@ class Listener:
         windows = cut(sound, manifest.features, hop_samples=manifest.window_hop_samples)
         return tuple(self._window(np.ascontiguousarray(window)) for window in windows)
 
-    def _window(self, window: Float32Array) -> HeardWindow:
+    def _window(self, window: Float32Array) -> ScoredWindow:
         scored = self._scorer.score(window)
         evidence = self._scorer.evidence
         if evidence is not None:
             evidence = self._small(evidence, scored.level_dbfs)
-        return HeardWindow(evidence, scored.statistic, scored.level_dbfs)
+        return ScoredWindow(evidence, scored.statistic, scored.level_dbfs)
 
     def _small(self, evidence: Evidence, level_dbfs: float) -> Evidence:
         """Evidence of which the node keeps the same, in a twentieth of the memory and the time."""
@@ -112,8 +112,8 @@ class Listener:
 
 
 def stream(
-    clips: Sequence[HeardClip], rng: np.random.Generator, *, hop_seconds: float
-) -> Iterator[HeardWindow]:
+    clips: Sequence[ScoredTakes], rng: np.random.Generator, *, hop_seconds: float
+) -> Iterator[ScoredWindow]:
     """An endless stream of the clips' windows; see the module's docstring.
 
     Args:
@@ -132,7 +132,7 @@ def stream(
         index = elsewhere if jumps else (index + 1) % len(clips)
 
 
-def repeated(clip: HeardClip, rng: np.random.Generator) -> Iterator[HeardWindow]:
+def repeated(clip: ScoredTakes, rng: np.random.Generator) -> Iterator[ScoredWindow]:
     """One clip again and again, each time in one of its takes."""
     for takes in repeat(clip.takes):
         yield from takes[int(rng.random() * len(takes))]

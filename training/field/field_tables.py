@@ -2,14 +2,14 @@
 
 from collections.abc import Iterable, Sequence
 
-from training.field.field import (
+from training.field.field_report import (
     ConditionReport,
     Faults,
     FieldReport,
-    Interval,
     PlaceReport,
     RuleReport,
 )
+from training.judge.metrics import Interval
 
 _LEGEND = """\
 armed: calibrations that were, of those tried; a refused one leaves the node as not calibrated

@@ -11,12 +11,12 @@ import msgspec
 import numpy as np
 
 from training.errors import DataError
-from training.judge.evaluate import ClipRow
+from training.judge.evaluation_report import ClipRow
 from training.judge.intervals import Difference, paired_difference_over_sets
 from training.judge.metrics import (
+    DcaseRule,
     Evaluation,
     Figure,
-    Rule,
     ScoredClip,
     evaluate_scores,
     resampled_figure,
@@ -56,11 +56,11 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
             for scores in self.scores
         ]
 
-    def evaluations(self, rule: Rule) -> list[Evaluation]:
+    def evaluations(self, rule: DcaseRule) -> list[Evaluation]:
         """Figures of each seed."""
         return [evaluate_scores(clips, how="mean", rule=rule) for clips in self.scored]
 
-    def official(self, rule: Rule) -> float:
+    def official(self, rule: DcaseRule) -> float:
         """Mean official score over seeds; NaN where a label is missing."""
         found = [evaluation.official for evaluation in self.evaluations(rule)]
         return float(np.mean([np.nan if value is None else value for value in found]))
@@ -134,7 +134,7 @@ def yardstick_run(run: Run, yardstick: str) -> Run:
     return msgspec.structs.replace(run, name=yardstick, scores=(run.yardsticks[yardstick],))
 
 
-def compare(first: Run, second: Run, *, rule: Rule | None = None) -> Comparison:
+def compare(first: Run, second: Run, *, rule: DcaseRule | None = None) -> Comparison:
     """Paired bootstrap over recordings, the same resamples for both runs and all seeds.
 
     Raises:
@@ -171,7 +171,7 @@ def compare(first: Run, second: Run, *, rule: Rule | None = None) -> Comparison:
 
 
 def _figure(
-    runs: Sequence[Sequence[ScoredClip]], figure: Figure, rule: Rule | None
+    runs: Sequence[Sequence[ScoredClip]], figure: Figure, rule: DcaseRule | None
 ) -> float | None:
     """Mean over runs."""
     found = [

@@ -73,7 +73,7 @@ def disturb(
     library = NoiseLibrary(noise)
     listener = _Listener(release, channel)
     heard = [
-        [_Heard(clip.path.name, *listener.hear(clip)) for clip in session]
+        [_HeardClip(clip.path.name, *listener.hear(clip)) for clip in session]
         for session in _sessions(held_out)
     ]
     clips = [
@@ -93,7 +93,7 @@ def disturb(
     return tuple(found)
 
 
-class _Heard(msgspec.Struct, frozen=True):
+class _HeardClip(msgspec.Struct, frozen=True):
     name: str
     sound: Float32Array
     sample_rate_hz: int
@@ -143,7 +143,7 @@ def _sessions(clips: Sequence[Clip]) -> list[list[Clip]]:
 
 
 def _mixed(
-    clip: _Heard, library: NoiseLibrary, kind: str, ratio_db: float, draw: int
+    clip: _HeardClip, library: NoiseLibrary, kind: str, ratio_db: float, draw: int
 ) -> Float32Array:
     # By name: another kind or clip leaves the draws of this one as they are.
     words = [draw, *f"{kind} {clip.name}".encode()]

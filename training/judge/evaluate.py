@@ -4,210 +4,67 @@ Everything comes from the `.tflite` files, run by the node's own code, and stand
 no network: chance, flagging everything, the level, a Gaussian mixture and the nearest neighbour.
 """
 
-import hashlib
-import json
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
-from contract import VERSION
-from contract.feature_params import FeatureParams
 from contract.release import Manifest, Threshold
 from node.scoring.release_store import read_release
-from training.errors import DataError, DestinationError
+from training.errors import DataError
 from training.judge.disturbances import Disturbance, disturb
+from training.judge.evaluation_report import (
+    ClipRow,
+    EvaluationReport,
+    FaultFigures,
+    RuntimeReport,
+    SectionFigures,
+    ThresholdReport,
+    VariantReport,
+    detector_figures,
+    write_evaluation,
+)
 from training.judge.intervals import draw_resamples
 from training.judge.metrics import (
-    BoolArray,
     ClipScore,
-    Decision,
+    DcaseRule,
     Evaluation,
-    Figures,
-    Figures2022,
     Float64Array,
-    Interval,
-    Rule,
     ScoredClip,
-    Vote,
     auc,
     clip_scores,
     decisions,
     evaluate_scores,
-    rescored,
     votes,
 )
 from training.judge.scoring import WindowChoice, chosen, scored, stacked
-from training.judge.stream import Delays, FalseAlarms, detection_delays, false_alarms
+from training.judge.stream import detection_delays, false_alarms
 from training.judge.thresholds import (
-    SessionCheck,
     ThresholdChoice,
     conformal_quantile,
     gamma_threshold,
     percentile_threshold,
 )
-from training.judge.yardsticks import (
-    by_section,
-    gmm_scores,
-    level_oracle,
-    nearest_neighbour_scores,
-    pool,
-    random_scores,
-)
+from training.judge.training_record import TrainingRecord, heard_in_training, read_training_record
+from training.judge.yardstick_figures import Yardsticks, yardstick_figures
 from training.made.harden import original_of, planted_in
 from training.progress import Progress
-from training.recipes import read_recipe, recipe_names
-from training.release.release_folder import METRICS_NAME, VARIANTS_NAME, variant_folders
-from training.release.runtime_trial import LatencyMs, RuntimeTrial
+from training.release.release_folder import variant_folders
+from training.release.runtime_trial import RuntimeTrial
 from training.release.runtimes import try_runtimes
 from training.sound.dataset import Clip, Dataset, Domain, find_dataset
 from training.sound.feature_cache import ClipFeatures, FeatureCache, read_features
-from training.sound.recordings import Note, Tally
+from training.sound.recordings import Note, ReadingTally
 from training.staging import refuse_unwritable
 
-YARDSTICK_FEATURES = FeatureParams(kind="logmel", n_fft=1024, frames=63)
-"""Log-mel of 128 bands, as in TWFR-GMM and the official baselines; of windows of any length."""
-_TWFR_R = 0.98
 _CLIP_SCORES: tuple[ClipScore, ...] = ("mean", "top10", "max")
 _FEW_TEST_CLIPS = 20
 _FALSE_ALARM_RATE = 0.01
-_FEWEST_TO_COMPARE_WITH = 2
 
 
-class Line(msgspec.Struct, frozen=True, kw_only=True):
-    """The figures of one detector or yardstick in short; None where a label is missing."""
-
-    auc: float | None
-    pauc: float | None
-    official: float | None
-    official_interval: Interval | None
-    domains: dict[Domain, float | None]
-    """AUC of each."""
-    remark: str = ""
-
-
-class SectionFigures(msgspec.Struct, frozen=True, kw_only=True):
-    """A section as a whole and by domain."""
-
-    auc: float | None
-    pauc: float | None
-    official: float | None
-    domains: dict[Domain, Figures]
-
-
-class ThresholdReport(msgspec.Struct, frozen=True, kw_only=True):
-    """A threshold on the clips' scores, from normal sound alone, and what it does."""
-
-    method: str
-    value: float
-    false_alarm_rate: float | None
-    """Asked of it; None where nobody did."""
-    count: int
-    """Scores of held-out normal clips (or windows) that it was chosen from."""
-    overall: Decision
-    domains: dict[Domain, Decision]
-
-
-class RuntimeReport(msgspec.Struct, frozen=True, kw_only=True):
-    """A variant in one inference library."""
-
-    version: str | None
-    outcome: str
-    reason: str | None
-    auc: float | None
-    pauc: float | None
-    official: float | None
-    auc_difference: float | None
-    """To float32 in the library that comes first."""
-    latency_ms: LatencyMs | None
-
-
-class VariantReport(msgspec.Struct, frozen=True, kw_only=True):
-    """One quantisation of the models."""
-
-    released: bool
-    size_bytes: int
-    operators: tuple[str, ...]
-    runtimes: dict[str, RuntimeReport]
-
-
-class ClipRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A clip and its score, for whoever wants to compare runs."""
-
-    file: str
-    section: str
-    domain: Domain
-    label: str
-    recording: str
-    """The clip itself, or the one that its fault was planted in."""
-    attributes: str
-    score: float
-    level_dbfs: float
-
-
-class FaultFigures(msgspec.Struct, frozen=True, kw_only=True):
-    """How well planted faults of one kind or severity are heard."""
-
-    clips: int
-    auc: float | None
-    """Against all normal clips."""
-    above_original: float
-    """Share of them that score above the very clip that they were planted in: 0.5 is chance."""
-
-
-class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """All that labelled recordings say about a release."""
-
-    schema: int = 1
-    earshot: str = VERSION
-    release: str
-    recipe: str | None
-    data: str
-    machine: str
-    layout: str
-    command: str
-    runtime: str
-    clip_score: ClipScore
-    windows: WindowChoice
-    warnings: tuple[str, ...]
-    official: float | None
-    official_interval: Interval | None
-    rule: Rule
-    """Whose `official` is; `overall`, `domains` and `sections` are always by the rule of 2021."""
-    overall: Figures
-    domains: dict[Domain, Figures]
-    sections: dict[str, SectionFigures]
-    official_2022: Figures2022
-    pooled: Figures
-    left_out: tuple[str, ...]
-    clip_scores: dict[ClipScore, Line]
-    thresholds: dict[str, ThresholdReport]
-    votes: dict[str, Vote]
-    """After the node's vote over windows at the release's threshold, overall and by domain."""
-    false_alarms: FalseAlarms | None
-    delays: Delays | None
-    faults: dict[str, FaultFigures]
-    """By kind and by severity; empty unless faults were planted by `synthesize --hard`."""
-    room_noise: tuple[Disturbance, ...]
-    """Empty where none was asked for."""
-    yardsticks: dict[str, Line]
-    yardstick_scores: dict[str, tuple[float, ...]]
-    """Of the clips, in their order."""
-    variants: dict[str, VariantReport]
-    clips: tuple[ClipRow, ...]
-
-
-class Yardsticks(msgspec.Struct, frozen=True):
-    """What detectors without a network say of the test clips."""
-
-    lines: dict[str, Line]
-    scores: dict[str, tuple[float, ...]]
-
-
-class Judgement(msgspec.Struct, frozen=True):
+class EvaluationInput(msgspec.Struct, frozen=True):
     """What evaluation needs of a release folder and of recordings."""
 
     folder: Path
@@ -245,7 +102,9 @@ class EvaluateRequest(msgspec.Struct, frozen=True, kw_only=True):
     cache: FeatureCache
 
 
-def evaluate_release(request: EvaluateRequest, *, note: Note, progress: Progress) -> Report:
+def evaluate_release(
+    request: EvaluateRequest, *, note: Note, progress: Progress
+) -> EvaluationReport:
     """Judge a release and its variants; write the JSON if it was asked for.
 
     Raises:
@@ -256,9 +115,9 @@ def evaluate_release(request: EvaluateRequest, *, note: Note, progress: Progress
         refuse_unwritable(request.json)
     dataset = find_dataset(request.data, request.machine)
     require_labels(dataset)
-    metrics = _metrics_beside(request.release, manifest)
+    metrics = read_training_record(request.release, manifest)
     check = metrics.session_check
-    tally = Tally()
+    tally = ReadingTally()
     read = partial(
         read_features,
         hop_samples=manifest.window_hop_samples,
@@ -273,15 +132,17 @@ def evaluate_release(request: EvaluateRequest, *, note: Note, progress: Progress
         note(line)
     # Clips that are too short or silent may have been all there were.
     require_labels(msgspec.structs.replace(dataset, test=tuple(clip.clip for clip in test)))
-    judgement = Judgement(
+    judgement = EvaluationInput(
         folder=request.release,
         data=request.data.resolve().name[:200],
         dataset=dataset,
         test=test,
-        yardsticks=yardsticks(dataset, [clip.clip for clip in test], manifest.features, read),
+        yardsticks=yardstick_figures(
+            dataset, [clip.clip for clip in test], manifest.features, read
+        ),
         held_out=_held_out(metrics, dataset),
         unheard_sessions=None if check is None else check.threshold,
-        warnings=_trained_on(metrics, test),
+        warnings=heard_in_training(metrics, [clip.clip.path for clip in test], "test clips"),
         recipe=manifest.training.recipe,
         clip_score=metrics.clip_score,
         windows=metrics.windows,
@@ -305,7 +166,7 @@ def evaluate_release(request: EvaluateRequest, *, note: Note, progress: Progress
     for text in report.warnings:
         note(text)
     if request.json is not None:
-        write_json(report, request.json)
+        write_evaluation(report, request.json)
     return report
 
 
@@ -323,11 +184,8 @@ def require_labels(dataset: Dataset) -> None:
             )
 
 
-ReadFeatures = Callable[[Sequence[Clip], FeatureParams], list[ClipFeatures]]
-
-
-def judge(judgement: Judgement) -> Report:
-    """All figures of a release folder and its variants; see `Report`."""
+def judge(judgement: EvaluationInput) -> EvaluationReport:
+    """All figures of a release folder and its variants; see `EvaluationReport`."""
     test = chosen(judgement.test, judgement.windows)
     features = stacked(test)
     folders = {"released": judgement.folder, **variant_folders(judgement.folder)}
@@ -341,7 +199,7 @@ def judge(judgement: Judgement) -> Report:
     manifest = read_release(judgement.folder).manifest
     clips = scored(test, _ran(trials["released"]))
     resamples = draw_resamples([clip.clip for clip in clips], seed=0, group=original_of)
-    rule: Rule | None = "2022" if judgement.dataset.layout == "DCASE 2022 and later" else None
+    rule: DcaseRule | None = "2022" if judgement.dataset.layout == "DCASE 2022 and later" else None
     evaluation = evaluate_scores(clips, how=judgement.clip_score, rule=rule, resamples=resamples)
     threshold = manifest.threshold.value
     ratios = [clip.statistics / threshold for clip in clips]
@@ -350,7 +208,7 @@ def judge(judgement: Judgement) -> Report:
     # Of one window of each clip there is nothing to vote on.
     streams = judgement.windows == "all"
     hop_seconds = manifest.window_hop_samples / manifest.features.sample_rate_hz
-    return Report(
+    return EvaluationReport(
         release=manifest.label,
         recipe=judgement.recipe,
         data=judgement.data,
@@ -370,7 +228,7 @@ def judge(judgement: Judgement) -> Report:
         official_2022=evaluation.overall_2022,
         pooled=evaluation.pooled,
         left_out=evaluation.left_out,
-        clip_scores={how: line(clips, how, resamples) for how in _CLIP_SCORES},
+        clip_scores={how: detector_figures(clips, how, resamples) for how in _CLIP_SCORES},
         thresholds=_thresholds(manifest, clips, judgement),
         votes=(
             {str(group): vote for group, vote in votes(clips, threshold=threshold).items()}
@@ -395,144 +253,7 @@ def judge(judgement: Judgement) -> Report:
     )
 
 
-def line(
-    clips: Sequence[ScoredClip],
-    how: ClipScore,
-    resamples: Float64Array | None,
-    remark: str = "",
-) -> Line:
-    """A detector's figures in short."""
-    found = evaluate_scores(clips, how=how, resamples=resamples)
-    return Line(
-        auc=found.overall.auc,
-        pauc=found.overall.pauc,
-        official=found.official,
-        official_interval=found.official_interval,
-        domains={domain: figures.auc for domain, figures in found.by_domain.items()},
-        remark=remark,
-    )
-
-
-def yardsticks(
-    dataset: Dataset, test_clips: Sequence[Clip], windows: FeatureParams, read: ReadFeatures
-) -> Yardsticks:
-    """What needs no network, on the same windows; see `training.judge.yardsticks`.
-
-    Those that compare with normal clips are left out where a tested section has less than 2.
-    """
-    params = msgspec.structs.replace(
-        YARDSTICK_FEATURES,
-        sample_rate_hz=windows.sample_rate_hz,
-        window_samples=windows.window_samples,
-        frames=1 + windows.window_samples // YARDSTICK_FEATURES.frame_hop_samples,
-    )
-    train, test = (read(clips, params) for clips in (dataset.train, list(test_clips)))
-    own = [clip.clip for clip in test]
-    clips = [ScoredClip(clip.clip, np.array([0.0]), float(clip.level_dbfs.mean())) for clip in test]
-    labels: BoolArray = np.array([clip.is_anomaly for clip in clips])
-    level = level_oracle(labels, np.array([clip.level_dbfs for clip in clips]))
-    found = {
-        "random": (random_scores(len(clips), seed=0), "one draw"),
-        "level": (level.scores, f"{level.direction} is anomalous, chosen with the test labels"),
-    }
-
-    def pooled(r: float) -> tuple[Float64Array, Float64Array]:
-        frames = params.sound_frames
-        train_and_test = [
-            np.stack([pool(clip.features, sound_frames=frames, r=r) for clip in part])
-            for part in (train, test)
-        ]
-        return train_and_test[0], train_and_test[1]
-
-    to_compare_with = Counter(clip.clip.section for clip in train)
-    if all(to_compare_with[clip.section] >= _FEWEST_TO_COMPARE_WITH for clip in own):
-        heard = [clip.clip for clip in train]
-        mean_train, mean_test = pooled(1.0)
-        twfr_train, twfr_test = pooled(_TWFR_R)
-        found |= {
-            "mean_gmm": (
-                by_section(gmm_scores, mean_train, heard, mean_test, own),
-                "mean log-mel, 2 components",
-            ),
-            "twfr_gmm": (
-                by_section(gmm_scores, twfr_train, heard, twfr_test, own),
-                f"the same with r = {_TWFR_R:g}",
-            ),
-            "knn": (
-                by_section(nearest_neighbour_scores, mean_train, heard, mean_test, own),
-                "mean log-mel, k = 1",
-            ),
-        }
-    resamples = draw_resamples(own, seed=0, group=original_of)
-    return Yardsticks(
-        {
-            name: line(rescored(clips, scores), "mean", resamples, remark)
-            for name, (scores, remark) in found.items()
-        },
-        {name: tuple(scores.tolist()) for name, (scores, _) in found.items()},
-    )
-
-
-def write_json(report: Report, path: Path) -> None:
-    """Write a report.
-
-    Raises:
-        DestinationError: the disk does not let it.
-    """
-    text = json.dumps(msgspec.to_builtins(report), indent=1, allow_nan=False)
-    try:
-        path.write_text(text + "\n", encoding="utf-8")
-    except OSError as error:
-        raise DestinationError(f"{path}: cannot write: {error.strerror}") from error
-
-
-class _Beside(msgspec.Struct, kw_only=True):
-    """What evaluation takes from the `metrics.json` beside a release."""
-
-    clip_score: ClipScore = "mean"
-    windows: WindowChoice = "all"
-    held_out: dict[str, list[float]] = {}
-    """Statistics of the windows of each held-out clip."""
-    session_check: SessionCheck | None = None
-    trained_on: tuple[str, ...] = ()
-    """Content of every train clip; see `fingerprint`."""
-
-
-def fingerprint(path: Path) -> str:
-    """What tells recordings apart, whatever they are called: the start of their SHA-256."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()[:16]
-
-
-def _trained_on(metrics: _Beside, test: Sequence[ClipFeatures]) -> list[str]:
-    known = set(metrics.trained_on)
-    heard = [clip.clip.path for clip in test if known and fingerprint(clip.clip.path) in known]
-    if not heard:
-        return []
-    return [
-        f"{len(heard)} of {len(test)} test clips were in the release's training, such as"
-        f" {heard[0].name}: the figures are too good"
-    ]
-
-
-def _metrics_beside(folder: Path, manifest: Manifest) -> _Beside:
-    beside = [folder / METRICS_NAME]
-    if folder.absolute().parent.name == VARIANTS_NAME:
-        beside.append(folder.absolute().parents[1] / METRICS_NAME)
-    path = next((path for path in beside if path.exists()), None)
-    if path is None:
-        recipe = manifest.training.recipe
-        if recipe not in recipe_names():
-            return _Beside()
-        known = read_recipe(recipe)
-        return _Beside(clip_score=known.clip_score, windows=known.windows)
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=_Beside)
-    except (OSError, msgspec.MsgspecError) as error:
-        raise DataError(f"{path}: expected what `training train` wrote: {error}") from error
-
-
-def _held_out(metrics: _Beside, dataset: Dataset) -> list[ScoredClip]:
+def _held_out(metrics: TrainingRecord, dataset: Dataset) -> list[ScoredClip]:
     """Held-out clips, whose sound need not be there: only their scores are used."""
     return [
         ScoredClip(
@@ -589,7 +310,7 @@ def _sections(evaluation: Evaluation) -> dict[str, SectionFigures]:
 
 
 def _thresholds(
-    manifest: Manifest, clips: Sequence[ScoredClip], judgement: Judgement
+    manifest: Manifest, clips: Sequence[ScoredClip], judgement: EvaluationInput
 ) -> dict[str, ThresholdReport]:
     how = judgement.clip_score
     found = {"release": _threshold(clips, how, manifest.threshold)}
@@ -679,7 +400,7 @@ def _runtime(
 ) -> RuntimeReport:
     found = None
     if trial.statistics is not None:
-        found = line(scored(test, trial.statistics), how, None)
+        found = detector_figures(scored(test, trial.statistics), how, None)
     return RuntimeReport(
         version=trial.version,
         outcome=trial.outcome,
@@ -696,7 +417,7 @@ def _runtime(
     )
 
 
-def _rows(clips: Sequence[ScoredClip], judgement: Judgement) -> list[ClipRow]:
+def _rows(clips: Sequence[ScoredClip], judgement: EvaluationInput) -> list[ClipRow]:
     def below(path: Path) -> str:
         return path.relative_to(judgement.dataset.folder).as_posix()
 

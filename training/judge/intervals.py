@@ -17,9 +17,9 @@ import numpy.typing as npt
 from training.errors import DataError, TrainingError
 from training.judge.metrics import (
     ClipScore,
+    DcaseRule,
     Figure,
     Float64Array,
-    Rule,
     ScoredClip,
     percentile_interval,
     resampled_figure,
@@ -93,7 +93,7 @@ def paired_difference_over_sets(
     *,
     figure: Figure = "official",
     how: tuple[ClipScore, ClipScore] = ("mean", "mean"),
-    rule: Rule | None = None,
+    rule: DcaseRule | None = None,
     seed: int,
     count: int = RESAMPLES,
     group: GroupOf | None = None,

@@ -31,7 +31,7 @@ BoolArray = npt.NDArray[np.bool_]
 
 ClipScore = Literal["mean", "top10", "max"]
 """Which windows speak for a clip: all, the largest tenth (rounded up), or the largest."""
-Rule = Literal["2021", "2022"]
+DcaseRule = Literal["2021", "2022"]
 Figure = Literal["auc", "pauc", "official"]
 Interval = tuple[float, float]
 Group = Domain | Literal["overall"]
@@ -75,7 +75,7 @@ class ScoredClip(msgspec.Struct, frozen=True):
         return self.clip.label == "anomaly"
 
 
-class Figures(msgspec.Struct, frozen=True, kw_only=True):
+class AucFigures(msgspec.Struct, frozen=True, kw_only=True):
     """How well a group of clips is told apart; None where a label is missing.
 
     Of one section and domain these are its own numbers; of several, harmonic means over them.
@@ -92,7 +92,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     official_interval: Interval | None
 
 
-class Figures2022(msgspec.Struct, frozen=True, kw_only=True):
+class AucFigures2022(msgspec.Struct, frozen=True, kw_only=True):
     """The rule of 2022 and later; None where a label is missing."""
 
     auc_source: float | None
@@ -109,25 +109,25 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     """All that the scores of labelled clips say without a threshold."""
 
     how: ClipScore
-    rule: Rule
+    rule: DcaseRule
     """Whose `official` is."""
     official: float | None
     official_interval: Interval | None
-    overall: Figures
+    overall: AucFigures
     """By the rule of 2021."""
-    by_domain: dict[Domain, Figures]
-    by_section: dict[str, Figures]
-    by_section_and_domain: dict[str, dict[Domain, Figures]]
+    by_domain: dict[Domain, AucFigures]
+    by_section: dict[str, AucFigures]
+    by_section_and_domain: dict[str, dict[Domain, AucFigures]]
     left_out: tuple[str, ...]
     """Sections and domains (`00 target`) without both labels, in none of the means above."""
-    overall_2022: Figures2022
-    by_section_2022: dict[str, Figures2022]
+    overall_2022: AucFigures2022
+    by_section_2022: dict[str, AucFigures2022]
     left_out_2022: tuple[str, ...]
-    pooled: Figures
+    pooled: AucFigures
     """All clips together, as if they were one section and domain."""
 
 
-class Decision(msgspec.Struct, frozen=True, kw_only=True):
+class ThresholdFigures(msgspec.Struct, frozen=True, kw_only=True):
     """What flagging all clips above a threshold gives; None where a label is missing."""
 
     threshold: float
@@ -272,7 +272,7 @@ def evaluate_scores(
     clips: Sequence[ScoredClip],
     *,
     how: ClipScore,
-    rule: Rule | None = None,
+    rule: DcaseRule | None = None,
     resamples: Float64Array | None = None,
 ) -> Evaluation:
     """AUC, pAUC and official scores by both rules, with their means.
@@ -291,7 +291,7 @@ def evaluate_scores(
     overall_2022 = _figures_2022(numbers_2022.values(), table, table.everything)
     pooled = table.areas(table.everything)
     rule = rule or table.rule
-    headline: Figures | Figures2022 = overall if rule == "2021" else overall_2022
+    headline: AucFigures | AucFigures2022 = overall if rule == "2021" else overall_2022
     return Evaluation(
         how=how,
         rule=rule,
@@ -346,7 +346,7 @@ def resampled_figure(
     figure: Figure,
     *,
     how: ClipScore,
-    rule: Rule | None = None,
+    rule: DcaseRule | None = None,
     resamples: Float64Array,
 ) -> Float64Array | None:
     """One overall figure of the clips themselves and of each resample.
@@ -373,13 +373,13 @@ def percentile_interval(values: Float64Array) -> Interval:
 
 def decisions(
     clips: Sequence[ScoredClip], *, threshold: float, how: ClipScore
-) -> dict[Group, Decision]:
+) -> dict[Group, ThresholdFigures]:
     """Decisions over all clips and over each domain that has clips.
 
     A clip is flagged when its score is above the threshold, a window when its statistic is.
     """
     return {
-        group: _decision(members, threshold=threshold, how=how)
+        group: _threshold_figures(members, threshold=threshold, how=how)
         for group, members in _groups(clips).items()
     }
 
@@ -419,7 +419,7 @@ class _Table:
         return [domain for domain in _DOMAINS if domain in found]
 
     @property
-    def rule(self) -> Rule:
+    def rule(self) -> DcaseRule:
         """The rule of 2021, unless a domain has no anomalies of its own."""
         own = all(self.labels[self.domains == domain].any() for domain in self.domain_names)
         return "2021" if own else "2022"
@@ -470,13 +470,13 @@ def _numbers_2022(table: _Table) -> dict[str, _Section2022]:
     return found
 
 
-def _figures(cells: Iterable[RocAreas], table: _Table, chosen: BoolArray) -> Figures:
+def _figures(cells: Iterable[RocAreas], table: _Table, chosen: BoolArray) -> AucFigures:
     """Harmonic means over cells, for a group of clips."""
     cells = list(cells)
     aucs, paucs = [cell.auc for cell in cells], [cell.pauc for cell in cells]
     auc, official = _harmonic(aucs), _harmonic([*aucs, *paucs])
     normal, anomaly = table.count(chosen)
-    return Figures(
+    return AucFigures(
         normal_clips=normal,
         anomaly_clips=anomaly,
         auc=_point(auc),
@@ -489,7 +489,7 @@ def _figures(cells: Iterable[RocAreas], table: _Table, chosen: BoolArray) -> Fig
 
 def _figures_2022(
     sections: Iterable[_Section2022], table: _Table, chosen: BoolArray
-) -> Figures2022:
+) -> AucFigures2022:
     sections = list(sections)
     by_domain = {
         domain: [section.aucs[domain] for section in sections if domain in section.aucs]
@@ -497,7 +497,7 @@ def _figures_2022(
     }
     paucs = [section.pauc for section in sections if section.pauc is not None]
     official = _harmonic([*by_domain["source"], *by_domain["target"], *paucs])
-    return Figures2022(
+    return AucFigures2022(
         auc_source=_point(_harmonic(by_domain["source"])),
         auc_target=_point(_harmonic(by_domain["target"])),
         pauc=_point(_harmonic(paucs)),
@@ -549,7 +549,9 @@ def _groups(clips: Sequence[ScoredClip]) -> dict[Group, list[ScoredClip]]:
     return groups
 
 
-def _decision(clips: Sequence[ScoredClip], *, threshold: float, how: ClipScore) -> Decision:
+def _threshold_figures(
+    clips: Sequence[ScoredClip], *, threshold: float, how: ClipScore
+) -> ThresholdFigures:
     labels = np.array([clip.is_anomaly for clip in clips], dtype=np.bool_)
     flagged = clip_scores(clips, how) > threshold
     hits, misses = int(np.sum(labels & flagged)), int(np.sum(labels & ~flagged))
@@ -558,7 +560,7 @@ def _decision(clips: Sequence[ScoredClip], *, threshold: float, how: ClipScore) 
     both = bool(anomaly and normal)
     tpr = hits / anomaly if anomaly else None
     fpr = false / normal if normal else None
-    return Decision(
+    return ThresholdFigures(
         threshold=threshold,
         normal_clips=normal,
         anomaly_clips=anomaly,

@@ -19,9 +19,9 @@ from node.scoring.detector import Detector
 from node.scoring.release_store import Release
 from node.scoring.runtime import Runtime
 from training.judge.disturbances import FALSE_ALARM_RATE, Disturbance
-from training.judge.evaluate import Line, Report, ThresholdReport
+from training.judge.evaluation_report import DetectorFigures, EvaluationReport, ThresholdReport
 from training.judge.intervals import Spread
-from training.judge.metrics import MAX_FPR, Decision, Interval
+from training.judge.metrics import MAX_FPR, Interval, ThresholdFigures
 from training.judge.scoring import stacked
 from training.judge.thresholds import SessionCheck
 from training.pages import charts
@@ -33,7 +33,7 @@ from training.sound.feature_cache import ClipFeatures
 
 if TYPE_CHECKING:
     from training.detector.autoencoders import Epoch
-    from training.runs.train import Outcome
+    from training.detector.outcome import Outcome
 
 _CHANCE = 0.5
 _CRIES_WOLF = 0.1
@@ -192,7 +192,7 @@ def _lead_without_faults(outcome: "Outcome") -> str:
     )
 
 
-def _lead(report: Report) -> str:
+def _lead(report: EvaluationReport) -> str:
     at_release = report.thresholds["release"].overall
     flagged = (
         f"at its threshold it flags {_of(at_release.tpr, at_release.anomaly_clips)} anomalous and"
@@ -221,7 +221,7 @@ def _separation(official: float | None, interval: Interval | None) -> tuple[str,
     return "tell faults from normal sound only a little better than chance", False
 
 
-def _beside_yardsticks(report: Report) -> str:
+def _beside_yardsticks(report: EvaluationReport) -> str:
     own = (
         f"Official score {_number(report.official, report.official_interval)};"
         f" chance gives {_CHANCE}."
@@ -246,7 +246,7 @@ def _beside_yardsticks(report: Report) -> str:
     return f"{own} That is above all that needs no network, of which the best is {against}."
 
 
-def _best_yardstick(report: Report) -> tuple[str, Line] | None:
+def _best_yardstick(report: EvaluationReport) -> tuple[str, DetectorFigures] | None:
     """By official score; random numbers are none."""
     known = [
         (name, line)
@@ -256,7 +256,7 @@ def _best_yardstick(report: Report) -> tuple[str, Line] | None:
     return max(known, key=lambda item: item[1].official or 0.0, default=None)
 
 
-def _at_threshold(report: Report) -> list[str]:
+def _at_threshold(report: EvaluationReport) -> list[str]:
     found = report.thresholds["release"]
     decision = found.overall
     remarks = []
@@ -294,8 +294,8 @@ def _sessions_remark(check: SessionCheck, outcome: "Outcome") -> str:
     )
 
 
-def _figures(report: Report) -> Markup:
-    lines: list[tuple[str, Line, Literal["own", "other", "yardstick"]]] = [
+def _figures(report: EvaluationReport) -> Markup:
+    lines: list[tuple[str, DetectorFigures, Literal["own", "other", "yardstick"]]] = [
         ("this release", report.clip_scores[report.clip_score], "own"),
         *(
             (f"clips by {how}", line, "other")
@@ -344,7 +344,7 @@ def _figures(report: Report) -> Markup:
     )
 
 
-def _group_rows(report: Report) -> list[dict[str, str]]:
+def _group_rows(report: EvaluationReport) -> list[dict[str, str]]:
     groups = [("all", report.overall, _best_auc(report, None))]
     groups += [
         (domain, figures, _best_auc(report, domain)) for domain, figures in report.domains.items()
@@ -369,7 +369,7 @@ def _group_rows(report: Report) -> list[dict[str, str]]:
     ]
 
 
-def _best_auc(report: Report, domain: Domain | None) -> str:
+def _best_auc(report: EvaluationReport, domain: Domain | None) -> str:
     found = [
         (auc, name)
         for name, line in report.yardsticks.items()
@@ -381,7 +381,7 @@ def _best_auc(report: Report, domain: Domain | None) -> str:
     return f"{auc:.3f} ({_yardstick(name)})"
 
 
-def _scores(report: Report) -> Markup:
+def _scores(report: EvaluationReport) -> Markup:
     threshold = report.thresholds["release"].value
     across = charts.axis_of([*(row.score for row in report.clips), threshold])
     plots = []
@@ -400,7 +400,7 @@ def _scores(report: Report) -> Markup:
     )
 
 
-def _rocs(report: Report) -> Markup:
+def _rocs(report: EvaluationReport) -> Markup:
     labels = np.array([row.label == "anomaly" for row in report.clips])
     scores = np.array([row.score for row in report.clips])
     lines = []
@@ -455,7 +455,7 @@ def _threshold(outcome: "Outcome") -> Markup:
     )
 
 
-def _decisions(report: Report) -> list[str]:
+def _decisions(report: EvaluationReport) -> list[str]:
     release = report.thresholds["release"]
     method = _THRESHOLDS.get(release.method, release.method)
     names = {**_THRESHOLDS, "release": f"the release's, {method}"}
@@ -505,7 +505,7 @@ def _fpr(found: ThresholdReport, domain: Domain) -> str:
     return _number(found.domains[domain].fpr) if domain in found.domains else "-"
 
 
-def _counts(decision: Decision) -> dict[str, str]:
+def _counts(decision: ThresholdFigures) -> dict[str, str]:
     """Anomalies found and missed, normals flagged and not."""
     found = round((decision.tpr or 0.0) * decision.anomaly_clips)
     false = round((decision.fpr or 0.0) * decision.normal_clips)
@@ -554,7 +554,7 @@ def _held_out(outcome: "Outcome") -> Markup:
     )
 
 
-def _alarms(report: Report) -> Markup:
+def _alarms(report: EvaluationReport) -> Markup:
     if not report.votes:
         # Of one window of each recording there is nothing to vote on.
         return Markup()
@@ -775,7 +775,7 @@ def _models(outcome: "Outcome", environment: Environment) -> Markup:
     )
 
 
-def _variants(report: Report, environment: Environment) -> list[str]:
+def _variants(report: EvaluationReport, environment: Environment) -> list[str]:
     rows = []
     reasons: dict[str, list[str]] = {}
     for name, variant in report.variants.items():

@@ -16,11 +16,11 @@ import msgspec
 
 from contract import VERSION
 from node.bench.result_row import COLUMNS, checkout_hash, device_name, platform_name
-from training.judge.evaluate import Report, RuntimeReport
-from training.judge.metrics import Decision, Figures, Interval
+from training.judge.evaluation_report import EvaluationReport, RuntimeReport
+from training.judge.metrics import AucFigures, Interval, ThresholdFigures
 
 if TYPE_CHECKING:
-    from training.runs.train import Outcome
+    from training.detector.outcome import Outcome
 
 _LIBRARIES = ("numpy", "scipy", "scikit-learn", "tensorflow", "ai-edge-litert", "tflite-runtime")
 
@@ -101,7 +101,7 @@ def _common(outcome: "Outcome", environment: Environment) -> dict[str, str]:
     }
 
 
-def _timed(report: Report | None) -> tuple[str, RuntimeReport | None]:
+def _timed(report: EvaluationReport | None) -> tuple[str, RuntimeReport | None]:
     """The first library that ran the released variant."""
     for variant in () if report is None else report.variants.values():
         for name, trial in variant.runtimes.items():
@@ -134,8 +134,8 @@ def _rows(outcome: "Outcome") -> Iterator[dict[str, str]]:
 
 def _of_group(
     split: str,
-    figures: Figures,
-    decision: Decision,
+    figures: AucFigures,
+    decision: ThresholdFigures,
     *,
     official: tuple[float | None, Interval | None, str],
 ) -> Iterator[dict[str, str]]:

@@ -3,12 +3,12 @@
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from training.detector.outcome import Outcome
 from training.judge.compare import Comparison
 from training.judge.disturbances import FALSE_ALARM_RATE, Disturbance
-from training.judge.evaluate import FaultFigures, Line, Report
+from training.judge.evaluation_report import DetectorFigures, EvaluationReport, FaultFigures
 from training.judge.intervals import Difference, Spread
-from training.runs.reproduce import Cell, Published, Table
-from training.runs.train import Outcome
+from training.judge.recipe_table import PublishedFigures, RecipeTable, TableCell
 
 
 def training_lines(outcome: Outcome, out: Path) -> list[str]:
@@ -58,7 +58,7 @@ def training_lines(outcome: Outcome, out: Path) -> list[str]:
     return [*lines, "", *evaluation_lines(outcome.report)]
 
 
-def evaluation_lines(report: Report) -> list[str]:
+def evaluation_lines(report: EvaluationReport) -> list[str]:
     """Figures beside their yardsticks."""
     overall = report.overall
     lines = [
@@ -152,7 +152,7 @@ def comparison_lines(found: Comparison) -> list[str]:
     ]
 
 
-def table_lines(table: Table) -> list[str]:
+def table_lines(table: RecipeTable) -> list[str]:
     """Every recipe and yardstick on every data set: official scores, mean and spread of seeds."""
     rows = [
         (
@@ -187,12 +187,12 @@ def table_lines(table: Table) -> list[str]:
     return lines
 
 
-def _cell(cell: Cell) -> str:
+def _cell(cell: TableCell) -> str:
     spread = "" if cell.official_sd is None else f" ±{cell.official_sd:.3f}"
     return _number(cell.official) + spread
 
 
-def _full(figures: Cell | Published) -> tuple[str, ...]:
+def _full(figures: TableCell | PublishedFigures) -> tuple[str, ...]:
     return (
         _number(figures.official),
         _number(figures.auc),
@@ -259,7 +259,7 @@ def _noise_lines(noise: Sequence[Disturbance]) -> list[str]:
     ]
 
 
-def _line_row(name: str, found: Line) -> tuple[str, ...]:
+def _line_row(name: str, found: DetectorFigures) -> tuple[str, ...]:
     interval = found.official_interval
     return (
         name,
@@ -272,7 +272,7 @@ def _line_row(name: str, found: Line) -> tuple[str, ...]:
     )
 
 
-def _variant_rows(report: Report) -> Iterable[tuple[str, ...]]:
+def _variant_rows(report: EvaluationReport) -> Iterable[tuple[str, ...]]:
     for name, variant in report.variants.items():
         for library, trial in variant.runtimes.items():
             shown = f"{library} {trial.version or ''}".strip()

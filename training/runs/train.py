@@ -16,13 +16,15 @@ import numpy as np
 from sklearn.model_selection import train_test_split
 
 from contract.feature_params import FeatureParams
-from contract.release import MAX_COMMAND, Manifest, Threshold, Training
+from contract.release import MAX_COMMAND, Threshold, Training
 from node.scoring.detector import Detector
 from node.scoring.release_store import Release, read_release
 from node.scoring.runtime import Runtime, find_runtime
+from training.detector.outcome import Outcome, SeedFigures, Seeds
 from training.errors import DataError, TrainingError
-from training.judge.evaluate import Judgement, Line, Report, fingerprint, judge, line, yardsticks
-from training.judge.intervals import Spread, mean_and_spread
+from training.judge.evaluate import EvaluationInput, judge
+from training.judge.evaluation_report import EvaluationReport, detector_figures
+from training.judge.intervals import mean_and_spread
 from training.judge.metrics import ScoredClip, clip_scores
 from training.judge.scoring import chosen, scored, stacked
 from training.judge.thresholds import (
@@ -32,6 +34,8 @@ from training.judge.thresholds import (
     conformal_quantile,
     leave_one_session_out,
 )
+from training.judge.training_record import fingerprint
+from training.judge.yardstick_figures import yardstick_figures
 from training.pages.report import extreme_windows, report_html
 from training.pages.results import find_environment, results_csv
 from training.progress import Progress
@@ -48,7 +52,7 @@ from training.release.runtime_trial import statistics
 from training.release.runtimes import try_runtimes
 from training.sound.dataset import FEW_SESSIONS, Dataset, find_dataset, known_sessions
 from training.sound.feature_cache import ClipFeatures, FeatureCache, read_features
-from training.sound.recordings import Note, Tally
+from training.sound.recordings import Note, ReadingTally
 from training.staging import staged_folder
 
 if TYPE_CHECKING:
@@ -93,47 +97,6 @@ class TrainRequest(msgspec.Struct, frozen=True, kw_only=True):
     overwrite: bool
     command: str
     """The command that does this, without paths of this machine."""
-
-
-class SeedFigures(msgspec.Struct, frozen=True, kw_only=True):
-    """The same recipe, trained with another seed."""
-
-    seed: int
-    figures: Line
-    scores: tuple[float, ...]
-    """Of the test clips, in the order of `Report.clips`."""
-
-
-class Seeds(msgspec.Struct, frozen=True, kw_only=True):
-    """How much the first random numbers matter."""
-
-    auc: Spread
-    pauc: Spread
-    official: Spread
-    each: tuple[SeedFigures, ...]
-
-
-class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """What was trained."""
-
-    manifest: Manifest
-    recipe: Recipe
-    train_files: int
-    train_windows: int
-    held_out_files: int
-    held_out: dict[str, list[float]]
-    """Statistics of the windows of each held-out clip, by its path below the machine's folder."""
-    sessions: tuple[str, ...]
-    session_check: SessionCheck | None
-    trained_on: tuple[str, ...]
-    """Content of every train clip, held-out ones too; see `training.judge.evaluate.fingerprint`."""
-    losses: dict[str, tuple["Epoch", ...]]
-    """By network."""
-    seeds: Seeds | None
-    report: Report | None
-    """None without labelled test clips."""
-    seconds: dict[str, float]
-    """What each step took."""
 
 
 def train_release(request: TrainRequest, *, note: Note, progress: Progress) -> Outcome:
@@ -209,7 +172,7 @@ def train_release(request: TrainRequest, *, note: Note, progress: Progress) -> O
     return outcome
 
 
-class _Work(msgspec.Struct, frozen=True, kw_only=True):
+class _PreparedData(msgspec.Struct, frozen=True, kw_only=True):
     """What every step needs: the recipe's windows of each part of the data."""
 
     request: TrainRequest
@@ -226,12 +189,12 @@ class _Work(msgspec.Struct, frozen=True, kw_only=True):
         return known_sessions(clip.clip for clip in self.usable)
 
 
-def _prepare(request: TrainRequest, note: Note, progress: Progress) -> _Work:
+def _prepare(request: TrainRequest, note: Note, progress: Progress) -> _PreparedData:
     dataset = find_dataset(request.data, request.machine)
     if dataset.unlabelled:
         note(f"{len(dataset.unlabelled)} test clips without a label are not used")
     params = request.recipe.features
-    tally = Tally()
+    tally = ReadingTally()
     found = read_features(
         (*dataset.train, *dataset.test),
         params,
@@ -262,7 +225,7 @@ def _prepare(request: TrainRequest, note: Note, progress: Progress) -> _Work:
     _note_sessions(usable, note)
     train, held_out = _split(usable, seed=request.seed)
     test = [clip for clip in of_recipe if clip.clip.split == "test"]
-    return _Work(
+    return _PreparedData(
         request=request,
         dataset=dataset,
         usable=usable,
@@ -300,7 +263,7 @@ def _split(
 
 
 def _fit(
-    work: _Work,
+    work: _PreparedData,
     train: Sequence[ClipFeatures],
     held_out: Sequence[ClipFeatures],
     *,
@@ -339,7 +302,7 @@ def _watch(epochs: list["Epoch"], bar: Iterator[int]) -> Callable[["Epoch"], Non
 
 
 def _variants(
-    work: _Work, networks: Sequence["Trained"], runtime: Runtime, note: Note
+    work: _PreparedData, networks: Sequence["Trained"], runtime: Runtime, note: Note
 ) -> dict[Quantisation, "Assembled"]:
     """The release's quantisation and, if asked for, all others that work."""
     request = work.request
@@ -355,7 +318,7 @@ def _variants(
 
 
 def _assemble(
-    work: _Work,
+    work: _PreparedData,
     networks: Sequence["Trained"],
     quantisation: Quantisation,
     runtime: Runtime,
@@ -378,7 +341,7 @@ def _assemble(
     )
 
 
-def _identity(work: _Work) -> "Identity":
+def _identity(work: _PreparedData) -> "Identity":
     from training.detector.assemble import Identity
 
     request = work.request
@@ -402,7 +365,9 @@ def _identity(work: _Work) -> "Identity":
     )
 
 
-def _leave_sessions_out(work: _Work, runtime: Runtime, progress: Progress) -> SessionCheck | None:
+def _leave_sessions_out(
+    work: _PreparedData, runtime: Runtime, progress: Progress
+) -> SessionCheck | None:
     """Train anew without some sessions in turn: what a threshold is worth for those unheard.
 
     With more sessions than folds, every so-manieth is left out together: neighbours in order of
@@ -506,7 +471,7 @@ def _rests_on_one_file(
 
 
 def _other_seeds(
-    work: _Work, released: Release, runtime: Runtime, progress: Progress
+    work: _PreparedData, released: Release, runtime: Runtime, progress: Progress
 ) -> Seeds | None:
     """Figures of the released training and of others that differ in their seed alone."""
     if not _both_labels(work.test):
@@ -530,12 +495,12 @@ def _other_seeds(
     )
 
 
-def _of_seed(work: _Work, seed: int, release: Release, runtime: Runtime) -> SeedFigures:
+def _of_seed(work: _PreparedData, seed: int, release: Release, runtime: Runtime) -> SeedFigures:
     clips = scored(work.test, statistics(Detector(release, runtime), stacked(work.test)))
     how = work.request.recipe.clip_score
     return SeedFigures(
         seed=seed,
-        figures=line(clips, how, None),
+        figures=detector_figures(clips, how, None),
         scores=tuple(clip_scores(clips, how).tolist()),
     )
 
@@ -548,7 +513,7 @@ def _put_releases(
     staging: Path,
     released: "Assembled",
     variants: dict[Quantisation, "Assembled"],
-    work: _Work,
+    work: _PreparedData,
     note: Note,
 ) -> None:
     """Write the release and its variants, each naming the libraries that have run it."""
@@ -585,11 +550,11 @@ def _judge(
     staging: Path,
     released: "Assembled",
     session_check: SessionCheck | None,
-    work: _Work,
+    work: _PreparedData,
     *,
     note: Note,
     progress: Progress,
-) -> Report | None:
+) -> EvaluationReport | None:
     if not _both_labels(work.test):
         return None
     request = work.request
@@ -598,18 +563,18 @@ def _judge(
         hop_samples=_hop_samples(request.recipe.features),
         cache=request.cache,
         unreadable=request.unreadable,
-        tally=Tally(),
+        tally=ReadingTally(),
         progress=progress,
         channel=request.channel,
     )
     report = judge(
-        Judgement(
+        EvaluationInput(
             folder=staging,
             data=request.data.resolve().name[:200],
             warnings=(),
             dataset=work.dataset,
             test=work.test,
-            yardsticks=yardsticks(
+            yardsticks=yardstick_figures(
                 work.dataset,
                 [clip.clip for clip in work.test],
                 request.recipe.features,

@@ -34,7 +34,7 @@ from node.scoring.scorer import level_dbfs
 from training.errors import DataError, TrainingError
 from training.progress import Progress
 from training.sound.dataset import Clip, and_more
-from training.sound.recordings import Tally, cut, read_recording
+from training.sound.recordings import ReadingTally, cut, read_recording
 
 Float64Array = npt.NDArray[np.float64]
 
@@ -203,7 +203,7 @@ def read_features(
     hop_samples: int,
     cache: FeatureCache,
     unreadable: Literal["refuse", "skip"],
-    tally: Tally,
+    tally: ReadingTally,
     progress: Progress,
     workers: int | None = None,
     channel: int | None = None,

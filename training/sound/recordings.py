@@ -18,7 +18,7 @@ from node.sound.recordings import check_channel, open_recording, read_mono
 from training.errors import DataError
 
 
-class Recording(msgspec.Struct, frozen=True):
+class ReadSound(msgspec.Struct, frozen=True):
     """The sound of one file."""
 
     samples: Float32Array
@@ -27,7 +27,7 @@ class Recording(msgspec.Struct, frozen=True):
     file_channels: int
 
 
-class Tally(msgspec.Struct):
+class ReadingTally(msgspec.Struct):
     """What was changed or left out while reading."""
 
     resampled: int = 0
@@ -122,7 +122,7 @@ class Tally(msgspec.Struct):
         self.silent_windows += silent_windows
 
 
-def read_recording(path: Path, *, sample_rate_hz: int, channel: int | None = None) -> Recording:
+def read_recording(path: Path, *, sample_rate_hz: int, channel: int | None = None) -> ReadSound:
     """Read one file as the node does: made mono, resampled.
 
     Args:
@@ -144,7 +144,7 @@ def read_recording(path: Path, *, sample_rate_hz: int, channel: int | None = Non
         raise DataError(f"{path}: expected numbers, got NaN or infinity among the samples")
     if found.sample_rate_hz != sample_rate_hz:
         mono = np.asarray(soxr.resample(mono, found.sample_rate_hz, sample_rate_hz), np.float32)
-    return Recording(mono, found.sample_rate_hz, found.channels)
+    return ReadSound(mono, found.sample_rate_hz, found.channels)
 
 
 def cut(samples: Float32Array, params: FeatureParams, *, hop_samples: int) -> Float32Array:

@@ -15,23 +15,13 @@ from node.scoring.release_store import read_release
 from node.scoring.scorer import Evidence
 from tests.training.conftest import WriteWav, hiss
 from training.errors import DataError
-from training.field.field import (
-    FieldReport,
-    FieldRequest,
-    Judged,
-    Node,
-    Onset,
-    SingleWindow,
-    Tally,
-    calibrate,
-    find_places,
-    hear_fault,
-    monitor,
-    summed_up,
-    try_in_field,
-)
-from training.field.field_sound import HeardClip, HeardWindow, Listener, repeated, stream
+from training.field.field import FieldRequest, try_in_field
+from training.field.field_report import FieldReport
+from training.field.field_sound import Listener, ScoredTakes, ScoredWindow, repeated, stream
 from training.field.field_tables import field_lines
+from training.field.monitoring import AlarmCounts, Onset, hear_fault, monitor, summed_up
+from training.field.places import find_places
+from training.field.policies import NodePolicy, SingleWindow, View, WindowVerdict, calibrate
 from training.made.room_noise import NoiseLibrary
 from training.progress import silent
 from training.sound.dataset import Clip, Dataset, find_dataset
@@ -42,18 +32,18 @@ COEFFICIENTS = 40
 FIRST = "section_00_source_test_normal_0000.wav"
 
 
-def window(log_error: float, *, level_dbfs: float = -30.0) -> HeardWindow:
+def window(log_error: float, *, level_dbfs: float = -30.0) -> ScoredWindow:
     """Make a window with a stated error, and no residual to take a centre off."""
     error = math.exp(log_error)
     evidence = Evidence(
         np.zeros((COEFFICIENTS, 1), np.float32), (np.zeros(1, np.float32),), (error,)
     )
-    return HeardWindow(evidence, error, level_dbfs)
+    return ScoredWindow(evidence, error, level_dbfs)
 
 
-def clip(take: Sequence[HeardWindow], name: str = "clip.wav") -> HeardClip:
+def clip(take: Sequence[ScoredWindow], name: str = "clip.wav") -> ScoredTakes:
     """Make a clip of windows that were heard."""
-    return HeardClip(named(name), (tuple(take),))
+    return ScoredTakes(named(name), (tuple(take),))
 
 
 def named(name: str, *, session: str | None = None) -> Clip:
@@ -68,7 +58,7 @@ def named(name: str, *, session: str | None = None) -> Clip:
     )
 
 
-def normal_sound(count: int, *, seed: int = 0) -> list[HeardWindow]:
+def normal_sound(count: int, *, seed: int = 0) -> list[ScoredWindow]:
     """Make windows with log errors around 0."""
     return [window(log) for log in np.random.default_rng(seed).normal(0, 0.2, count)]
 
@@ -86,10 +76,10 @@ class Scripted:
         }
         self._states = iter([(names[letter], letter == "f") for letter in states])
 
-    def hear(self, window: HeardWindow) -> Judged:
+    def hear(self, window: ScoredWindow) -> WindowVerdict:
         """Play the next one."""
         state, fast = next(self._states)
-        return Judged(state, AlarmRule.FAST if fast else AlarmRule.BLOCK, flagged=False)
+        return WindowVerdict(state, AlarmRule.FAST if fast else AlarmRule.BLOCK, flagged=False)
 
 
 def test_stream_plays_on_and_jumps() -> None:
@@ -110,7 +100,7 @@ def test_stream_plays_on_and_jumps() -> None:
 def test_stream_of_several_takes_plays_the_same_clips() -> None:
     """Noise changes how a clip sounds, not which clip is heard when."""
     one = [clip([window(float(i))]) for i in range(7)]
-    several = [HeardClip(each.clip, each.takes * 6) for each in one]
+    several = [ScoredTakes(each.clip, each.takes * 6) for each in one]
 
     first, second = (
         list(islice(stream(clips, np.random.default_rng(3), hop_seconds=10.0), 200))
@@ -203,11 +193,13 @@ def of_tests(clips: Sequence[Clip]) -> Dataset:
 def test_monitor_counts_by_hand() -> None:
     """A warning that becomes an alarm is one episode and one alarm; stopping ends an episode."""
     states = "nnwwaannnffnwsn"
-    tally = Tally()
+    tally = AlarmCounts()
 
     monitor(Scripted(states), normal_sound(len(states)), tally)
 
-    assert tally == Tally(windows=15, ringing=7, scored=15, flagged=0, episodes=3, alarms=2, fast=1)
+    assert tally == AlarmCounts(
+        windows=15, ringing=7, scored=15, flagged=0, episodes=3, alarms=2, fast=1
+    )
 
 
 @pytest.mark.parametrize(
@@ -251,7 +243,7 @@ def test_reference_rule_flags_a_twentieth_of_the_sound_that_it_is_made_of() -> N
     """A 95th percentile lets 5 % through, each of which is an alarm of its own."""
     sound = normal_sound(20_000)
     threshold = float(np.percentile([each.statistic or 0 for each in sound], 95))
-    tally = Tally()
+    tally = AlarmCounts()
 
     monitor(SingleWindow(threshold), sound, tally)
 
@@ -266,10 +258,10 @@ def test_calibrated_node_is_quiet_in_its_own_sound() -> None:
     rng = np.random.default_rng(5)
     clips = [clip(normal_sound(10, seed=seed)) for seed in range(300)]
     found = calibrate(MANIFEST, stream(clips, rng, hop_seconds=1.0), minutes=60)
-    tally = Tally()
+    tally = AlarmCounts()
 
     monitor(
-        Node(MANIFEST, limits=found.limits),
+        NodePolicy(MANIFEST, limits=found.limits),
         list(islice(stream(clips, rng, hop_seconds=1.0), 6 * 3600)),
         tally,
     )
@@ -299,7 +291,7 @@ def test_planted_fault_is_found_in_time(
     fault = islice(repeated(clip([window(log_error)] * 10), rng), 600)
 
     found = hear_fault(
-        Node(MANIFEST, limits=limits),
+        NodePolicy(MANIFEST, limits=limits),
         list(before),
         list(fault),
         hop_seconds=1.0,
@@ -312,17 +304,20 @@ def test_planted_fault_is_found_in_time(
 
 
 @pytest.mark.parametrize(("view", "rings"), [("louder", True), ("quieter", False)])
-def test_level_in_the_place_of_the_detector(view: str, rings: bool) -> None:
+def test_level_in_the_place_of_the_detector(view: View, rings: bool) -> None:
     """The same rules on the level hear what is louder, or what is quieter, and nothing else."""
     rng = np.random.default_rng(5)
     levels = rng.normal(-30, 0.5, 6000)
     sound = [window(0.0, level_dbfs=level) for level in levels]
     louder = [window(0.0, level_dbfs=-24.0)] * 300
-    chosen = "louder" if view == "louder" else "quieter"
-    limits = calibrate(MANIFEST, iter(sound), minutes=60, view=chosen).limits
+    limits = calibrate(MANIFEST, iter(sound), minutes=60, view=view).limits
 
     found = hear_fault(
-        Node(MANIFEST, chosen, limits), sound[:200], louder, hop_seconds=1.0, window_seconds=2.0
+        NodePolicy(MANIFEST, view, limits),
+        sound[:200],
+        louder,
+        hop_seconds=1.0,
+        window_seconds=2.0,
     )
 
     assert limits is not None
@@ -337,7 +332,7 @@ def test_level_in_the_place_of_the_detector(view: str, rings: bool) -> None:
         ([window(2.0)] * 2000, "in alarm by the limits in force"),
     ],
 )
-def test_refused_calibration_is_a_result(changed: list[HeardWindow], reason: str) -> None:
+def test_refused_calibration_is_a_result(changed: list[ScoredWindow], reason: str) -> None:
     """Sound that changes after the calibration is refused with the reason."""
     found = calibrate(MANIFEST, iter([*normal_sound(3900), *changed]), minutes=60)
 

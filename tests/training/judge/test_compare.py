@@ -9,8 +9,8 @@ import pytest
 from tests.training.conftest import Run as Training
 from training.errors import DataError
 from training.judge.compare import Run, compare, read_run, yardstick_run
-from training.judge.evaluate import ClipRow
-from training.judge.metrics import Rule, evaluate_scores
+from training.judge.evaluation_report import ClipRow
+from training.judge.metrics import DcaseRule, evaluate_scores
 
 
 def make_run(*scores: tuple[float, ...], level_dbfs: float = -20.0, machine: str = "fan") -> Run:
@@ -65,7 +65,7 @@ def test_run_is_the_mean_over_its_seeds() -> None:
 
 
 @pytest.mark.parametrize("rule", ["2021", "2022"])
-def test_figures_and_their_difference_are_of_one_rule(rule: Rule) -> None:
+def test_figures_and_their_difference_are_of_one_rule(rule: DcaseRule) -> None:
     """What is shown as ahead by is the difference of the two figures beside it."""
     mixed = tuple(float((index * 7) % 5) for index in range(16))
 

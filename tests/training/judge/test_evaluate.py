@@ -15,20 +15,21 @@ from node.scoring.runtime import find_runtime
 from node.scoring.scorer import Scorer
 from tests.training.conftest import Run, RunTraining, WriteWav, hiss
 from training.errors import DataError, DestinationError
-from training.judge.evaluate import EvaluateRequest, Report, evaluate_release
+from training.judge.evaluate import EvaluateRequest, evaluate_release
+from training.judge.evaluation_report import EvaluationReport
 from training.judge.metrics import clip_score
 from training.progress import silent
 from training.release.runtimes import find_tflite_python
 from training.sound.feature_cache import FeatureCache
 
-Evaluate = Callable[..., Report]
+Evaluate = Callable[..., EvaluationReport]
 
 
 @pytest.fixture(scope="session")
 def evaluate() -> Evaluate:
     """Evaluate in this process."""
 
-    def run(release: Path, data: Path, **changes: Any) -> Report:
+    def run(release: Path, data: Path, **changes: Any) -> EvaluationReport:
         settings: dict[str, Any] = {
             "release": release,
             "data": data,

@@ -15,16 +15,18 @@ from node.scoring.release_store import read_release
 from node.scoring.runtime import find_runtime
 from tests.rig.fake_inference import FEATURES, RUNTIME, FakeModel, release_of
 from training.detector.autoencoders import Epoch
+from training.detector.outcome import Outcome, SeedFigures, Seeds
 from training.judge.disturbances import Disturbance
-from training.judge.evaluate import Judgement, Report, Yardsticks, judge, line
+from training.judge.evaluate import EvaluationInput, judge
+from training.judge.evaluation_report import EvaluationReport, detector_figures
 from training.judge.intervals import draw_resamples, mean_and_spread
 from training.judge.metrics import ScoredClip, rescored
 from training.judge.scoring import stacked
 from training.judge.thresholds import Fold, leave_one_session_out
+from training.judge.yardstick_figures import Yardsticks
 from training.pages.report import ShownWindow, extreme_windows, report_html
 from training.pages.results import Environment
 from training.recipes import read_recipe
-from training.runs.train import Outcome, SeedFigures, Seeds
 from training.sound.dataset import Clip, Dataset, Domain, Label, Split
 from training.sound.feature_cache import ClipFeatures
 
@@ -99,18 +101,20 @@ def beside(clips: Iterable[ClipFeatures]) -> Yardsticks:
         "knn": np.ones(len(scored)),
     }
     lines = {
-        name: line(rescored(scored, found), "mean", resamples, f"remark of {name}")
+        name: detector_figures(rescored(scored, found), "mean", resamples, f"remark of {name}")
         for name, found in scores.items()
     }
     return Yardsticks(lines, {name: tuple(found.tolist()) for name, found in scores.items()})
 
 
 @cache
-def judged(machine: str = "fan", domains: tuple[Domain, ...] = ("source", "target")) -> Report:
+def judged(
+    machine: str = "fan", domains: tuple[Domain, ...] = ("source", "target")
+) -> EvaluationReport:
     """What the evaluation says of the default model, without tflite-runtime."""
     test = recordings(machine, domains)
     return judge(
-        Judgement(
+        EvaluationInput(
             folder=RELEASE,
             data="data",
             dataset=dataset_of(machine, domains),
@@ -128,7 +132,7 @@ def judged(machine: str = "fan", domains: tuple[Domain, ...] = ("source", "targe
     )
 
 
-def outcome_of(report: Report | None) -> Outcome:
+def outcome_of(report: EvaluationReport | None) -> Outcome:
     """A training of two networks, two seeds and two sessions left out."""
     rng = np.random.default_rng(0)
     seeds = None

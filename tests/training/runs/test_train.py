@@ -21,10 +21,11 @@ from node.scoring.release_store import read_release
 from node.scoring.runtime import find_runtime
 from node.scoring.scorer import Scorer
 from tests.training.conftest import ROOT, Run, RunTraining, WriteWav, hiss
+from training.detector.outcome import Outcome
 from training.errors import DataError
 from training.progress import silent
 from training.recipes import read_recipe, with_epochs
-from training.runs.train import Outcome, TrainRequest, train_release
+from training.runs.train import TrainRequest, train_release
 from training.sound.feature_cache import FeatureCache
 
 NAME = "train/section_00_source_train_normal_{:04d}.wav"

@@ -21,7 +21,9 @@ from node.sound.errors import SourceError
 from tests.training.conftest import RATE_HZ, ROOT, RunTraining, WriteWav, hiss
 from training.errors import DataError
 from training.progress import silent
-from training.sound.data_report import Finding, Report, Severity, lines, measure, report_on
+from training.sound.data_findings import DataFinding, Severity
+from training.sound.data_report import DataReport, lines, report_on
+from training.sound.measured import measure
 
 
 @pytest.fixture(scope="module")
@@ -43,18 +45,18 @@ def press(good: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(good, tmp_path / "press"))
 
 
-def report(folder: Path) -> Report:
+def report(folder: Path) -> DataReport:
     """What is found in a folder."""
     return report_on(folder, progress=silent)
 
 
-def found(folder: Path, kind: str) -> Finding:
+def found(folder: Path, kind: str) -> DataFinding:
     """The one finding of this kind."""
     (finding,) = [finding for finding in report(folder).findings if finding.kind == kind]
     return finding
 
 
-def kinds(findings: tuple[Finding, ...]) -> set[str]:
+def kinds(findings: tuple[DataFinding, ...]) -> set[str]:
     """What was found, but for what is good to know."""
     return {finding.kind for finding in findings if finding.severity != "info"}
 

@@ -30,7 +30,7 @@ from training.sound.feature_cache import (
     default_cache_folder,
     read_features,
 )
-from training.sound.recordings import Tally, cut, read_recording
+from training.sound.recordings import ReadingTally, cut, read_recording
 
 PARAMS = FeatureParams()
 DAMAGE: dict[str, Callable[[bytes], bytes]] = {
@@ -60,7 +60,7 @@ from pathlib import Path
 from contract.feature_params import FeatureParams
 from training.sound.dataset import Clip
 from training.sound.feature_cache import FeatureCache, read_features
-from training.sound.recordings import Tally
+from training.sound.recordings import ReadingTally
 
 
 def progress(items, what, total=None):
@@ -97,7 +97,7 @@ def main():
         Clip(path=path, section="00", domain="source", split="train", label="normal", session=None)
         for path in sorted(Path(sys.argv[2]).iterdir())
     ]
-    tally = Tally()
+    tally = ReadingTally()
     try:
         found = read_features(
             clips, FeatureParams(), hop_samples=16000, cache=FeatureCache(Path(sys.argv[3])),
@@ -153,7 +153,7 @@ def read(
     params: FeatureParams = PARAMS,
     hop_samples: int = RATE_HZ,
     unreadable: Literal["refuse", "skip"] = "refuse",
-    tally: Tally | None = None,
+    tally: ReadingTally | None = None,
     progress: Progress = silent,
     workers: int | None = None,
     channel: int | None = None,
@@ -165,7 +165,7 @@ def read(
         hop_samples=hop_samples,
         cache=FeatureCache(None) if cache is None else cache,
         unreadable=unreadable,
-        tally=Tally() if tally is None else tally,
+        tally=ReadingTally() if tally is None else tally,
         progress=progress,
         workers=workers,
         channel=channel,
@@ -322,7 +322,7 @@ def test_cold_and_warm_are_the_same(
     write_wav(folder / "f.wav", np.zeros(3 * RATE_HZ, np.float32))
     write_wav(folder / "g.wav", hiss(1.9))
     clips = sounds + [clip(folder / f"{name}.wav") for name in "efg"]
-    tallies = [Tally() for _ in range(3)]
+    tallies = [ReadingTally() for _ in range(3)]
 
     without = read(clips, tally=tallies[0], workers=1)
     cold = read(clips, cache, tally=tallies[1], workers=workers)
@@ -453,7 +453,7 @@ def test_damaged_entry_is_computed_anew(
     (entry,) = entries(cache.folder)
     damaged = DAMAGE[damage](entry.read_bytes())
     entry.write_bytes(damaged)
-    tally = Tally()
+    tally = ReadingTally()
 
     found = read(clips, cache, tally=tally)
 
@@ -492,7 +492,7 @@ def test_folder_that_cannot_be_made(sounds: list[Clip], tmp_path: Path) -> None:
     """Without a place to write, the work goes on, and one line says that nothing is kept."""
     (tmp_path / "cache").write_text("I am a file")
     cache = FeatureCache(tmp_path / "cache" / "features")
-    first, second = Tally(), Tally()
+    first, second = ReadingTally(), ReadingTally()
 
     found = read(sounds, cache, tally=first)
     again = read(sounds, cache, tally=second)
@@ -660,7 +660,7 @@ def test_unreadable_is_skipped_by_name(sounds: list[Clip], workers: int) -> None
     bad = [clip(sounds[0].path.with_name(f"x{index}.wav")) for index in range(5)]
     for one in bad:
         one.path.touch()
-    tally = Tally()
+    tally = ReadingTally()
 
     found = read([*sounds[:2], *bad, *sounds[2:]], unreadable="skip", tally=tally, workers=workers)
 
@@ -724,7 +724,7 @@ def test_one_sample(tmp_path: Path, write_wav: WriteWav, cache: FeatureCache, ra
     long = clip(write_wav(tmp_path / "b.wav"))
 
     for _ in range(2):
-        tally = Tally()
+        tally = ReadingTally()
         found = read([short, long], cache, tally=tally)
 
         assert [one.clip for one in found] == [long]
@@ -736,7 +736,7 @@ def test_chosen_channel_is_heard(tmp_path: Path, write_wav: WriteWav) -> None:
     left, right = hiss(2, seed=1), hiss(2, seed=2)
     both = clip(write_wav(tmp_path / "both.wav", np.stack([left, right], axis=1)))
     alone = clip(write_wav(tmp_path / "right.wav", right))
-    tally = Tally()
+    tally = ReadingTally()
 
     (found,) = read([both], channel=1, tally=tally)
 

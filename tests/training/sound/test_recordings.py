@@ -9,7 +9,7 @@ from contract.feature_params import FeatureParams
 from contract.features import Float32Array
 from tests.training.conftest import RATE_HZ, WriteWav, hiss
 from training.errors import DataError
-from training.sound.recordings import Tally, cut, read_recording
+from training.sound.recordings import ReadingTally, cut, read_recording
 
 PARAMS = FeatureParams()
 
@@ -160,7 +160,7 @@ def test_no_windows_of_a_short_clip(count: int) -> None:
 
 def test_ordinary_files_are_not_spoken_of() -> None:
     """Nothing is said of files that are as expected."""
-    tally = Tally()
+    tally = ReadingTally()
 
     taken_down(tally, "a.wav")
 
@@ -169,7 +169,7 @@ def test_ordinary_files_are_not_spoken_of() -> None:
 
 def test_what_was_changed_or_left_out_is_said() -> None:
     """Each thing is one line, with its count and the first file as an example."""
-    tally = Tally()
+    tally = ReadingTally()
     for name in ("a.wav", "b.wav"):
         taken_down(tally, name, file_rate_hz=8000)
         taken_down(tally, f"stereo {name}", mixed_channels=2)
@@ -193,7 +193,7 @@ def test_what_was_changed_or_left_out_is_said() -> None:
 
 
 def taken_down(
-    tally: Tally,
+    tally: ReadingTally,
     name: str,
     *,
     file_rate_hz: int = RATE_HZ,
