@@ -68,7 +68,7 @@ class Ear:
         self.source = source
         self.watch = watch
         self.microphone = MicrophoneHealth()
-        self._scorer = scorer
+        self.scorer = scorer
         self._now_ns = now_ns
         self._framer = framer_for(scorer.manifest)
         self.beside: Beside | None = None
@@ -89,10 +89,10 @@ class Ear:
             watch: of the machine, by its limits.
             framer: cuts the sound as it wants it.
         """
-        if _grid(scorer) != _grid(self._scorer):
+        if _grid(scorer) != _grid(self.scorer):
             self._framer = framer
             self._after_ns = self._last_start_ns
-        self._scorer, self.watch = scorer, watch
+        self.scorer, self.watch = scorer, watch
 
     def hear(self, timeout_seconds: float) -> Iterator[HeardWindow]:
         """The windows that the next block completes, or that an outage has swallowed by now.
@@ -135,9 +135,9 @@ class Ear:
     def _judged(self, framed: FramedWindow, missed: Problem, heard_at: float) -> HeardWindow:
         if framed.samples is None:
             return self._unheard(framed, missed)
-        scored = self._scorer.score(framed.samples)
+        scored = self.scorer.score(framed.samples)
         problem = scored.problem or self.microphone.problem
-        evidence = None if problem is not None else self._scorer.evidence
+        evidence = None if problem is not None else self.scorer.evidence
         threshold = self.watch.threshold
         # A dying microphone sounds like a machine that stops.
         level_dbfs = None if problem is not None else scored.level_dbfs

@@ -10,51 +10,30 @@ slow network nor a slow disk makes the node deaf.
 
 import logging
 import os
-import platform
 import threading
 import time
-from collections import deque
-from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import msgspec
-import numpy as np
 
-from contract import VERSION
 from contract.errors import EarshotError, ReleaseError
-from contract.messages import (
-    Birth,
-    CalibrationPhase,
-    Clock,
-    EpisodePhase,
-    Event,
-    Health,
-    MachineState,
-    MicrophoneState,
-    Result,
-    State,
-    Window,
-)
-from contract.topics import TAKES_UPDATES, VERBS
-from node.board import board_name, operating_system, read_board
-from node.delivery.clock import Settled, WindowClock, new_boot_id
+from contract.messages import Clock, MachineState, Window
+from node.delivery.clock import WindowClock, new_boot_id
 from node.delivery.outbox import Outbox
 from node.delivery.outbox_file import OutboxFile
 from node.delivery.outbox_rules import OutboxRules
-from node.delivery.publisher import Answer, Asked, Publisher
+from node.delivery.publisher import Left, Publisher
 from node.ear import Ear, HeardWindow
-from node.machine.episodes import Episodes
-from node.machine.site import keep_outcome, known_machine, obey
-from node.machine.site_store import (
-    CalibrationAnswer,
-    CalibrationRequest,
-    CalibrationStatus,
-    SiteStore,
-)
+from node.machine.calibration_requests import CalibrationRequests
+from node.machine.episode_log import EpisodeLog
+from node.machine.site import known_machine
+from node.machine.site_store import SiteStore
 from node.notify import Notifier
+from node.remote_commands import RemoteCommands
 from node.scoring.release_store import Release
 from node.scoring.runtime import Runtime
 from node.scoring.scorer import Scorer
+from node.self_report import SelfReport
 from node.settings import NodeSettings
 from node.sound.errors import SourceError
 from node.sound.source import AudioSource, EndOfSound
@@ -69,10 +48,6 @@ logger = logging.getLogger(__name__)
 _OUTBOX = "outbox.db"
 # How long a read may wait before the loop looks after health and signals.
 _READ_SECONDS = 0.5
-# The last minutes' latencies, for the percentiles in `health`.
-_LATENCIES_KEPT = 300
-# A state is retained and stored: how far a calibration is needs no message for each window.
-_PROGRESS_STEPS = 20
 
 
 class UndeliveredError(EarshotError):
@@ -131,7 +106,7 @@ def run(
                     release.manifest.label,
                 )
             scorer = Scorer(release, runtime, threads=settings.model.threads)
-        node = _Node(settings, source, scorer, runtime, store, clock=clock, updates=updates)
+        node = _NodeRun(settings, source, scorer, runtime, store, clock=clock, updates=updates)
         node.hear_until(stop)
     return node.totals
 
@@ -149,21 +124,8 @@ def _first_that_runs(updates: "LiveUpdates", runtime: Runtime, *, threads: int) 
             updates.cannot_run(error)
 
 
-class _Told(msgspec.Struct, frozen=True):
-    """What the last `state` said."""
-
-    model: str
-    machine: MachineState
-    microphone: MicrophoneState
-    microphone_note: str | None
-    calibration: CalibrationPhase
-    calibration_step: int
-    calibration_note: str | None
-    threshold: float
-
-
-class _Node:
-    """The parts of one run, and what they add up to."""
+class _NodeRun:
+    """One run of a node: its parts, and the order in which they are asked."""
 
     def __init__(
         self,
@@ -176,55 +138,63 @@ class _Node:
         clock: WindowClock,
         updates: "LiveUpdates | None",
     ) -> None:
-        manifest = scorer.manifest
         self._settings = settings
-        self._source = source
-        self._scorer = scorer
-        self._runtime = runtime
         self._store = store
-        episode = store.episode()
-        self._watch = known_machine(
+        self._clock = clock
+        self._updates = updates
+        node = settings.node.id
+        boot = self._boot = new_boot_id(time.time_ns() // 1_000_000, os.urandom(10))
+        self._episodes = EpisodeLog(store, boot=boot)
+        watch = known_machine(
             settings,
             scorer,
             store,
-            state=MachineState.UNKNOWN if episode is None else episode.state,
+            state=self._episodes.machine,
             override=None if updates is None else updates.threshold,
         )
-        self._updates = updates
-        self._ear = Ear(source, scorer, self._watch)
+        self._ear = Ear(source, scorer, watch)
+        self._calibrations = CalibrationRequests(
+            watch, store, now_us=clock.now_us, recalibrate=settings.update.recalibrate
+        )
+        self._commands = RemoteCommands(
+            self._calibrations,
+            None if updates is None else updates.roll_back,
+            node=node,
+            boot=boot,
+            now_us=clock.now_us,
+        )
+        self._report = SelfReport(
+            settings,
+            self._ear,
+            runtime,
+            clock,
+            boot=boot,
+            trusted_keys=None if updates is None else updates.trusted_keys,
+        )
         self._notifier = Notifier.from_environment(os.environ)
-        self._clock = clock
-        self._calibration: CalibrationRequest | None = None
-        """What has asked for the calibration that is under way."""
-        self._told: _Told | None = None
-        self._source_told = (source.identity, source.sample_rate_hz)
-        self._boot = new_boot_id(time.time_ns() // 1_000_000, os.urandom(10))
-        self._episodes = Episodes(self._boot, episode)
-        self._started = time.monotonic()
-        self._health_due = self._started + settings.health.interval_seconds
         self._outbox = Outbox(
-            self._boot,
-            node=settings.node.id,
-            hop_seconds=manifest.hop_us / 1e6,
+            boot,
+            node=node,
+            hop_seconds=scorer.manifest.hop_us / 1e6,
             file=OutboxFile(settings.state_folder / _OUTBOX),
             rules=_rules(settings),
-            now=self._started,
+            now=time.monotonic(),
         )
-        clock.begin(above_us=self._floor_us(), wait_seconds=settings.clock_wait_seconds)
+        # Simulated time has no before.
+        floor_us = None if settings.source.fast else self._outbox.last_start_us
+        clock.begin(above_us=floor_us, wait_seconds=settings.clock_wait_seconds)
         self._publisher = Publisher(
             settings.mqtt,
             self._outbox,
-            self._birth,
-            node=settings.node.id,
-            boot=self._boot,
-            now_us=self._clock.now_us,
-            synced_us=self._clock.synced_us,
+            self._report.birth,
+            node=node,
+            boot=boot,
+            now_us=clock.now_us,
+            synced_us=clock.synced_us,
             waits_for_clock=clock.waits,
             orders=() if updates is None else updates.orders,
             updates=None if updates is None else updates.happened,
         )
-        self._latencies_ms: deque[float] = deque(maxlen=_LATENCIES_KEPT)
-        self._last: HeardWindow | None = None
         self._windows = 0
         self._flagged = 0
         self._unscored = 0
@@ -239,31 +209,16 @@ class _Node:
         )
 
     def hear_until(self, stop: threading.Event) -> None:
-        logger.info(
-            "%s hears %s with %s in %s %s; boot %s",
-            self._settings.node.id,
-            self._source.identity,
-            self._scorer.manifest.label,
-            self._runtime.name,
-            self._runtime.version,
-            self._boot,
-        )
-        logger.info("limits: %s; %s", self._watch.threshold_source, self._watch.note or "as given")
-        if self._updates is not None:
-            self._updates.begin(
-                self._ear, boot=self._boot, broker=self._publisher, tell=self._publisher.give
-            )
-        self._publisher.start()
-        self._notifier.ready("hearing")
+        self._begin()
         well = False
         try:
-            self._go_on_calibrating()
+            self._calibrations.resume()
             while not stop.is_set():
                 self._check_publisher()
                 self._obey()
                 self._follow_updates()
                 self._hear_once()
-                self._go_by(self._clock.settle())
+                self._settle_clock()
                 self._look_after_health()
             well = True
         except EndOfSound:
@@ -273,7 +228,8 @@ class _Node:
             logger.info("the sound has ended after %d windows", self._windows)
             if not self._windows:
                 raise SourceError(
-                    "no_sound", f"{self._source.identity}: ended before the first window was full"
+                    "no_sound",
+                    f"{self._ear.source.identity}: ended before the first window was full",
                 ) from None
         except SourceError as error:
             # No release has brought that about.
@@ -283,25 +239,7 @@ class _Node:
             self._tell_state(MachineState.UNKNOWN)
             raise
         finally:
-            self._notifier.stopping()
-            if self._updates is not None:
-                self._updates.stop(well=well)
-            self._go_by(self._clock.settle(at_once=True))
-            # The last word on how many windows there were, for whoever counts what is stored.
-            self._tell_health(time.monotonic())
-            if self._outbox.held:
-                logger.info(
-                    "%d windows are not known to be stored yet; waiting for %g s (Ctrl-C ends"
-                    " that)",
-                    self._outbox.held,
-                    self._settings.outbox.drain_seconds,
-                )
-            left = self._publisher.stop(drain_seconds=self._settings.outbox.drain_seconds)
-            if left.saved:
-                logger.info("%d windows wait on the disk for the next start", left.saved)
-            if left.lost:
-                # Said here, too: whatever else ends the node would be raised in its place.
-                logger.error("%d of %d windows were not delivered", left.lost, self._windows)
+            left = self._end(well=well)
         self._check_publisher()
         if left.lost:
             raise UndeliveredError(
@@ -311,19 +249,68 @@ class _Node:
                 " up, and does a collector subscribe?"
             )
 
-    def _floor_us(self) -> int | None:
-        """Simulated time has no before."""
-        return None if self._settings.source.fast else self._outbox.last_start_us
+    def _begin(self) -> None:
+        birth = self._report.birth()
+        logger.info(
+            "%s hears %s with %s in %s %s; boot %s",
+            birth.node,
+            self._ear.source.identity,
+            birth.model,
+            birth.runtime,
+            birth.runtime_version,
+            birth.boot,
+        )
+        watch = self._ear.watch
+        logger.info("limits: %s; %s", watch.threshold_source, watch.note or "as given")
+        if self._updates is not None:
+            self._updates.begin(
+                self._ear, boot=self._boot, broker=self._publisher, tell=self._publisher.give
+            )
+        self._publisher.start()
+        self._notifier.ready("hearing")
 
-    def _go_by(self, settled: Settled | None) -> None:
-        """The clock is right now, or has had its time: what waited for it goes out."""
-        if settled is None:
+    def _check_publisher(self) -> None:
+        if self._publisher.failure is not None:
+            raise self._publisher.failure
+
+    def _obey(self) -> None:
+        """What a person asks for on this computer, and what comes over the network."""
+        self._calibrations.obey_person_here()
+        # One at a time: between two of them sound is heard.
+        if not self._publisher.asked.empty():
+            answer = self._commands.obey(self._publisher.asked.get())
+            if answer is not None:
+                self._publisher.give(answer)
+
+    def _follow_updates(self) -> None:
+        if self._updates is None:
             return
-        self._publisher.give(settled)
-        episode = self._episodes.open
-        if episode is not None and episode.opened_us in settled.ends_us:
-            self._episodes.restamp(settled.ends_us)
-            self._store.keep_episode(self._episodes.open)
+        for task in self._updates.tasks():
+            if isinstance(task, GoBy):
+                self._ear.watch.override(task.threshold)
+                self._tell_state(self._report.machine)
+            else:
+                self._run_now(self._updates, task)
+
+    def _run_now(self, updates: "LiveUpdates", task: RunNow) -> None:
+        """Go over to another release between two windows."""
+        machine = self._report.machine
+        try:
+            trial = updates.loaded(task)
+        except ReleaseError as error:
+            # Going back, to one that ran once. The next start finds another, this one goes on.
+            logger.error("%s; what runs goes on until the node is started again", error)
+            return
+        scorer = trial.scorer
+        logger.info("%s runs from now on: %s", scorer.manifest.label, task.why)
+        watch = known_machine(
+            self._settings, scorer, self._store, state=machine, override=task.threshold
+        )
+        self._ear.switch(scorer, watch, trial.framer)
+        self._outbox.hop_seconds = scorer.manifest.hop_us / 1e6
+        self._publisher.give(self._report.birth())
+        self._calibrations.follow_release(watch, machine)
+        self._tell_state(machine)
 
     def _hear_once(self) -> None:
         if self._settings.source.fast and self._is_ahead_of_broker():
@@ -331,11 +318,8 @@ class _Node:
             return
         for heard in self._ear.hear(_READ_SECONDS):
             self._take(heard)
-        source = (self._source.identity, self._source.sample_rate_hz)
-        if source != self._source_told:
-            # A microphone that was not there at boot, or another rate after it came back.
-            self._source_told = source
-            self._publisher.give(self._birth())
+        if self._report.source_is_new():
+            self._publisher.give(self._report.birth())
 
     def _is_ahead_of_broker(self) -> bool:
         """Sound that can wait is not read while windows pile up: then none has to be given up."""
@@ -343,17 +327,30 @@ class _Node:
 
     def _take(self, heard: HeardWindow) -> None:
         """Number a window and hand it over; then say what has changed with it."""
+        window = self._numbered(heard)
+        self._publisher.give(window)
+        event = self._episodes.hear(
+            window, heard.evidence, self._ear.watch, self._ear.scorer.detector
+        )
+        if event is not None:
+            self._publisher.give(event)
+        self._calibrations.follow()
+        self._tell_state(window.state)
+        if self._updates is not None:
+            self._updates.heard(flagged=window.anomaly, confirmed=self._publisher.confirmed)
+        # By windows alone, scored or accounted for: a loop that has stopped hearing feeds nothing.
+        self._notifier.alive()
+
+    def _numbered(self, heard: HeardWindow) -> Window:
         seq, self._windows = self._windows, self._windows + 1
-        self._last = heard
-        judgement = heard.judgement
-        if heard.latency_ms is not None:
-            self._latencies_ms.append(heard.latency_ms)
-        self._flagged += judgement.anomaly is True
-        self._unscored += judgement.anomaly is None
-        manifest = self._scorer.manifest
+        self._flagged += heard.judgement.anomaly is True
+        self._unscored += heard.judgement.anomaly is None
+        self._report.hear(heard)
+        manifest = self._ear.scorer.manifest
         duration_us = manifest.features.window_us
         stamp = self._clock.stamp(seq, heard.start_monotonic_ns, duration_us)
-        window = Window(
+        judgement = heard.judgement
+        return Window(
             node=self._settings.node.id,
             boot=self._boot,
             seq=seq,
@@ -369,295 +366,56 @@ class _Node:
             model=manifest.label,
             level_dbfs=None if heard.level_dbfs is None else round(heard.level_dbfs, 2),
             clipped=round(heard.clipped, 6),
-            overruns=self._source.overruns,
+            overruns=self._ear.source.overruns,
             clock=Clock.SIMULATED if self._settings.source.fast else stamp.clock,
             latency_ms=None if heard.latency_ms is None else round(heard.latency_ms, 3),
         )
-        self._publisher.give(window)
-        self._follow_episode(window, heard)
-        self._follow_calibration()
-        self._tell_state(judgement.state)
-        if self._updates is not None:
-            self._updates.heard(flagged=judgement.anomaly, confirmed=self._publisher.confirmed)
-        # By windows alone, scored or accounted for: a loop that has stopped hearing feeds nothing.
-        self._notifier.alive()
-
-    def _follow_episode(self, window: Window, heard: HeardWindow) -> None:
-        episodes = self._episodes
-        end_us = window.start_us + window.duration_us
-        phase = episodes.hear(
-            seq=window.seq,
-            end_us=end_us,
-            state=window.state,
-            rule=self._watch.rule,
-            score=window.score,
-        )
-        if phase is None:
-            return
-        if phase is not EpisodePhase.CLOSED and heard.evidence is not None:
-            episodes.note_bands(
-                self._watch.strongest_bands_hz(heard.evidence, self._scorer.detector)
-            )
-        episode = episodes.open
-        assert episode is not None
-        if phase is EpisodePhase.CLOSED:
-            episodes.forget()
-        # First kept, then told: whoever heard it open hears it close, whatever happens to us now.
-        self._store.keep_episode(episodes.open)
-        self._publisher.give(
-            Event(
-                node=self._settings.node.id,
-                boot=self._boot,
-                at_us=end_us,
-                episode_id=episode.id,
-                phase=phase,
-                state=window.state,
-                opened_us=episode.opened_us,
-                rule=episode.rule,
-                peak_score=episode.peak_score,
-                windows=episode.windows,
-                bands_hz=episode.bands_hz,
-                model=window.model,
-            )
-        )
-        logger.log(
-            logging.INFO if phase is EpisodePhase.CLOSED else logging.WARNING,
-            "episode %s %s: %s by the %s rule, peak %.2f of the threshold, strongest at %s Hz",
-            episode.id,
-            phase,
-            window.state,
-            episode.rule,
-            episode.peak_score,
-            ", ".join(f"{hz:.0f}" for hz in episode.bands_hz) or "?",
-        )
-
-    def _obey(self) -> None:
-        """What a person asks for on this computer, and what comes over the network."""
-        request = self._store.take_request()
-        if request is not None:
-            done, note = self._do(request)
-            logger.info("calibration, asked for here: %s", note)
-            self._store.keep_answer(CalibrationAnswer(asked_us=request.at_us, done=done, note=note))
-        # One at a time: between two of them sound is heard.
-        if not self._publisher.asked.empty():
-            self._answer(self._publisher.asked.get())
-
-    def _follow_updates(self) -> None:
-        if self._updates is None:
-            return
-        for task in self._updates.tasks():
-            if isinstance(task, GoBy):
-                self._watch.override(task.threshold)
-                self._tell_state(self._machine)
-            else:
-                self._run_now(task)
-
-    def _run_now(self, task: RunNow) -> None:
-        """Go over to another release between two windows."""
-        assert self._updates is not None
-        was_calibrated = self._watch.site_limits is not None
-        state = self._machine
-        try:
-            trial = self._updates.loaded(task)
-        except ReleaseError as error:
-            # Going back, to one that ran once. The next start finds another, this one goes on.
-            logger.error("%s; what runs goes on until the node is started again", error)
-            return
-        logger.info("%s runs from now on: %s", trial.scorer.manifest.label, task.why)
-        self._scorer = trial.scorer
-        self._watch = known_machine(
-            self._settings, trial.scorer, self._store, state=state, override=task.threshold
-        )
-        self._ear.switch(trial.scorer, self._watch, trial.framer)
-        self._outbox.hop_seconds = trial.scorer.manifest.hop_us / 1e6
-        self._publisher.give(self._birth())
-        self._calibrate_anew(was_calibrated=was_calibrated, state=state)
-        self._tell_state(self._machine)
-
-    @property
-    def _machine(self) -> MachineState:
-        """As it was told last."""
-        return MachineState.UNKNOWN if self._told is None else self._told.machine
-
-    def _calibrate_anew(self, *, was_calibrated: bool, state: MachineState) -> None:
-        """The limits of before are of another model, and its threshold knows nothing of here."""
-        if self._watch.site_limits is not None:
-            # Those of an earlier time with this release; what was begun for the other one is over.
-            self._calibration = None
-            self._store.keep_pending(None)
-            return
-        if self._calibration is None and was_calibrated and self._settings.update.recalibrate:
-            if state in (MachineState.WARNING, MachineState.ALARM):
-                logger.warning("not calibrated anew: the machine is in %s", state)
-                return
-            self._store.keep_pending(
-                CalibrationRequest(action="start", minutes=None, at_us=self._clock.now_us())
-            )
-        self._go_on_calibrating()
-
-    def _answer(self, asked: Asked) -> None:
-        if asked.verb == "calibrate":
-            minutes = asked.command.minutes
-            action: Literal["start", "cancel"] = "cancel" if minutes == 0 else "start"
-            done, note = self._do(
-                CalibrationRequest(action=action, minutes=minutes, at_us=asked.command.at_us)
-            )
-        elif self._updates is not None:
-            self._updates.roll_back(asked)
-            return
-        else:
-            done, note = False, "this node takes no updates: [update] keys_file is not set"
-        logger.info("%s, asked for over the network: %s", asked.verb, note)
-        self._publisher.give(
-            Answer(
-                Result(
-                    node=self._settings.node.id,
-                    boot=self._boot,
-                    at_us=self._clock.now_us(),
-                    verb=asked.verb,
-                    done=done,
-                    note=note[:200],
-                ),
-                asked.correlation,
-            )
-        )
-
-    def _do(self, request: CalibrationRequest) -> tuple[bool, str]:
-        """Carry out a request; gives whether that was possible, and what to say of it."""
-        done, note = obey(self._watch, self._store, request)
-        # A request that was refused changes nothing about the one that is under way.
-        if done:
-            self._calibration = request if self._watch.is_calibrating else None
-            self._store.keep_pending(self._calibration)
-            self._keep_status(request.at_us)
-        return done, note
-
-    def _go_on_calibrating(self) -> None:
-        """A calibration that the last run did not end begins anew: its sound is not kept."""
-        pending = self._store.pending()
-        if pending is not None:
-            done, note = self._do(pending)
-            logger.info("calibration, begun before the restart: %s", note)
-            if not done:
-                self._store.keep_pending(None)
-
-    def _follow_calibration(self) -> None:
-        request = self._calibration
-        if request is None:
-            return
-        if not self._watch.is_calibrating:
-            self._calibration = None
-            keep_outcome(self._watch, self._store, self._scorer, made_us=self._clock.now_us())
-            self._store.keep_pending(None)
-            logger.info("calibration %s: %s", self._watch.phase, self._watch.note)
-        self._keep_status(request.at_us)
-
-    def _keep_status(self, asked_us: int) -> None:
-        self._store.keep_status(
-            CalibrationStatus(asked_us=asked_us, phase=self._watch.phase, note=self._watch.note)
-        )
 
     def _tell_state(self, machine: MachineState) -> None:
-        watch, microphone = self._watch, self._ear.microphone
-        told = _Told(
-            model=self._scorer.manifest.label,
-            machine=machine,
-            microphone=microphone.state,
-            microphone_note=microphone.note,
-            calibration=watch.phase,
-            calibration_step=int(watch.progress * _PROGRESS_STEPS),
-            calibration_note=watch.note,
-            threshold=watch.threshold,
-        )
-        if told == self._told:
-            return
-        self._told = told
-        limits = watch.limits
-        self._publisher.give(
-            State(
-                node=self._settings.node.id,
-                boot=self._boot,
-                at_us=self._clock.now_us(),
-                machine=machine,
-                microphone=microphone.state,
-                model=told.model,
-                threshold=watch.threshold,
-                threshold_source=watch.threshold_source,
-                microphone_note=_bounded(microphone.note),
-                calibration=watch.phase,
-                calibration_progress=told.calibration_step / _PROGRESS_STEPS,
-                calibration_blocks=0 if limits is None else limits.blocks,
-                calibration_note=_bounded(watch.note),
-            )
-        )
-        self._notifier.status(f"machine {machine}, microphone {microphone.state}")
+        state = self._report.state(machine)
+        if state is not None:
+            self._publisher.give(state)
+            self._notifier.status(f"machine {state.machine}, microphone {state.microphone}")
+
+    def _settle_clock(self, *, at_once: bool = False) -> None:
+        """The clock is right now, or has had its time: what waited for it goes out."""
+        settled = self._clock.settle(at_once=at_once)
+        if settled is not None:
+            self._publisher.give(settled)
+            self._episodes.restamp(settled.ends_us)
 
     def _look_after_health(self) -> None:
-        now = time.monotonic()
-        if now >= self._health_due:
-            self._health_due = now + self._settings.health.interval_seconds
-            self._tell_health(now)
+        if self._report.health_is_due():
+            self._tell_health()
 
-    def _tell_health(self, now: float) -> None:
-        p50, p95 = self._latency_percentiles_ms()
-        board = read_board()
-        level_dbfs = None if self._last is None else self._last.level_dbfs
-        if level_dbfs is not None:
-            level_dbfs = round(level_dbfs, 2)
-        health = partial(
-            Health,
-            node=self._settings.node.id,
-            boot=self._boot,
-            at_us=self._clock.now_us(),
-            uptime_s=round(now - self._started, 3),
-            windows=self._windows,
-            reconnects=max(0, self._publisher.connections - 1),
-            overruns=self._source.overruns,
-            microphone=self._ear.microphone.state,
-            reopened=self._source.reopened,
-            level_dbfs=level_dbfs,
-            clipped=0.0 if self._last is None else round(self._last.clipped, 6),
-            latency_p50_ms=p50,
-            latency_p95_ms=p95,
-            clock=Clock.SIMULATED if self._settings.source.fast else self._clock.state,
-            **msgspec.structs.asdict(board),
-        )
-        self._publisher.give_health(lambda outbox: health(**msgspec.structs.asdict(outbox)))
-
-    def _latency_percentiles_ms(self) -> tuple[float | None, float | None]:
-        if not self._latencies_ms:
-            return None, None
-        p50, p95 = np.percentile(list(self._latencies_ms), (50, 95))
-        return round(float(p50), 3), round(float(p95), 3)
-
-    def _birth(self) -> Birth:
-        manifest = self._scorer.manifest
-        return Birth(
-            node=self._settings.node.id,
-            boot=self._boot,
-            at_us=self._clock.now_us(),
-            software=f"earshot {VERSION}",
-            python=platform.python_version(),
-            board=board_name()[:200],
-            operating_system=operating_system()[:200],
-            runtime=self._runtime.name,
-            runtime_version=self._runtime.version,
-            source=self._source.identity[:200],
-            source_rate_hz=self._source.sample_rate_hz,
-            group_id=self._settings.node.group,
-            model=manifest.label,
-            model_sha256=manifest.models_sha256,
-            threshold=self._watch.threshold,
-            threshold_source=self._watch.threshold_source,
-            window_us=manifest.features.window_us,
-            hop_us=manifest.hop_us,
-            capabilities=VERBS if self._updates is None else (*VERBS, TAKES_UPDATES),
-            trusted_keys=() if self._updates is None else self._updates.trusted_keys,
+    def _tell_health(self) -> None:
+        reconnects = max(0, self._publisher.connections - 1)
+        self._publisher.give_health(
+            self._report.health(windows=self._windows, reconnects=reconnects)
         )
 
-    def _check_publisher(self) -> None:
-        if self._publisher.failure is not None:
-            raise self._publisher.failure
+    def _end(self, *, well: bool) -> Left:
+        """Deliver what is left, however the run ended; gives what could not be."""
+        self._notifier.stopping()
+        if self._updates is not None:
+            self._updates.stop(well=well)
+        self._settle_clock(at_once=True)
+        # The last word on how many windows there were, for whoever counts what is stored.
+        self._tell_health()
+        drain_seconds = self._settings.outbox.drain_seconds
+        if self._outbox.held:
+            logger.info(
+                "%d windows are not known to be stored yet; waiting for %g s (Ctrl-C ends that)",
+                self._outbox.held,
+                drain_seconds,
+            )
+        left = self._publisher.stop(drain_seconds=drain_seconds)
+        if left.saved:
+            logger.info("%d windows wait on the disk for the next start", left.saved)
+        if left.lost:
+            # Said here, too: whatever else ends the node would be raised in its place.
+            logger.error("%d of %d windows were not delivered", left.lost, self._windows)
+        return left
 
 
 def _rules(settings: NodeSettings) -> OutboxRules:
@@ -671,7 +429,3 @@ def _rules(settings: NodeSettings) -> OutboxRules:
         max_age_seconds=outbox.max_age_hours * 3600.0,
         resend_seconds=outbox.resend_seconds,
     )
-
-
-def _bounded(text: str | None) -> str | None:
-    return None if text is None else text[:200]

@@ -97,7 +97,7 @@ def _calibrate_here(
     except EndOfSound:
         print("the sound ended before the calibration did: nothing was kept")
         return EXIT_REFUSED
-    keep_outcome(watch, store, scorer, made_us=time.time_ns() // 1000)
+    keep_outcome(watch, store, made_us=time.time_ns() // 1000)
     return 0 if watch.phase is CalibrationPhase.ARMED else EXIT_REFUSED
 
 

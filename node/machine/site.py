@@ -78,11 +78,11 @@ def obey(watch: MachineWatch, store: SiteStore, request: CalibrationRequest) -> 
             )
 
 
-def keep_outcome(watch: MachineWatch, store: SiteStore, scorer: Scorer, *, made_us: int) -> None:
+def keep_outcome(watch: MachineWatch, store: SiteStore, *, made_us: int) -> None:
     """A calibration has ended: keep what came of it, if anything did, in force or not."""
     limits = watch.site_limits
     if watch.phase is CalibrationPhase.ARMED and limits is not None:
-        manifest = scorer.manifest
+        manifest = watch.manifest
         store.keep_site(
             Site(
                 release=manifest.label,

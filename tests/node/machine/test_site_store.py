@@ -356,7 +356,7 @@ def test_calibration_under_an_override_is_kept_as_without(tmp_path: Path) -> Non
         scorer.manifest, limits=usable_site().limits, note="60 blocks", override=7.5
     )
 
-    keep_outcome(watch, store, scorer, made_us=9)
+    keep_outcome(watch, store, made_us=9)
 
     kept = store.site_for(scorer.manifest)
     assert kept is not None
