@@ -15,26 +15,24 @@ import msgspec
 
 from contract.messages import MachineState, MicrophoneState, Problem
 from node.machine.machine_watch import Judgement, MachineWatch
-from node.scoring.scorer import Evidence, Scorer
+from node.scoring.scorer import Evidence, Scorer, WindowFigures
 from node.sound.framing import FramedWindow, Framer, framer_for
 from node.sound.microphone_health import MicrophoneHealth
 from node.sound.source import AudioSource, Block
 
 
-class HeardWindow(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+class JudgedWindow(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """One window and what was made of it."""
 
     start_monotonic_ns: int
-    mse: float | None
+    figures: WindowFigures
+    """As measured; those of a model are None while the sound is not to be believed."""
     judgement: Judgement
     """By the limits in force; its state is unknown while the microphone is not ok."""
     threshold: float
     """That it was judged by."""
     problem: Problem | None
     microphone: MicrophoneState
-    level_dbfs: float | None
-    """None if nobody heard it."""
-    clipped: float
     evidence: Evidence | None
     latency_ms: float | None
     """From its last sample being there to its judgement."""
@@ -94,7 +92,7 @@ class Ear:
             self._after_ns = self._last_start_ns
         self.scorer, self.watch = scorer, watch
 
-    def hear(self, timeout_seconds: float) -> Iterator[HeardWindow]:
+    def hear(self, timeout_seconds: float) -> Iterator[JudgedWindow]:
         """The windows that the next block completes, or that an outage has swallowed by now.
 
         Raises:
@@ -118,7 +116,7 @@ class Ear:
         if self.beside is not None:
             self.beside.hear(block, self.source.sample_rate_hz)
 
-    def finish(self) -> Iterator[HeardWindow]:
+    def finish(self) -> Iterator[JudgedWindow]:
         """The windows that are still held back when the sound has ended."""
         heard_at = time.monotonic()
         for framed in filter(self._is_new, self._framer.finish()):
@@ -132,7 +130,7 @@ class Ear:
         self._after_ns, self._last_start_ns = None, start_ns
         return True
 
-    def _judged(self, framed: FramedWindow, missed: Problem, heard_at: float) -> HeardWindow:
+    def _judged(self, framed: FramedWindow, missed: Problem, heard_at: float) -> JudgedWindow:
         if framed.samples is None:
             return self._unheard(framed, missed)
         scored = self.scorer.score(framed.samples)
@@ -142,31 +140,27 @@ class Ear:
         # A dying microphone sounds like a machine that stops.
         level_dbfs = None if problem is not None else scored.level_dbfs
         judgement = self.watch.hear(evidence, level_dbfs=level_dbfs)
-        return HeardWindow(
+        return JudgedWindow(
             start_monotonic_ns=framed.start_monotonic_ns,
-            mse=None if problem is not None else scored.mse,
+            figures=scored if problem is None else msgspec.structs.replace(scored, mse=None),
             judgement=self._believed(judgement),
             threshold=threshold,
             problem=problem,
             microphone=self.microphone.state,
-            level_dbfs=scored.level_dbfs,
-            clipped=scored.clipped,
             evidence=evidence,
             latency_ms=(time.monotonic() - heard_at) * 1000,
         )
 
-    def _unheard(self, framed: FramedWindow, problem: Problem) -> HeardWindow:
+    def _unheard(self, framed: FramedWindow, problem: Problem) -> JudgedWindow:
         threshold = self.watch.threshold
         judgement = self.watch.hear(None, level_dbfs=None)
-        return HeardWindow(
+        return JudgedWindow(
             start_monotonic_ns=framed.start_monotonic_ns,
-            mse=None,
+            figures=WindowFigures(),
             judgement=self._believed(judgement),
             threshold=threshold,
             problem=problem,
             microphone=self.microphone.state,
-            level_dbfs=None,
-            clipped=0.0,
             evidence=None,
             latency_ms=None,
         )

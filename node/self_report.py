@@ -27,8 +27,9 @@ from contract.topics import TAKES_UPDATES, VERBS
 from node.board import board_name, operating_system, read_board
 from node.delivery.clock import WindowClock
 from node.delivery.outbox import OutboxFigures
-from node.ear import Ear, HeardWindow
+from node.ear import Ear, JudgedWindow
 from node.scoring.runtime import Runtime
+from node.scoring.scorer import WindowFigures
 from node.settings import NodeSettings
 
 # The last minutes' latencies, for the percentiles in `health`.
@@ -81,7 +82,7 @@ class SelfReport:
         self._started = time.monotonic()
         self._health_due = self._started + settings.health.interval_seconds
         self._latencies_ms: deque[float] = deque(maxlen=_LATENCIES_KEPT)
-        self._last: HeardWindow | None = None
+        self._last = WindowFigures()
         self._source_told = self._source()
         self._state_told: _StateTold | None = None
 
@@ -90,11 +91,11 @@ class SelfReport:
         """The machine's state, as it was told last."""
         return MachineState.UNKNOWN if self._state_told is None else self._state_told.machine
 
-    def hear(self, heard: HeardWindow) -> None:
+    def hear(self, judged: JudgedWindow) -> None:
         """Take a window into the health figures."""
-        self._last = heard
-        if heard.latency_ms is not None:
-            self._latencies_ms.append(heard.latency_ms)
+        self._last = judged.figures
+        if judged.latency_ms is not None:
+            self._latencies_ms.append(judged.latency_ms)
 
     def birth(self) -> Birth:
         """What the node is now. Called by the publisher's thread, too."""
@@ -190,7 +191,6 @@ class SelfReport:
         """
         p50, p95 = self._latency_percentiles_ms()
         source, last = self._ear.source, self._last
-        level_dbfs = None if last is None else last.level_dbfs
         health = partial(
             Health,
             node=self._settings.node.id,
@@ -202,8 +202,8 @@ class SelfReport:
             overruns=source.overruns,
             microphone=self._ear.microphone.state,
             reopened=source.reopened,
-            level_dbfs=None if level_dbfs is None else round(level_dbfs, 2),
-            clipped=0.0 if last is None else round(last.clipped, 6),
+            level_dbfs=None if last.level_dbfs is None else round(last.level_dbfs, 2),
+            clipped=round(last.clipped, 6),
             latency_p50_ms=p50,
             latency_p95_ms=p95,
             clock=Clock.SIMULATED if self._settings.source.fast else self._clock.state,

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from contract.errors import EarshotError, ReleaseError
-from contract.messages import Clock, MachineState, Window
+from contract.messages import MachineState, Window
 from node.delivery.clock import WindowClock, new_boot_id
 from node.delivery.outbox import Outbox
 from node.delivery.outbox_file import OutboxFile
 from node.delivery.outbox_rules import OutboxRules
 from node.delivery.publisher import Left, Publisher
-from node.ear import Ear, HeardWindow
+from node.ear import Ear, JudgedWindow
 from node.machine.calibration_requests import CalibrationRequests
 from node.machine.episode_log import EpisodeLog
 from node.machine.site import known_machine
@@ -39,6 +39,7 @@ from node.sound.errors import SourceError
 from node.sound.source import AudioSource, EndOfSound
 from node.updates.slots import STATE_NAME
 from node.updates.tasks import GoBy, RunNow
+from node.window_message import window_message
 
 if TYPE_CHECKING:
     from node.updates.live import LiveUpdates
@@ -222,8 +223,8 @@ class _NodeRun:
                 self._look_after_health()
             well = True
         except EndOfSound:
-            for heard in self._ear.finish():
-                self._take(heard)
+            for judged in self._ear.finish():
+                self._take(judged)
             well = True
             logger.info("the sound has ended after %d windows", self._windows)
             if not self._windows:
@@ -316,8 +317,8 @@ class _NodeRun:
         if self._settings.source.fast and self._is_ahead_of_broker():
             time.sleep(0.01)
             return
-        for heard in self._ear.hear(_READ_SECONDS):
-            self._take(heard)
+        for judged in self._ear.hear(_READ_SECONDS):
+            self._take(judged)
         if self._report.source_is_new():
             self._publisher.give(self._report.birth())
 
@@ -325,12 +326,12 @@ class _NodeRun:
         """Sound that can wait is not read while windows pile up: then none has to be given up."""
         return self._publisher.backlog >= self._settings.outbox.max_windows // 2
 
-    def _take(self, heard: HeardWindow) -> None:
+    def _take(self, judged: JudgedWindow) -> None:
         """Number a window and hand it over; then say what has changed with it."""
-        window = self._numbered(heard)
+        window = self._numbered(judged)
         self._publisher.give(window)
         event = self._episodes.hear(
-            window, heard.evidence, self._ear.watch, self._ear.scorer.detector
+            window, judged.evidence, self._ear.watch, self._ear.scorer.detector
         )
         if event is not None:
             self._publisher.give(event)
@@ -341,34 +342,23 @@ class _NodeRun:
         # By windows alone, scored or accounted for: a loop that has stopped hearing feeds nothing.
         self._notifier.alive()
 
-    def _numbered(self, heard: HeardWindow) -> Window:
+    def _numbered(self, judged: JudgedWindow) -> Window:
         seq, self._windows = self._windows, self._windows + 1
-        self._flagged += heard.judgement.anomaly is True
-        self._unscored += heard.judgement.anomaly is None
-        self._report.hear(heard)
+        self._flagged += judged.judgement.anomaly is True
+        self._unscored += judged.judgement.anomaly is None
+        self._report.hear(judged)
         manifest = self._ear.scorer.manifest
         duration_us = manifest.features.window_us
-        stamp = self._clock.stamp(seq, heard.start_monotonic_ns, duration_us)
-        judgement = heard.judgement
-        return Window(
+        return window_message(
+            judged,
+            self._clock.stamp(seq, judged.start_monotonic_ns, duration_us),
             node=self._settings.node.id,
             boot=self._boot,
             seq=seq,
-            start_us=stamp.start_us,
             duration_us=duration_us,
-            mse=heard.mse,
-            statistic=judgement.statistic,
-            threshold=heard.threshold,
-            score=judgement.score,
-            anomaly=judgement.anomaly,
-            state=judgement.state,
-            problem=heard.problem,
             model=manifest.label,
-            level_dbfs=None if heard.level_dbfs is None else round(heard.level_dbfs, 2),
-            clipped=round(heard.clipped, 6),
             overruns=self._ear.source.overruns,
-            clock=Clock.SIMULATED if self._settings.source.fast else stamp.clock,
-            latency_ms=None if heard.latency_ms is None else round(heard.latency_ms, 3),
+            simulated=self._settings.source.fast,
         )
 
     def _tell_state(self, machine: MachineState) -> None:

@@ -22,11 +22,25 @@ SILENCE_DBFS = -144.0
 _FULL_SCALE = 1.0 - 2.0**-15
 
 
-class Scored(msgspec.Struct, frozen=True, kw_only=True):
-    """What one window sounds like to a release."""
+class WindowFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """What is measured of one window, whatever limits are in force.
 
-    mse: float | None
+    Each field goes out in the message `Window` under the same name (see `node.window_message`); the
+    defaults are the figures of a window that nobody heard.
+    """
+
+    mse: float | None = None
     """Mean squared residual of the release's first model; None if the window was not scored."""
+    level_dbfs: float | None = None
+    """RMS level; 0 is a full-scale square wave, `SILENCE_DBFS` the floor."""
+    clipped: float = 0.0
+    """Share of the samples that are at full scale, 0 to 1."""
+
+
+class Scored(WindowFigures, frozen=True, kw_only=True):
+    """What one window sounds like to a release, by the release's own threshold."""
+
+    level_dbfs: float
     statistic: float | None
     """The number that the release decides on; None if the window was not scored."""
     score: float | None
@@ -34,10 +48,6 @@ class Scored(msgspec.Struct, frozen=True, kw_only=True):
     anomaly: bool | None
     problem: Problem | None
     """Why there is no score; None if there is one."""
-    level_dbfs: float
-    """RMS level; 0 is a full-scale square wave, `SILENCE_DBFS` the floor."""
-    clipped: float
-    """Share of the samples that are at full scale, 0 to 1."""
     seconds: float
     """How long the scoring took, in seconds."""
 

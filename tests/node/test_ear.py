@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contract.messages import MachineState, MicrophoneState, Problem
-from node.ear import Ear, HeardWindow
+from node.ear import Ear, JudgedWindow
 from node.machine.machine_watch import MachineWatch
 from node.scoring.scorer import Scorer
 from node.sound.source import Block, EndOfSound
@@ -103,7 +103,7 @@ def ear(script: Iterable[Step], *, add: float = 1.0) -> Ear:
     return Ear(Script(script), scorer, MachineWatch(scorer.manifest))
 
 
-def hear_all(hears: Ear) -> Iterator[HeardWindow]:
+def hear_all(hears: Ear) -> Iterator[JudgedWindow]:
     try:
         while True:
             yield from hears.hear(0.5)
@@ -111,7 +111,7 @@ def hear_all(hears: Ear) -> Iterator[HeardWindow]:
         yield from hears.finish()
 
 
-def heard(script: Iterable[Step], *, add: float = 1.0) -> list[HeardWindow]:
+def heard(script: Iterable[Step], *, add: float = 1.0) -> list[JudgedWindow]:
     return list(hear_all(ear(script, add=add)))
 
 
@@ -120,7 +120,7 @@ def far() -> int:
     return time.monotonic_ns() + HOUR_NS
 
 
-def spacings_ns(windows: list[HeardWindow]) -> set[int]:
+def spacings_ns(windows: list[JudgedWindow]) -> set[int]:
     """Distances between their starts, to a microsecond."""
     starts = [window.start_monotonic_ns for window in windows]
     return {round(int(gap), -3) for gap in np.diff(starts)}
@@ -133,13 +133,13 @@ def test_windows_come_out_scored_with_their_judgement() -> None:
     last = windows[-1]
     assert len(windows) == (4 * RATE_HZ - WINDOW) // HOP + 1
     assert spacings_ns(windows) == {HOP_NS}
-    assert last.mse == pytest.approx(1.0)
+    assert last.figures.mse == pytest.approx(1.0)
     assert last.judgement.score == pytest.approx(0.5)
     assert last.judgement.anomaly is False
     assert last.judgement.state is MachineState.NORMAL
     assert last.problem is None
     assert last.threshold == 2.0
-    assert last.level_dbfs == pytest.approx(20 * np.log10(0.05), abs=0.5)
+    assert last.figures.level_dbfs == pytest.approx(20 * np.log10(0.05), abs=0.5)
     assert last.evidence is not None
     assert last.latency_ms is not None
 
@@ -187,12 +187,16 @@ def test_sick_microphone_is_no_healthy_machine(state: MicrophoneState) -> None:
     assert {window.problem for window in during} == {problem}
     assert {window.judgement.state for window in during} == {MachineState.UNKNOWN}
     for window in during:
-        assert (window.mse, window.evidence, window.judgement.statistic) == (None, None, None)
+        assert (window.figures.mse, window.evidence, window.judgement.statistic) == (
+            None,
+            None,
+            None,
+        )
         assert (window.judgement.score, window.judgement.anomaly) == (None, None)
-        assert window.level_dbfs is not None
+        assert window.figures.level_dbfs is not None
     assert windows[40].judgement.state is MachineState.NORMAL
     assert windows[-1].judgement.state is MachineState.NORMAL
-    assert windows[-1].mse is not None
+    assert windows[-1].figures.mse is not None
     assert spacings_ns(windows) == {HOP_NS}
 
 
@@ -232,7 +236,11 @@ def test_outage_comes_out_as_windows_while_it_lasts() -> None:
         assert window.problem is Problem.MIC_GONE
         assert window.microphone is MicrophoneState.GONE
         assert window.judgement.state is MachineState.UNKNOWN
-        assert (window.mse, window.level_dbfs, window.latency_ms) == (None, None, None)
+        assert (window.figures.mse, window.figures.level_dbfs, window.latency_ms) == (
+            None,
+            None,
+            None,
+        )
     assert hears.microphone.note == GONE
 
 
@@ -243,7 +251,7 @@ def test_outage_is_whole_in_the_sequence_when_it_ends() -> None:
     outage = [Step(None, outage=GONE)] * 3
     windows = heard([*steps(noise(5), start_ns), *outage, *steps(noise(5), back_ns, lost=True)])
 
-    unheard = [window for window in windows if window.level_dbfs is None]
+    unheard = [window for window in windows if window.figures.level_dbfs is None]
     assert spacings_ns(windows) == {HOP_NS}
     # From the first that was not full before it to the last that began before it ended.
     assert len(unheard) == 600 + WINDOW // HOP - 1
@@ -295,7 +303,7 @@ def test_lost_blocks_come_out_as_overruns() -> None:
     after = [sound[24]._replace(lost=True), *sound[25:]]
     windows = heard([*sound[:20], *after])
 
-    unheard = [window for window in windows if window.level_dbfs is None]
+    unheard = [window for window in windows if window.figures.level_dbfs is None]
     assert spacings_ns(windows) == {HOP_NS}
     assert len(unheard) == len(lost) * RATE_HZ // 4 // HOP + WINDOW // HOP - 1
     assert {window.problem for window in unheard} == {Problem.OVERRUN}
@@ -335,7 +343,7 @@ def test_end_of_the_sound_gives_what_was_held_back() -> None:
 
     assert len(before + held_back) == (3 * RATE_HZ - WINDOW) // HOP + 1
     assert held_back
-    assert all(window.mse is not None for window in held_back)
+    assert all(window.figures.mse is not None for window in held_back)
 
 
 class Happening(NamedTuple):
@@ -399,7 +407,7 @@ def test_every_window_is_told_of_once_and_none_is_normal_by_mistake(
     assert all(abs(gap - HOP_NS) < 2 * SECOND_NS / RATE_HZ for gap in np.diff(starts))
     for window in windows:
         is_scored = window.problem is None
-        assert (window.mse is not None) is is_scored
+        assert (window.figures.mse is not None) is is_scored
         assert (window.judgement.score is not None) is is_scored
         assert (window.judgement.anomaly is not None) is is_scored
         if window.microphone is not MicrophoneState.OK:
