@@ -33,6 +33,17 @@ def write_whole(path: Path, content: bytes, *, mode: int | None = None) -> None:
         raise
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder, if it is not there, and make its name last.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    if not folder.is_dir():
+        folder.mkdir(parents=True, exist_ok=True)
+        sync_folder(folder.parent)
+
+
 def sync_folder(folder: Path) -> None:
     """Make names that have come or gone last."""
     descriptor = os.open(folder, os.O_RDONLY)

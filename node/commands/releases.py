@@ -13,7 +13,8 @@ from node.commands.node_arguments import add_node_arguments, node_settings
 if TYPE_CHECKING:
     from contract.desired import Desired, Wanted
     from node.settings import NodeSettings
-    from node.updates.slots import Refused, Slot, SlotStore, UpdateState
+    from node.updates.slots import SlotStore
+    from node.updates.update_state import Refused, Slot, UpdateState
 
 SUMMARY = "show the releases of this node: running, previous, factory"
 
@@ -56,14 +57,14 @@ def _facts(
                 "names": names,
                 "release": slot.release,
                 "manifest_sha256": slot.manifest_sha256,
-                "folder": str(store.folder(slot)),
+                "folder": str(store.folders.folder(slot)),
                 "problem": _problem(store, slot),
             }
             for names, slot in _slots(state)
         ],
         "state": state,
-        "used_bytes": store.used_bytes(),
-        "free_bytes": store.free_bytes(),
+        "used_bytes": store.folders.used_bytes(),
+        "free_bytes": store.folders.free_bytes(),
     }
 
 
@@ -84,19 +85,19 @@ def _lines(settings: "NodeSettings", store: "SlotStore", state: "UpdateState | N
     lines.append("")
     for names, slot in _slots(state):
         problem = _problem(store, slot)
-        lines.append(f"{' and '.join(names):<20}  {slot.release:<24}  {store.folder(slot)}")
+        lines.append(f"{' and '.join(names):<20}  {slot.release:<24}  {store.folders.folder(slot)}")
         if problem is not None:
             lines.append(f"{'':<20}  BROKEN: {problem}")
     lines += ["", *_state_lines(state)]
     lines.append(
-        f"On disk: {store.used_bytes() / 1e6:.1f} MB of releases and downloads,"
-        f" {store.free_bytes() / 1e6:.0f} MB free"
+        f"On disk: {store.folders.used_bytes() / 1e6:.1f} MB of releases and downloads,"
+        f" {store.folders.free_bytes() / 1e6:.0f} MB free"
     )
     return lines
 
 
 def _state_lines(state: "UpdateState") -> list[str]:
-    from node.updates.slots import MAX_STARTS
+    from node.updates.update_state import MAX_STARTS
 
     lines = []
     if not state.confirmed:
@@ -134,7 +135,7 @@ def _problem(store: "SlotStore", slot: "Slot") -> str | None:
     from contract.errors import ReleaseError
 
     try:
-        store.read(slot)
+        store.folders.read(slot)
     except ReleaseError as error:
         return str(error)
     return None

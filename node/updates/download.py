@@ -12,8 +12,8 @@ from pathlib import Path
 
 from contract.errors import EarshotError
 from contract.release import CHUNK_BYTES, ReleaseFile
-from node.updates.slots import UpdateStoreError
-from node.whole_file import sync_folder
+from node.updates.release_folders import UpdateStoreError
+from node.whole_file import make_folder, sync_folder
 
 MAX_AHEAD = 8
 """Chunks that came before their turn and are kept in memory: 256 KiB."""
@@ -49,9 +49,7 @@ class Download:
         self._path = _part(folder, file)
         self._ahead: dict[int, bytes] = {}
         try:
-            if not folder.is_dir():
-                folder.mkdir(parents=True, exist_ok=True)
-                sync_folder(folder.parent)
+            make_folder(folder)
             self._next = self._resume()
         except OSError as error:
             raise self._trouble(error) from error

@@ -22,7 +22,8 @@ from contract.signature import TrustedKeys
 from contract.signed_manifest import open_manifest
 from node.settings import UpdateSection
 from node.updates.download import ChunkError, Download, part_bytes
-from node.updates.slots import Slot, SlotStore, UpdateStoreError
+from node.updates.release_folders import ReleaseFolders, UpdateStoreError
+from node.updates.update_state import Slot
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ class Fetch:
 
     Args:
         target: what was ordered.
-        store: where it goes.
+        folders: where it goes, and what is there already.
         broker: where it comes from.
         trusted: whose manifests count.
         settings: how much there may be of it, and how long to wait for it.
@@ -78,7 +79,7 @@ class Fetch:
     def __init__(
         self,
         target: Wanted,
-        store: SlotStore,
+        folders: ReleaseFolders,
         broker: Broker,
         trusted: TrustedKeys,
         settings: UpdateSection,
@@ -86,7 +87,7 @@ class Fetch:
         now_us: int,
     ) -> None:
         self._target = target
-        self._store = store
+        self._folders = folders
         self._broker = broker
         self._trusted = trusted
         self._settings = settings
@@ -130,7 +131,7 @@ class Fetch:
         """
         assert self._manifest is not None, "it is complete"
         try:
-            return self._store.install(self._manifest_bytes, self._manifest, self._files)
+            return self._folders.install(self._manifest_bytes, self._manifest, self._files)
         except (UpdateStoreError, ReleaseError) as error:
             raise FetchError(str(error), retry=True) from error
 
@@ -244,15 +245,15 @@ class Fetch:
     def _check_room(self, manifest: Manifest) -> None:
         # Once as it comes in, less what an earlier try has left; once as it is installed.
         needed = 2 * sum(file.size_bytes for file in manifest.files)
-        needed -= sum(part_bytes(self._store.downloads, file) for file in manifest.files)
-        used, budget = self._store.used_bytes(), self._settings.disk_bytes
+        needed -= sum(part_bytes(self._folders.downloads, file) for file in manifest.files)
+        used, budget = self._folders.used_bytes(), self._settings.disk_bytes
         if used + needed > budget:
             raise FetchError(
                 f"expected room for {needed / _MB:.1f} MB within [update] disk_mb ="
                 f" {self._settings.disk_mb}, of which {used / _MB:.1f} MB are used",
                 retry=True,
             )
-        free = self._store.free_bytes()
+        free = self._folders.free_bytes()
         if free < needed + _SPARE_BYTES:
             raise FetchError(
                 f"the disk is full: expected {(needed + _SPARE_BYTES) / _MB:.0f} MB free, got"
@@ -267,10 +268,10 @@ class Fetch:
         for file in self._manifest.files:
             if file.name in self._files:
                 continue
-            here = self._store.find_file(file)
+            here = self._folders.find_file(file)
             if here is None:
                 try:
-                    self._download = Download(self._store.downloads, file)
+                    self._download = Download(self._folders.downloads, file)
                 except UpdateStoreError as error:
                     raise FetchError(str(error), retry=True) from error
                 if self._download.done:

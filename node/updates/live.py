@@ -21,7 +21,8 @@ from node.scoring.runtime import Runtime
 from node.settings import NodeSettings
 from node.updates.fetch import Broker
 from node.updates.orders import addresses
-from node.updates.slots import STATE_NAME, SlotStore, UpdateStoreError
+from node.updates.release_folders import UpdateStoreError
+from node.updates.slots import STATE_NAME, SlotStore
 from node.updates.tasks import (
     EarTask,
     GiveUp,

@@ -51,8 +51,9 @@ from node.updates.orders import (
     decide,
     is_news,
 )
+from node.updates.release_folders import UpdateStoreError
 from node.updates.self_test import self_test
-from node.updates.slots import Booted, Refused, Slot, SlotStore, UpdateStoreError
+from node.updates.slots import Booted, SlotStore
 from node.updates.tasks import (
     EarTask,
     GiveUp,
@@ -64,6 +65,7 @@ from node.updates.tasks import (
     TryOut,
 )
 from node.updates.trial import TrialReport
+from node.updates.update_state import Refused, Slot
 
 logger = logging.getLogger(__name__)
 
@@ -331,7 +333,7 @@ class Updater:
         self._report = TrialReport()
         fetch = Fetch(
             target,
-            self._store,
+            self._store.folders,
             self._broker,
             self._trusted,
             self._settings,
@@ -369,7 +371,7 @@ class Updater:
             return factory
         slot = Slot(release=target.release, manifest_sha256=target.manifest_sha256)
         try:
-            self._store.read(slot)
+            self._store.folders.read(slot)
         except ReleaseError:
             return None
         return slot
@@ -423,7 +425,9 @@ class Updater:
         self._tell(UpdatePhase.VERIFIED, 1.0, None)
         work.phase = UpdatePhase.TESTING
         self._tell(UpdatePhase.TESTING, 0.0, None)
-        tested = self_test(self._store.folder(slot), threads=self._threads, stop=self._stopping)
+        tested = self_test(
+            self._store.folders.folder(slot), threads=self._threads, stop=self._stopping
+        )
         if tested.interrupted and self._stopping.is_set():
             # The node ends: the next start tests it anew.
             return
@@ -431,7 +435,7 @@ class Updater:
             self._reject(tested.reason or "the self-test failed", retry=tested.interrupted)
             return
         try:
-            release = self._store.read(slot)
+            release = self._store.folders.read(slot)
             self._store.begin_trial(slot)
         except (ReleaseError, UpdateStoreError) as error:
             self._reject(str(error), retry=True)
@@ -463,7 +467,7 @@ class Updater:
             return
         try:
             self._store.switch(work.slot)
-            release = self._store.read(work.slot)
+            release = self._store.folders.read(work.slot)
         except (UpdateStoreError, ReleaseError) as error:
             self._reject(str(error), retry=True, phase=UpdatePhase.ROLLED_BACK)
             return
@@ -508,7 +512,7 @@ class Updater:
         release_before = self._store.state.current.release
         slot = self._store.revert(reason, retry=retry)
         logger.warning("%s is rolled back: %s", release_before, reason)
-        self._run_now(self._store.read(slot), reason)
+        self._run_now(self._store.folders.read(slot), reason)
         self._tell(UpdatePhase.ROLLED_BACK, 1.0, reason)
 
     def _roll_back_by_command(self, asked: Asked) -> None:

@@ -242,7 +242,9 @@ def test_release_that_the_library_does_not_load_any_more_is_passed_over(
     (name, content), *_ = release.files.items()
     (tmp_path / name).write_bytes(content)
     store.switch(
-        store.install(encode_manifest(release.manifest), release.manifest, {name: tmp_path / name})
+        store.folders.install(
+            encode_manifest(release.manifest), release.manifest, {name: tmp_path / name}
+        )
     )
     store.confirm()
     with running(settings):

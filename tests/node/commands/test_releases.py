@@ -12,7 +12,8 @@ import pytest
 from contract.desired import Desired, Wanted
 from contract.messages import UpdatePhase
 from node.commands import COMMANDS
-from node.updates.slots import STATE_NAME, Refused, SlotStore
+from node.updates.slots import STATE_NAME, SlotStore
+from node.updates.update_state import Refused
 from tests.node.updates.packed import NOW_US, fetch, packed, store_at, take_on
 
 ROOT = Path(__file__).parents[3]
@@ -139,14 +140,16 @@ def test_everything_is_told_in_words(root: Path) -> None:
         "Threshold 3.5 by order, for fan@8",
         "fan@9 was rejected (2026-11-22 14:35:12 UTC): its disk is full; it is tried again later",
     ]
-    assert lines[-1].startswith(f"On disk: {store.used_bytes() / 1e6:.1f} MB of releases and")
+    assert lines[-1].startswith(
+        f"On disk: {store.folders.used_bytes() / 1e6:.1f} MB of releases and"
+    )
 
 
 def test_release_that_is_not_confirmed_is_told(root: Path) -> None:
     """With what happens if it does not stay up."""
     store = store_at(root)
     store.boot()
-    store.switch(store.install(SEVEN.manifest_bytes, SEVEN.manifest, fetch(store, SEVEN)))
+    store.switch(store.folders.install(SEVEN.manifest_bytes, SEVEN.manifest, fetch(store, SEVEN)))
     store_at(root).boot()
 
     text = shown(root)
@@ -167,11 +170,11 @@ def test_roll_back_is_told_by_its_name(root: Path) -> None:
 def test_broken_release_is_told(root: Path) -> None:
     """Every file of each slot is checked."""
     store = updated(root)
-    (store.folder(SEVEN.slot) / "model.tflite").write_bytes(b"")
+    (store.folders.folder(SEVEN.slot) / "model.tflite").write_bytes(b"")
 
     text = shown(root)
 
-    assert f"{'':<20}  BROKEN: {store.folder(SEVEN.slot)}: model.tflite: expected" in text
+    assert f"{'':<20}  BROKEN: {store.folders.folder(SEVEN.slot)}: model.tflite: expected" in text
     assert text.count("BROKEN") == 1
 
 
@@ -191,7 +194,7 @@ def test_json_says_the_same(root: Path) -> None:
     ]
     assert found["slots"][0]["manifest_sha256"] == EIGHT.slot.manifest_sha256
     assert found["state"]["highest"] == {"fan": 8}
-    assert found["used_bytes"] == store.used_bytes()
+    assert found["used_bytes"] == store.folders.used_bytes()
     assert json.loads(shown(root / "nowhere", "--json"))["state"] is None
 
 

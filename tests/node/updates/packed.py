@@ -9,7 +9,8 @@ import msgspec
 from contract.release import CHUNK_BYTES, MANIFEST_NAME, LogNormals, Manifest, encode_manifest
 from node.scoring.release_store import Release
 from node.updates.download import ChunkError, Download
-from node.updates.slots import Slot, SlotStore
+from node.updates.slots import SlotStore
+from node.updates.update_state import Slot
 from tests.rig.fake_inference import FakeModel, release_of
 
 NOW_US = 1_795_358_112_500_000
@@ -68,9 +69,9 @@ def fetch(store: SlotStore, given: Packed) -> dict[str, Path]:
     """Where its files are, those downloaded that are not here yet."""
     found = {}
     for file in given.manifest.files:
-        here = store.find_file(file)
+        here = store.folders.find_file(file)
         if here is None:
-            download = Download(store.downloads, file)
+            download = Download(store.folders.downloads, file)
             here = complete(download, given.release.files[file.name])
         found[file.name] = here
     return found
@@ -91,6 +92,6 @@ def complete(download: Download, content: bytes) -> Path:
 
 def take_on(store: SlotStore, given: Packed) -> None:
     """All of an update that goes well."""
-    slot = store.install(given.manifest_bytes, given.manifest, fetch(store, given))
+    slot = store.folders.install(given.manifest_bytes, given.manifest, fetch(store, given))
     store.switch(slot)
     store.confirm()

@@ -13,7 +13,7 @@ import pytest
 
 from contract.release import CHUNK_BYTES, ReleaseFile, describe_file
 from node.updates.download import MAX_AHEAD, ChunkError, Download
-from node.updates.slots import UpdateStoreError
+from node.updates.release_folders import UpdateStoreError
 from tests.node.updates import packed
 from tests.node.updates.power_cut import Disk, PowerCut
 

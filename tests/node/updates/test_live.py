@@ -68,7 +68,7 @@ def hearing(tmp_path: Path) -> Iterator[Hearing]:
     (name, content), *_ = release.files.items()
     (tmp_path / name).write_bytes(content)
     files = {name: tmp_path / name}
-    store.switch(store.install(encode_manifest(release.manifest), release.manifest, files))
+    store.switch(store.folders.install(encode_manifest(release.manifest), release.manifest, files))
     made = Hearing(tmp_path)
     yield made
     made.updates.stop(well=True)

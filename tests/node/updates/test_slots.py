@@ -25,19 +25,9 @@ from contract.release import (
     decode_manifest,
 )
 from node.scoring.release_store import Release
-from node.updates import slots
-from node.updates.slots import (
-    BROKEN_NAME,
-    MAX_STARTS,
-    STATE_NAME,
-    Booted,
-    Refused,
-    Slot,
-    SlotStore,
-    UpdateState,
-    UpdateStoreError,
-    read_state,
-)
+from node.updates.release_folders import UpdateStoreError
+from node.updates.slots import BROKEN_NAME, STATE_NAME, Booted, SlotStore, read_state
+from node.updates.update_state import MAX_STARTS, Refused, Slot, UpdateState
 from tests.node.updates.packed import NOW_US, Packed, fetch, packed, store_at, take_on
 from tests.node.updates.power_cut import Disk, PowerCut
 
@@ -123,7 +113,7 @@ def test_release_taken_on_runs_from_then_on(root: Path) -> None:
     assert again.state.previous == SEVEN.slot
     assert again.state.confirmed
     assert again.state.highest == {"fan": 8}
-    assert again.read(SEVEN.slot) == SEVEN.release
+    assert again.folders.read(SEVEN.slot) == SEVEN.release
 
 
 def test_versions_count_per_name(root: Path) -> None:
@@ -180,7 +170,7 @@ def test_unconfirmed_release_is_no_way_back_from_a_new_factory(root: Path) -> No
     """What has not proven itself is nothing to go back to."""
     store = booted(root)
     take_on(store, SEVEN)
-    store.switch(store.install(EIGHT.manifest_bytes, EIGHT.manifest, fetch(store, EIGHT)))
+    store.switch(store.folders.install(EIGHT.manifest_bytes, EIGHT.manifest, fetch(store, EIGHT)))
     shutil.rmtree(root / "factory")
     packed(2).write(root / "factory")
 
@@ -208,7 +198,7 @@ def test_state_folder_that_cannot_be_written_stops_nothing(
     assert store.boot().release == FACTORY.release
     assert "updates.json cannot be written" in caplog.text
     with pytest.raises(UpdateStoreError):
-        store.install(SEVEN.manifest_bytes, SEVEN.manifest, SEVEN.write_files(root))
+        store.folders.install(SEVEN.manifest_bytes, SEVEN.manifest, SEVEN.write_files(root))
     with pytest.raises(UpdateStoreError):
         store.keep(store.state)
     store.ended_well()
@@ -252,7 +242,7 @@ def test_release_that_brings_the_program_down_is_left(root: Path) -> None:
     store = booted(root)
     take_on(store, SEVEN)
     store.keep(msgspec.structs.replace(store.state, orders={"all": order(EIGHT, 12)}))
-    store.switch(store.install(EIGHT.manifest_bytes, EIGHT.manifest, fetch(store, EIGHT)))
+    store.switch(store.folders.install(EIGHT.manifest_bytes, EIGHT.manifest, fetch(store, EIGHT)))
 
     assert [store_at(root).boot().release for _ in range(MAX_STARTS - 1)] == [EIGHT.release] * 2
     again = store_at(root)
@@ -279,7 +269,7 @@ def test_release_that_brings_the_program_down_is_left(root: Path) -> None:
 def test_start_is_counted_before_anything_is_loaded(root: Path) -> None:
     """A model that ends the process while it is loaded has had its start."""
     store = booted(root)
-    store.switch(store.install(SEVEN.manifest_bytes, SEVEN.manifest, fetch(store, SEVEN)))
+    store.switch(store.folders.install(SEVEN.manifest_bytes, SEVEN.manifest, fetch(store, SEVEN)))
 
     store_at(root).boot()
 
@@ -291,7 +281,7 @@ def test_start_is_counted_before_anything_is_loaded(root: Path) -> None:
 def test_clean_ends_do_not_count(root: Path) -> None:
     """A service that is restarted ten times has not crashed."""
     store = booted(root)
-    store.switch(store.install(SEVEN.manifest_bytes, SEVEN.manifest, fetch(store, SEVEN)))
+    store.switch(store.folders.install(SEVEN.manifest_bytes, SEVEN.manifest, fetch(store, SEVEN)))
     store.ended_well()
 
     for _ in range(10):
@@ -305,7 +295,7 @@ def test_clean_ends_do_not_count(root: Path) -> None:
 def test_clean_end_takes_back_its_own_start_alone(root: Path) -> None:
     """One that is told twice takes no crash of an earlier start back."""
     store = booted(root)
-    store.switch(store.install(SEVEN.manifest_bytes, SEVEN.manifest, fetch(store, SEVEN)))
+    store.switch(store.folders.install(SEVEN.manifest_bytes, SEVEN.manifest, fetch(store, SEVEN)))
     booted(root)
     store = booted(root)
 
@@ -314,7 +304,7 @@ def test_clean_end_takes_back_its_own_start_alone(root: Path) -> None:
 
     assert store.state.starts == 2
     # A new switch begins anew.
-    store.switch(store.install(EIGHT.manifest_bytes, EIGHT.manifest, fetch(store, EIGHT)))
+    store.switch(store.folders.install(EIGHT.manifest_bytes, EIGHT.manifest, fetch(store, EIGHT)))
     store.ended_well()
     assert store.state.starts == 0
 
@@ -324,7 +314,7 @@ def test_trial_that_brings_the_program_down_is_left(root: Path) -> None:
     store = booted(root)
     take_on(store, SEVEN)
     store.keep(msgspec.structs.replace(store.state, orders={"all": order(EIGHT, 12)}))
-    slot = store.install(EIGHT.manifest_bytes, EIGHT.manifest, fetch(store, EIGHT))
+    slot = store.folders.install(EIGHT.manifest_bytes, EIGHT.manifest, fetch(store, EIGHT))
     store.begin_trial(slot)
 
     for _ in range(MAX_STARTS - 1):
@@ -352,7 +342,7 @@ def test_trial_that_brings_the_program_down_is_left(root: Path) -> None:
 def test_trials_that_end_do_not_count(root: Path) -> None:
     """Neither by a verdict, nor because the program was told to end."""
     store = booted(root)
-    slot = store.install(SEVEN.manifest_bytes, SEVEN.manifest, fetch(store, SEVEN))
+    slot = store.folders.install(SEVEN.manifest_bytes, SEVEN.manifest, fetch(store, SEVEN))
     for _ in range(MAX_STARTS + 1):
         store.begin_trial(slot)
         store.ended_well()
@@ -381,10 +371,10 @@ def test_onlooker_finds_what_runs_and_changes_nothing(root: Path) -> None:
     """The current release; else whatever can be read, as boot would find it."""
     store = booted(root)
     take_on(store, SEVEN)
-    store.switch(store.install(EIGHT.manifest_bytes, EIGHT.manifest, fetch(store, EIGHT)))
+    store.switch(store.folders.install(EIGHT.manifest_bytes, EIGHT.manifest, fetch(store, EIGHT)))
     before = (state_folder(root) / "updates.json").read_bytes()
     current = store_at(root).look()
-    (store.folder(EIGHT.slot) / "model.tflite").write_bytes(b"")
+    (store.folders.folder(EIGHT.slot) / "model.tflite").write_bytes(b"")
     previous = store_at(root).look()
 
     assert (current, previous) == (EIGHT.release, SEVEN.release)
@@ -408,7 +398,7 @@ def test_start_that_cannot_be_counted_goes_back(
 ) -> None:
     """With a full disk a release that crashes would do so for ever."""
     store = booted(root)
-    store.switch(store.install(SEVEN.manifest_bytes, SEVEN.manifest, fetch(store, SEVEN)))
+    store.switch(store.folders.install(SEVEN.manifest_bytes, SEVEN.manifest, fetch(store, SEVEN)))
     with monkeypatch.context() as full:
         full.setattr(os, "open", _refusing(os.open, STATE_NAME, errno.ENOSPC))
 
@@ -428,10 +418,10 @@ def test_installing_changes_nothing_that_runs(root: Path) -> None:
     """A release that lies there is run by nobody before the switch."""
     store = booted(root)
 
-    slot = store.install(SEVEN.manifest_bytes, SEVEN.manifest, fetch(store, SEVEN))
+    slot = store.folders.install(SEVEN.manifest_bytes, SEVEN.manifest, fetch(store, SEVEN))
 
     assert slot == SEVEN.slot
-    assert store.read(slot) == SEVEN.release
+    assert store.folders.read(slot) == SEVEN.release
     assert booted(root).state == store.state
     assert store.state.current == FACTORY_SLOT
 
@@ -440,10 +430,10 @@ def test_same_release_again_is_success(root: Path) -> None:
     """Retained messages come again: what is whole stays as it is."""
     store = booted(root)
     files = fetch(store, SEVEN)
-    store.install(SEVEN.manifest_bytes, SEVEN.manifest, files)
+    store.folders.install(SEVEN.manifest_bytes, SEVEN.manifest, files)
     before = everything(root)
 
-    assert store.install(SEVEN.manifest_bytes, SEVEN.manifest, {}) == SEVEN.slot
+    assert store.folders.install(SEVEN.manifest_bytes, SEVEN.manifest, {}) == SEVEN.slot
     assert everything(root) == before
 
 
@@ -451,11 +441,11 @@ def test_damaged_release_is_installed_anew(root: Path) -> None:
     """What a disk has spoilt gets whole by the same order."""
     store = booted(root)
     take_on(store, SEVEN)
-    (store.folder(SEVEN.slot) / "model.tflite").write_bytes(b"")
+    (store.folders.folder(SEVEN.slot) / "model.tflite").write_bytes(b"")
 
-    store.install(SEVEN.manifest_bytes, SEVEN.manifest, SEVEN.write_files(root))
+    store.folders.install(SEVEN.manifest_bytes, SEVEN.manifest, SEVEN.write_files(root))
 
-    assert store.read(SEVEN.slot) == SEVEN.release
+    assert store.folders.read(SEVEN.slot) == SEVEN.release
     assert len(list((state_folder(root) / "releases").iterdir())) == 1
 
 
@@ -467,11 +457,11 @@ def test_wrong_files_are_not_installed(root: Path) -> None:
     before = everything(root)
 
     with pytest.raises(ReleaseError, match=r"model\.tflite: expected \d+ bytes, got 2"):
-        store.install(SEVEN.manifest_bytes, SEVEN.manifest, files)
+        store.folders.install(SEVEN.manifest_bytes, SEVEN.manifest, files)
 
     assert everything(root) == before
     with pytest.raises(ReleaseError):
-        store.read(SEVEN.slot)
+        store.folders.read(SEVEN.slot)
 
 
 def test_manifest_that_is_not_the_bytes_is_not_installed(root: Path) -> None:
@@ -479,7 +469,7 @@ def test_manifest_that_is_not_the_bytes_is_not_installed(root: Path) -> None:
     store = booted(root)
 
     with pytest.raises(ReleaseError, match="another manifest"):
-        store.install(EIGHT.manifest_bytes, SEVEN.manifest, SEVEN.write_files(root))
+        store.folders.install(EIGHT.manifest_bytes, SEVEN.manifest, SEVEN.write_files(root))
 
 
 def test_release_that_is_not_there_is_not_switched_to(root: Path) -> None:
@@ -508,7 +498,9 @@ def test_second_switch_before_the_confirmation_keeps_the_way_back(root: Path) ->
     store = booted(root)
     take_on(store, SEVEN)
     for given in (EIGHT, NINE):
-        store.switch(store.install(given.manifest_bytes, given.manifest, fetch(store, given)))
+        store.switch(
+            store.folders.install(given.manifest_bytes, given.manifest, fetch(store, given))
+        )
 
     assert (store.state.current, store.state.previous) == (NINE.slot, SEVEN.slot)
     assert store.revert("no broker") == SEVEN.slot
@@ -528,7 +520,7 @@ def test_roll_back_returns_to_the_release_before(root: Path) -> None:
     store = booted(root)
     take_on(store, SEVEN)
     store.keep(msgspec.structs.replace(store.state, orders={"all": order(EIGHT, 4)}))
-    store.switch(store.install(EIGHT.manifest_bytes, EIGHT.manifest, fetch(store, EIGHT)))
+    store.switch(store.folders.install(EIGHT.manifest_bytes, EIGHT.manifest, fetch(store, EIGHT)))
 
     assert store.revert("the broker was not reached", retry=True) == SEVEN.slot
 
@@ -545,7 +537,7 @@ def test_roll_back_passes_over_what_cannot_be_read(root: Path) -> None:
     store = booted(root)
     take_on(store, SEVEN)
     take_on(store, EIGHT)
-    shutil.rmtree(store.folder(SEVEN.slot))
+    shutil.rmtree(store.folders.folder(SEVEN.slot))
 
     assert store.revert("asked to") == FACTORY_SLOT
     assert booted(root).state.current == FACTORY_SLOT
@@ -598,17 +590,17 @@ def test_what_nothing_refers_to_goes(root: Path) -> None:
     (releases / ".fan-3-0123.part").mkdir()
     (releases / "note.txt").write_text("")
     (releases / "link").symlink_to(root / "factory")
-    store.downloads.mkdir(exist_ok=True)
+    store.folders.downloads.mkdir(exist_ok=True)
     for name in ("aa", "bb"):
-        (store.downloads / f"{name}.part").write_bytes(b"123")
-    extra = store.install(SEVEN.manifest_bytes, SEVEN.manifest, SEVEN.write_files(root))
+        (store.folders.downloads / f"{name}.part").write_bytes(b"123")
+    extra = store.folders.install(SEVEN.manifest_bytes, SEVEN.manifest, SEVEN.write_files(root))
 
     store.collect(keep_downloads={"bb"}, keep_slots=[extra])
 
     assert {path.name for path in releases.iterdir()} == {
         slot.folder_name for slot in (SEVEN.slot, EIGHT.slot, NINE.slot)
     }
-    assert [path.name for path in store.downloads.iterdir()] == ["bb.part"]
+    assert [path.name for path in store.folders.downloads.iterdir()] == ["bb.part"]
     store.collect()
     assert {path.name for path in releases.iterdir()} == {
         slot.folder_name for slot in (EIGHT.slot, NINE.slot)
@@ -629,7 +621,7 @@ def test_current_and_previous_are_never_cleared(tmp_path: Path, seed: int) -> No
         if action == "take":
             take_on(store, one)
         elif action == "switch":
-            store.switch(store.install(one.manifest_bytes, one.manifest, fetch(store, one)))
+            store.switch(store.folders.install(one.manifest_bytes, one.manifest, fetch(store, one)))
         elif action == "confirm":
             store.confirm()
         elif action == "revert":
@@ -641,21 +633,21 @@ def test_current_and_previous_are_never_cleared(tmp_path: Path, seed: int) -> No
             store = booted(root)
 
         for slot in store.state.slots:
-            assert store.read(slot).manifest.label == slot.release
+            assert store.folders.read(slot).manifest.label == slot.release
         assert store.state.previous != store.state.current
 
 
 def test_disk_use_is_told(root: Path) -> None:
     """Releases and downloads count; what else lies in the state folder does not."""
     store = booted(root)
-    assert store.used_bytes() == 0
+    assert store.folders.used_bytes() == 0
 
     take_on(store, SEVEN)
 
-    assert store.used_bytes() == len(SEVEN.manifest_bytes) + sum(
+    assert store.folders.used_bytes() == len(SEVEN.manifest_bytes) + sum(
         len(content) for content in SEVEN.release.files.values()
     )
-    assert store.free_bytes() > 0
+    assert store.folders.free_bytes() > 0
 
 
 def test_file_that_is_here_is_found(root: Path) -> None:
@@ -665,10 +657,13 @@ def test_file_that_is_here_is_found(root: Path) -> None:
     shared, own = SEVEN.manifest.file("model-1.tflite"), SEVEN.manifest.file("model.tflite")
     renamed = msgspec.structs.replace(own, name="other.tflite")
 
-    assert store.find_file(renamed) == store.folder(SEVEN.slot) / "model.tflite"
-    assert store.find_file(shared) is not None
-    assert store.find_file(FACTORY.manifest.file("model.tflite")) == root / "factory/model.tflite"
-    assert store.find_file(EIGHT.manifest.file("model.tflite")) is None
+    assert store.folders.find_file(renamed) == store.folders.folder(SEVEN.slot) / "model.tflite"
+    assert store.folders.find_file(shared) is not None
+    assert (
+        store.folders.find_file(FACTORY.manifest.file("model.tflite"))
+        == root / "factory/model.tflite"
+    )
+    assert store.folders.find_file(EIGHT.manifest.file("model.tflite")) is None
 
 
 def test_damaged_file_is_not_found(root: Path) -> None:
@@ -676,9 +671,9 @@ def test_damaged_file_is_not_found(root: Path) -> None:
     store = booted(root)
     take_on(store, SEVEN)
     file = SEVEN.manifest.file("model.tflite")
-    (store.folder(SEVEN.slot) / file.name).write_bytes(bytes(file.size_bytes))
+    (store.folders.folder(SEVEN.slot) / file.name).write_bytes(bytes(file.size_bytes))
 
-    assert store.find_file(file) is None
+    assert store.folders.find_file(file) is None
 
 
 # Names
@@ -739,10 +734,10 @@ def test_full_disk_refuses_an_installation_and_leaves_nothing(root: Path, room: 
         files_of_at_most(room),
         pytest.raises(UpdateStoreError, match=r"File too large.*cannot be written"),
     ):
-        store.install(SEVEN.manifest_bytes, SEVEN.manifest, files)
+        store.folders.install(SEVEN.manifest_bytes, SEVEN.manifest, files)
 
     assert everything(root) == before
-    store.install(SEVEN.manifest_bytes, SEVEN.manifest, files)
+    store.folders.install(SEVEN.manifest_bytes, SEVEN.manifest, files)
 
 
 def test_full_disk_names_what_is_free(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -759,7 +754,7 @@ def test_full_disk_names_what_is_free(root: Path, monkeypatch: pytest.MonkeyPatc
 def test_full_disk_keeps_the_state_as_it_was(root: Path) -> None:
     """Neither a switch nor a confirmation happens by half; what is refused is known in memory."""
     store = booted(root)
-    slot = store.install(SEVEN.manifest_bytes, SEVEN.manifest, fetch(store, SEVEN))
+    slot = store.folders.install(SEVEN.manifest_bytes, SEVEN.manifest, fetch(store, SEVEN))
     before, on_disk = store.state, everything(root)
 
     with files_of_at_most(10):
@@ -778,7 +773,7 @@ def test_full_disk_does_not_keep_a_node_from_rolling_back(root: Path) -> None:
     """What runs must not depend on the disk; a later start finds its way by counting."""
     store = booted(root)
     take_on(store, SEVEN)
-    store.switch(store.install(EIGHT.manifest_bytes, EIGHT.manifest, fetch(store, EIGHT)))
+    store.switch(store.folders.install(EIGHT.manifest_bytes, EIGHT.manifest, fetch(store, EIGHT)))
 
     with files_of_at_most(10):
         assert store.revert("too slow") == SEVEN.slot
@@ -802,7 +797,7 @@ def life(root: Path, reached: list[str]) -> None:
         if store.state.highest["fan"] >= given.manifest.version:
             continue
         if store.state.current != given.slot:
-            slot = store.install(given.manifest_bytes, given.manifest, fetch(store, given))
+            slot = store.folders.install(given.manifest_bytes, given.manifest, fetch(store, given))
             store.switch(slot)
             reached.append(f"switched {given.slot.release}")
         store.ended_well()
@@ -905,8 +900,8 @@ def grown(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = new_node(tmp_path_factory.mktemp("grown") / "node")
     life(root, [])
     store = booted(root)
-    store.downloads.mkdir(exist_ok=True)
-    (store.downloads / f"{NINE.manifest.files[0].sha256}.part").write_bytes(b"half of it")
+    store.folders.downloads.mkdir(exist_ok=True)
+    (store.folders.downloads / f"{NINE.manifest.files[0].sha256}.part").write_bytes(b"half of it")
     return root
 
 
@@ -926,7 +921,7 @@ def test_one_damaged_file_costs_no_more_than_one_slot(
 
     assert found.release in (FACTORY.release, SEVEN.release, EIGHT.release)
     assert store.state.highest["fan"] == 8
-    if hurt.name != STATE_NAME and store.folder(EIGHT.slot) != hurt.parent:
+    if hurt.name != STATE_NAME and store.folders.folder(EIGHT.slot) != hurt.parent:
         assert found.release == EIGHT.release
     take_on(store, EIGHT)
     assert store_at(root).boot().release == EIGHT.release
@@ -955,7 +950,7 @@ def test_much_damage_leaves_a_release_while_one_is_whole(
 
 def _read(store: SlotStore, slot: Slot) -> Release | None:
     try:
-        return store.read(slot)
+        return store.folders.read(slot)
     except ReleaseError:
         return None
 
@@ -1001,7 +996,7 @@ def test_damaged_release_may_come_again(root: Path) -> None:
     store = booted(root)
     take_on(store, SEVEN)
     store.keep(msgspec.structs.replace(store.state, orders={"all": order(SEVEN, 12)}))
-    (store.folder(SEVEN.slot) / "model.tflite").unlink()
+    (store.folders.folder(SEVEN.slot) / "model.tflite").unlink()
 
     found = store_at(root).boot()
 
@@ -1030,11 +1025,11 @@ def test_read_refuses_another_manifest_under_the_same_name(root: Path) -> None:
     """A slot is a manifest, not a name: the folder's is compared byte by byte."""
     store = booted(root)
     take_on(store, SEVEN)
-    path = store.folder(SEVEN.slot) / MANIFEST_NAME
+    path = store.folders.folder(SEVEN.slot) / MANIFEST_NAME
     path.write_bytes(path.read_bytes() + b"\n")
 
     with pytest.raises(ReleaseError, match=r"expected fan@7 with the manifest \w{12}, got fan@7"):
-        store.read(SEVEN.slot)
+        store.folders.read(SEVEN.slot)
 
 
 def test_slots_need_no_cryptography(root: Path) -> None:
@@ -1055,4 +1050,4 @@ def test_logs_name_no_update_where_all_is_well(
         life(root, [])
         booted(root)
 
-    assert not [record for record in caplog.records if record.name == slots.__name__]
+    assert not [record for record in caplog.records if record.name.startswith("node.updates")]

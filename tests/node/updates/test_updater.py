@@ -168,7 +168,7 @@ def test_no_damage_on_the_way_runs(seed: int, release: Release, tmp_path: Path) 
         end = node.go_on()
         assert end.phase is UpdatePhase.REJECTED
         assert end.reason
-    now = read_release(node.store.folder(node.store.state.current))
+    now = read_release(node.store.folders.folder(node.store.state.current))
 
     assert now.manifest.version == 1
     assert node.runs.manifest.version == 1
