@@ -8,7 +8,8 @@ import time
 from collections import Counter, deque
 from pathlib import Path
 
-from contract.messages import Clock, Pipeline, Window
+from contract.messages import Clock, Window
+from contract.records import Pipeline
 
 # Live windows since the last figures whose lag is kept: enough for two percentiles.
 _KEPT_LAGS = 10_000

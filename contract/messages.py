@@ -1,22 +1,55 @@
 """What is said on the topics: one frozen struct per message, JSON on the wire.
 
-Every key is a word that explains itself and every number carries its unit. `schema` is the version
-of this vocabulary. To change it: add keys freely (readers ignore what they do not know); a key
-that changes its meaning or goes away means `SCHEMA` + 1, a reader for the old version that is no
-laxer than the new one, and a golden file of both in `tests/data/golden`.
+Every key is a word that explains itself and every number carries its unit. NaN and infinity are
+never sent, every text is bounded, and a message's size is checked before it is parsed. Nothing here
+knows a socket or a clock.
 
-NaN and infinity are never sent, every text is bounded, and a message's size is checked before it
-is parsed. Nothing here knows a socket or a clock.
+How this vocabulary grows
+-------------------------
+The parts of a fleet are upgraded one at a time, in any order, and nodes send late what they kept on
+their disks months ago. So there is one rule, for messages and for what lies on disks alike:
+
+    A reader takes what an older version wrote, and what a newer version will write. What was not
+    there yet has a default, what it does not know is ignored, and a word that it does not know is
+    `UNKNOWN`. The message is kept.
+
+`tests/contract/test_growth.py` holds it for every message, and for every file on a disk.
+
+To add a key: give its field a default that means "not said" (None, mostly; 0 for a count that
+nobody kept). Never make required what the golden files of a published version do not have. That is
+all: stores make the column, see `contract.records`. Do not let the new key change what an old one
+means, since an older reader goes by the old one alone.
+
+To add a word to a state: append it to its enum in `contract.states`, as the last one, since its
+place is its stored code; give it a colour in `collector.grafana.looks`. An older reader stores it
+as `unknown` until it is upgraded. A state of a new kind is an `OpenEnum`, with a line in `CODES`.
+
+To take a key away, make it required, narrow its bounds or change its meaning: `SCHEMA` + 1, a
+reader for the old version that is no laxer than the new one, and golden files of both in
+`tests/data/golden`. Each of those that were published stays there and is read for ever.
 """
 
 import math
-from enum import StrEnum
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import msgspec
 
 from contract import topics
 from contract.errors import MessageError, TopicError
+from contract.states import (
+    AlarmRule,
+    CalibrationPhase,
+    Clock,
+    DiscardReason,
+    EpisodePhase,
+    MachineState,
+    MicrophoneState,
+    Presence,
+    PresenceReason,
+    Problem,
+    ThresholdSource,
+    UpdatePhase,
+)
 from contract.topics import Kind
 
 SCHEMA = 1
@@ -50,157 +83,6 @@ Positive = Annotated[float, msgspec.Meta(ge=1e-12)]
 """A divisor: not so small that a score would be infinite."""
 
 
-class MachineState(StrEnum):
-    """What the machine does, as far as its sound tells."""
-
-    UNKNOWN = "unknown"
-    STOPPED = "stopped"
-    LEARNING = "learning"
-    NORMAL = "normal"
-    WARNING = "warning"
-    ALARM = "alarm"
-
-
-class MicrophoneState(StrEnum):
-    """Whether the sound can be believed; a dead microphone is never a healthy machine."""
-
-    UNKNOWN = "unknown"
-    OK = "ok"
-    QUIET = "quiet"
-    SILENT = "silent"
-    STUCK = "stuck"
-    CLIPPED = "clipped"
-    OFFSET = "offset"
-    GONE = "gone"
-
-
-class Problem(StrEnum):
-    """Why a window has no score."""
-
-    MIC_SILENT = "mic_silent"
-    MIC_CLIPPED = "mic_clipped"
-    MIC_GONE = "mic_gone"
-    OVERRUN = "overrun"
-    ERROR = "error"
-    MIC_STUCK = "mic_stuck"
-    MIC_QUIET = "mic_quiet"
-    MIC_OFFSET = "mic_offset"
-
-
-class Clock(StrEnum):
-    """How far a time stamp can be trusted."""
-
-    UNSYNCED = "unsynced"
-    SYNCED = "synced"
-    SIMULATED = "simulated"
-
-
-class Presence(StrEnum):
-    """Whether somebody is connected."""
-
-    OFFLINE = "offline"
-    ONLINE = "online"
-
-
-class PresenceReason(StrEnum):
-    """How that came about; `lost` is what a last will says."""
-
-    LOST = "lost"
-    STOPPED = "stopped"
-    CONNECTED = "connected"
-
-
-class ThresholdSource(StrEnum):
-    """Which threshold is in force; a later one in this list beats an earlier one."""
-
-    RELEASE = "release"
-    SITE = "site"
-    OVERRIDE = "override"
-
-
-class CalibrationPhase(StrEnum):
-    """How far a node is with learning what is normal where it hangs."""
-
-    NONE = "none"
-    SETTLING = "settling"
-    CALIBRATING = "calibrating"
-    VERIFYING = "verifying"
-    ARMED = "armed"
-    REFUSED = "refused"
-
-
-class AlarmRule(StrEnum):
-    """What opened an episode."""
-
-    VOTE = "vote"
-    """Of the last windows, on a node that was not calibrated where it hangs."""
-    BLOCK = "block"
-    """The mean of a block of windows is above its prediction limit."""
-    FAST = "fast"
-    """Several single windows are far above what calibration has heard."""
-
-
-class EpisodePhase(StrEnum):
-    """Where in an episode of abnormal sound an event stands."""
-
-    OPENED = "opened"
-    CONTINUED = "continued"
-    CLOSED = "closed"
-
-
-class UpdatePhase(StrEnum):
-    """Where a node is on its way to another release."""
-
-    IDLE = "idle"
-    DOWNLOADING = "downloading"
-    VERIFIED = "verified"
-    TESTING = "testing"
-    TRIAL = "trial"
-    COMMITTED = "committed"
-    REJECTED = "rejected"
-    ROLLED_BACK = "rolled_back"
-
-
-class BootEnd(StrEnum):
-    """How a start of a node ended; `lost`: the next one began without a goodbye of this one."""
-
-    RUNNING = "running"
-    GOODBYE = "goodbye"
-    LOST = "lost"
-
-
-class DiscardReason(StrEnum):
-    """Why a node gave up a window; each has a counter `discarded_...` in what a node says."""
-
-    FULL = "full"
-    """No room: the outbox had reached its size."""
-    EXPIRED = "expired"
-    """It had waited for longer than anybody wants to hear of it."""
-    REFUSED = "refused"
-    """The broker refused it for good."""
-    DAMAGED = "damaged"
-    """It was on the disk and cannot be read any more."""
-    UNSAVED = "unsaved"
-    """The node was stopped and could neither deliver nor save it."""
-
-
-CODES: dict[type[StrEnum], tuple[StrEnum, ...]] = {
-    MachineState: tuple(MachineState),
-    MicrophoneState: tuple(MicrophoneState),
-    Problem: tuple(Problem),
-    Clock: tuple(Clock),
-    Presence: tuple(Presence),
-    PresenceReason: tuple(PresenceReason),
-    ThresholdSource: tuple(ThresholdSource),
-    CalibrationPhase: tuple(CalibrationPhase),
-    AlarmRule: tuple(AlarmRule),
-    EpisodePhase: tuple(EpisodePhase),
-    UpdatePhase: tuple(UpdatePhase),
-    BootEnd: tuple(BootEnd),
-}
-"""The stored integer of each state is its place in this tuple: append only, never reorder."""
-
-
 class Message(msgspec.Struct, frozen=True, kw_only=True):
     """What all messages share.
 
@@ -223,7 +105,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
                 raise MessageError("malformed", f"Expected {name} to be finite, got {value}")
 
 
-class _Discards(Message, frozen=True, kw_only=True):
+class Discards(Message, frozen=True, kw_only=True):
     """Windows that a node has given up, by reason."""
 
     discarded_full: Count
@@ -384,7 +266,7 @@ class Event(Message, frozen=True, kw_only=True):
     model: ModelLabel
 
 
-class Health(_Discards, frozen=True, kw_only=True):
+class Health(Discards, frozen=True, kw_only=True):
     """How the node itself is, each minute. Windows discarded: since this boot, of any boot."""
 
     KIND: ClassVar[Kind] = Kind.HEALTH
@@ -454,7 +336,7 @@ class Update(Message, frozen=True, kw_only=True):
     """Of the new model in the trial."""
 
 
-class Account(_Discards, frozen=True, kw_only=True):
+class Account(Discards, frozen=True, kw_only=True):
     """What became of the windows of one boot, as the node knows it; counts since that boot.
 
     produced = stored + waiting + discarded: whoever stores knows the rest. Said at each connection
@@ -474,92 +356,6 @@ class Account(_Discards, frozen=True, kw_only=True):
     """So many windows at most exist in memory alone, and are lost if the node is killed now."""
     ended: bool
     """Whether the boot has ended in good order: then `produced` is final."""
-
-
-class LedgerEntry(_Discards, frozen=True, kw_only=True):
-    """The account of one boot beside what is stored of it; made by the collector, never sent."""
-
-    KIND: ClassVar[Kind] = Kind.LEDGER
-
-    node: NodeId
-    boot: BootId
-    at_us: TimeUs
-    """Strictly increasing, so that two boots of one node are two points."""
-    produced: Count
-    stored: Count
-    waiting: Count
-    rejected: Count
-    """Refused by the store itself: they are among the dead letters, with its reason."""
-    in_transit: Count
-    """Neither stored nor accounted for, and not for long: still on its way, as far as is known."""
-    missing: Count
-    """Neither stored nor accounted for, for longer than a node takes to send again."""
-    lost_tail: Count
-    """Of a boot that was lost: windows that went with its memory, as far as they are known."""
-    tail_windows: Count
-    """Of a boot that was lost: so many, at most, went with its memory, known or not."""
-    end: BootEnd
-
-
-class Pipeline(Message, frozen=True, kw_only=True):
-    """How a collector itself is; made by the collector, never sent. Counts since its start."""
-
-    KIND: ClassVar[Kind] = Kind.PIPELINE
-    TAGS: ClassVar[tuple[str, ...]] = ("id",)
-
-    id: NodeId
-    at_us: TimeUs
-    uptime_s: float
-    received: Count
-    """Messages."""
-    stored_points: Count
-    stored_windows: Count
-    """Windows written, those included that came again."""
-    batches: Count
-    write_errors: Count
-    """Writes that failed and were tried again."""
-    dead_letters: Count
-    dropped: Count
-    """Messages given up that the broker, or the node, sends again."""
-    receipts: Count
-    waiting_messages: Count
-    """Received and not yet stored."""
-    reconnects: Count
-    connected: bool
-    storing: bool
-    """Whether the last write has worked."""
-    lag_p50_s: float | None
-    """From the end of a live window to its being stored, since the last figures."""
-    lag_p95_s: float | None
-    missing_windows: Count
-    """Over all ledgers, now."""
-    memory_rss_bytes: Count
-
-
-class WindowHour(Message, frozen=True, kw_only=True):
-    """All stored windows of one node and model that began within one hour, in a few figures.
-
-    Made by the collector, never sent; for comparisons over years, when the windows are long gone.
-    """
-
-    KIND: ClassVar[Kind] = Kind.WINDOW_HOUR
-    TIME: ClassVar[str] = "start_us"
-    TAGS: ClassVar[tuple[str, ...]] = ("node", "model")
-
-    node: NodeId
-    model: ModelLabel
-    start_us: TimeUs
-    """The hour's beginning, in UTC."""
-    windows: Count
-    scored: Count
-    """Of these; the others could not be judged."""
-    flagged: Count
-    """Of these, anomalies."""
-    score_mean: float | None
-    score_max: float | None
-    mse_mean: float | None
-    level_mean_dbfs: float | None
-    """Mean of the windows' levels, each in dB."""
 
 
 class Receipt(Message, frozen=True, kw_only=True):
@@ -628,14 +424,16 @@ class DeadLetter(Message, frozen=True, kw_only=True):
     at_us: TimeUs
     collector: NodeId
     topic: Annotated[str, msgspec.Meta(max_length=400)]
-    reason: Literal["oversize", "malformed", "schema", "wrong_topic", "rejected"]
+    reason: Text
+    """`oversize`, `malformed`, `schema` or `wrong_topic` (see `contract.errors.MessageFault`), or
+    `rejected` by the store itself."""
     detail: Annotated[str, msgspec.Meta(max_length=400)]
     payload_bytes: Count
     payload_start: Annotated[str, msgspec.Meta(max_length=400)]
     """The payload's first bytes as text, what is not UTF-8 replaced."""
 
 
-STORED: tuple[type[Message], ...] = (
+TRAVELLING: tuple[type[Message], ...] = (
     Window,
     Status,
     Birth,
@@ -644,14 +442,6 @@ STORED: tuple[type[Message], ...] = (
     Health,
     Update,
     CollectorStatus,
-    LedgerEntry,
-    Pipeline,
-    WindowHour,
-)
-"""Messages with a measurement of their own; a backlog is stored as its windows."""
-
-_ALL: tuple[type[Message], ...] = (
-    *STORED,
     Backlog,
     Account,
     Receipt,
@@ -659,18 +449,19 @@ _ALL: tuple[type[Message], ...] = (
     Result,
     DeadLetter,
 )
-_BY_KIND = {message.KIND: message for message in _ALL}
-_DECODERS = {kind: msgspec.json.Decoder(message) for kind, message in _BY_KIND.items()}
+"""Every message that somebody publishes as it is; orders and releases are signed."""
+
+_DECODERS = {message.KIND: msgspec.json.Decoder(message) for message in TRAVELLING}
 _ENCODER = msgspec.json.Encoder()
 
 
-class _Envelope(msgspec.Struct, frozen=True):
+class _SchemaAlone(msgspec.Struct, frozen=True):
     """The one key that is read before anything else is believed."""
 
     schema: int
 
 
-_ENVELOPE = msgspec.json.Decoder(_Envelope)
+_SCHEMA_ALONE = msgspec.json.Decoder(_SchemaAlone)
 
 
 def encode(message: Message) -> bytes:
@@ -698,9 +489,9 @@ def decode(topic: str, payload: bytes) -> Message:
         raise MessageError("wrong_topic", f"Expected a plain message, got a {where.kind}'s topic")
     _check_size(where.kind, len(payload))
     try:
-        envelope = _ENVELOPE.decode(payload)
-        if envelope.schema != SCHEMA:
-            raise MessageError("schema", f"Expected schema {SCHEMA}, got {envelope.schema}")
+        found = _SCHEMA_ALONE.decode(payload)
+        if found.schema != SCHEMA:
+            raise MessageError("schema", f"Expected schema {SCHEMA}, got {found.schema}")
         message = _DECODERS[where.kind].decode(payload)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise MessageError("malformed", f"Expected a {where.kind} message: {error}") from error
@@ -708,15 +499,6 @@ def decode(topic: str, payload: bytes) -> Message:
     if sender is not None and sender != where.owner:
         raise MessageError("wrong_topic", f"Expected a message of {where.owner}, got {sender}'s")
     return message
-
-
-def stored_fields(message: type[Message]) -> dict[str, Any]:
-    """Names and types of the fields that are stored, without the time and the schema."""
-    return {
-        field.name: field.type
-        for field in msgspec.structs.fields(message)
-        if field.name not in ("schema", message.TIME)
-    }
 
 
 def _check_size(kind: Kind, size: int) -> None:

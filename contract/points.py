@@ -14,15 +14,9 @@ from typing import Any, get_args, get_origin
 
 import msgspec
 
-from contract.messages import (
-    CODES,
-    Account,
-    Backlog,
-    Message,
-    PresenceReason,
-    Status,
-    stored_fields,
-)
+from contract.messages import Account, Backlog, Message, PresenceReason, Status
+from contract.records import stored_fields
+from contract.states import CODES
 
 FieldValue = str | int | float
 

@@ -9,8 +9,6 @@ from enum import StrEnum
 from typing import Any
 
 from contract.messages import (
-    CODES,
-    BootEnd,
     CalibrationPhase,
     Clock,
     MachineState,
@@ -18,6 +16,7 @@ from contract.messages import (
     Presence,
     UpdatePhase,
 )
+from contract.states import CODES, BootEnd
 
 ORANGE = "#E69F00"
 SKY_BLUE = "#56B4E9"

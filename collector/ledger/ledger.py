@@ -13,9 +13,7 @@ from collector.ledger.boot import Boot, BootBalance, Key, RunningBoot
 from contract.messages import (
     Account,
     Backlog,
-    BootEnd,
     DiscardReason,
-    LedgerEntry,
     Message,
     Presence,
     PresenceReason,
@@ -23,6 +21,8 @@ from contract.messages import (
     Window,
 )
 from contract.ranges import Ranges, runs
+from contract.records import LedgerEntry
+from contract.states import BootEnd
 from contract.topics import FROM_NODE, Kind
 
 _SECOND_US = 1_000_000

@@ -12,8 +12,9 @@ from collector.ledger.hours import Hour
 from collector.ledger.ledger import Change, Ledger, key_of
 from collector.ledger.ledger_file import LedgerFile
 from collector.sinks.sink import Sink, SinkUnavailableError
-from contract.messages import LedgerEntry, Message
+from contract.messages import Message
 from contract.ranges import Ranges
+from contract.records import LedgerEntry
 from contract.topics import Kind
 
 logger = logging.getLogger(__name__)

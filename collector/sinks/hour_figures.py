@@ -5,7 +5,7 @@ When an hour is counted is the business of `collector.ledger.hours`.
 
 from collections.abc import Sequence
 
-from contract.messages import WindowHour
+from contract.records import WindowHour
 
 HOUR_US = 3600 * 1_000_000
 

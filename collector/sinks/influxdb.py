@@ -23,9 +23,9 @@ from collector.settings import InfluxDbSection
 from collector.sinks.hour_figures import HOUR_US, window_hour
 from collector.sinks.line_protocol import line
 from collector.sinks.sink import PointsRejectedError, SinkUnavailableError
-from contract.messages import WindowHour
 from contract.points import Point
 from contract.ranges import Ranges
+from contract.records import WindowHour
 from contract.topics import Kind
 
 _OK = 200

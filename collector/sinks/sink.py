@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from contract.errors import EarshotError
-from contract.messages import WindowHour
 from contract.points import Point
 from contract.ranges import Ranges
+from contract.records import WindowHour
 
 
 class SinkUnavailableError(EarshotError):

@@ -33,9 +33,10 @@ from pathlib import Path
 
 from collector.sinks.hour_figures import HOUR_US, window_hour
 from collector.sinks.sink import PointsRejectedError, SinkSetupError, SinkUnavailableError
-from contract.messages import STORED, Message, WindowHour
+from contract.messages import Message
 from contract.points import FieldValue, Point, columns
 from contract.ranges import Ranges
+from contract.records import STORED, WindowHour
 
 SCHEMA_VERSION = 1
 APPLICATION_ID = 0x65617273

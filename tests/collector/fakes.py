@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from collector.sinks.hour_figures import hour_of, window_hour
 from collector.sinks.sink import PointsRejectedError, SinkUnavailableError
 from contract.errors import EarshotError
-from contract.messages import WindowHour
 from contract.points import Point
 from contract.ranges import Ranges
+from contract.records import WindowHour
 
 
 class MemorySink:

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from contract.errors import MessageError
 from contract.messages import (
-    CODES,
     MAX_BACKLOG_BYTES,
     MAX_BACKLOG_WINDOWS,
     MAX_MESSAGE_BYTES,
@@ -21,6 +20,7 @@ from contract.messages import (
     decode,
     encode,
 )
+from contract.states import CODES
 from contract.topics import Kind
 from tests.rig.examples import (
     BACKLOG,

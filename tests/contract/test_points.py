@@ -5,15 +5,9 @@ from enum import StrEnum
 import msgspec
 import pytest
 
-from contract.messages import (
-    STORED,
-    Backlog,
-    Message,
-    PresenceReason,
-    UpdatePhase,
-    decode,
-)
+from contract.messages import Backlog, Message, PresenceReason, UpdatePhase, decode
 from contract.points import Point, columns, points
+from contract.records import STORED
 from tests.rig.examples import (
     ACCOUNT,
     AT_US,

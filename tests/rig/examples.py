@@ -8,7 +8,6 @@ from contract.messages import (
     AlarmRule,
     Backlog,
     Birth,
-    BootEnd,
     CalibrationPhase,
     Clock,
     CollectorStatus,
@@ -17,11 +16,9 @@ from contract.messages import (
     EpisodePhase,
     Event,
     Health,
-    LedgerEntry,
     MachineState,
     Message,
     MicrophoneState,
-    Pipeline,
     Presence,
     PresenceReason,
     Problem,
@@ -33,8 +30,9 @@ from contract.messages import (
     Update,
     UpdatePhase,
     Window,
-    WindowHour,
 )
+from contract.records import LedgerEntry, Pipeline, WindowHour
+from contract.states import BootEnd
 
 GOLDEN = Path(__file__).parents[1] / "data/golden/schema-1"
 

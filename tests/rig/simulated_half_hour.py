@@ -10,18 +10,15 @@ from typing import Any
 from contract.messages import (
     AlarmRule,
     Birth,
-    BootEnd,
     CalibrationPhase,
     Clock,
     CollectorStatus,
     EpisodePhase,
     Event,
     Health,
-    LedgerEntry,
     MachineState,
     Message,
     MicrophoneState,
-    Pipeline,
     Presence,
     PresenceReason,
     Problem,
@@ -33,6 +30,8 @@ from contract.messages import (
     Window,
 )
 from contract.points import Point, points
+from contract.records import LedgerEntry, Pipeline
+from contract.states import BootEnd
 
 SECOND_US = 1_000_000
 MINUTE_US = 60 * SECOND_US

@@ -17,8 +17,9 @@ from collector.sinks.sink import Sink, SinkUnavailableError
 from collector.sinks.sqlite import SqliteSink
 from collector.state_folder import LEDGER
 from contract import topics
-from contract.messages import PresenceReason, Problem, Window, WindowHour
+from contract.messages import PresenceReason, Problem, Window
 from contract.points import points
+from contract.records import WindowHour
 from tests.collector.examples import backlog, window
 from tests.rig.brokers import Mosquitto
 from tests.rig.collector_program import (

@@ -13,8 +13,8 @@ import yaml
 
 from collector.grafana import alerts, files, looks
 from collector.grafana.panels import EXPRESSION_UID, GRID_COLUMNS, HOURLY_SOURCE_UID, SOURCE_UID
-from contract.messages import STORED
 from contract.points import columns
+from contract.records import STORED
 
 Json = dict[str, Any]
 

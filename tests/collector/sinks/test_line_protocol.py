@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from influxdb_client.client.write.point import Point as ClientPoint
 
 from collector.sinks.line_protocol import line
-from contract.messages import STORED
 from contract.points import FieldValue, Point, points
+from contract.records import STORED
 from tests.rig.examples import EXAMPLES, MADE_BY_COLLECTORS
 
 # Everything that can be sent at all; what the protocol escapes, often.
