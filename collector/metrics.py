@@ -41,7 +41,7 @@ class Metrics:
 
     def note_stored(self, window: Window, *, now_us: int) -> None:
         """Keep how long after its end a live window was written."""
-        if window.clock is not Clock.UNSYNCED:
+        if window.clock in (Clock.SYNCED, Clock.SIMULATED):
             self._lags_s.append((now_us - window.start_us - window.duration_us) / 1e6)
 
     def trouble(self, *, now_seconds: float, stall_seconds: float) -> str | None:

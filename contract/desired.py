@@ -3,7 +3,8 @@
 Signed (`contract.signed_desired`), since whoever may publish could otherwise raise a threshold and
 silence a fleet. It is retained at one address: a node, a group, or all; the nearest one counts.
 
-To change it: as `contract.messages` says.
+To change it: as `contract.messages` says. What narrows whom an order is for, or what it allows, is
+no new key, which an older node would ignore, but a new schema.
 """
 
 import hashlib

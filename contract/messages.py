@@ -13,7 +13,7 @@ their disks months ago. So there is one rule, for messages and for what lies on 
     there yet has a default, what it does not know is ignored, and a word that it does not know is
     `UNKNOWN`. The message is kept.
 
-`tests/contract/test_growth.py` holds it for every message, and for every file on a disk.
+`tests/contract/test_growth.py` holds it for every message, `tests/test_upgrades.py` for files.
 
 To add a key: give its field a default that means "not said" (None, mostly; 0 for a count that
 nobody kept). Never make required what the golden files of a published version do not have. That is

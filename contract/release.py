@@ -4,8 +4,11 @@ A release is a folder: `manifest.json` and the files that it lists by SHA-256. T
 everything a node must know to score with the model as it was trained (feature parameters, window
 hop, statistic, threshold); a node that cannot honour all of it must not run the model.
 
-Reading and writing the folder is done elsewhere; here bytes become checked objects. To change the
-format: raise `FORMAT`, keep the reader of the old one, and make it no laxer than the new.
+Reading and writing the folder is done elsewhere; here bytes become checked objects. A manifest
+grows as a message does (`contract.messages`): a new key has a default that means "as before", and
+an older node ignores it. But its words are no states: a node that does not know how a model is to
+be run must refuse it, and goes on with what it has. So a key that every node must honour, like any
+other change, raises `FORMAT`; the reader of the old one stays, no laxer than the new.
 """
 
 import hashlib

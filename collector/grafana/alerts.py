@@ -40,6 +40,7 @@ class Rule:
         query: InfluxQL, one numeric column.
         seconds: how far back it looks.
         operator: of the last value and the limit.
+        below: the last value must be less than this as well, beside `gt`.
         pending: for so long it must hold.
         no_data: what it means that the query finds nothing at all.
         subject: the tag that says whom it is about.
@@ -59,6 +60,7 @@ class Rule:
     action: str
     page: str
     panel: str
+    below: float | None = None
     subject: Literal["node", "id"] = "node"
     no_data: Literal["OK", "Alerting"] = "OK"
 
@@ -107,13 +109,16 @@ class Rule:
                     {
                         "type": "threshold",
                         "expression": "B",
-                        "conditions": [
-                            {"evaluator": {"type": self.operator, "params": [self.limit]}}
-                        ],
+                        "conditions": [{"evaluator": self._evaluator()}],
                     },
                 ),
             ],
         }
+
+    def _evaluator(self) -> Json:
+        if self.below is None:
+            return {"type": self.operator, "params": [self.limit]}
+        return {"type": "within_range", "params": [self.limit, self.below]}
 
     def _expression(self, letter: str, model: Json) -> Json:
         source = {"type": EXPRESSION_UID, "uid": EXPRESSION_UID}
@@ -232,6 +237,8 @@ RULES = (
         seconds=_DAY,
         operator="gt",
         limit=looks.code(UpdatePhase.COMMITTED),
+        # A phase that this collector does not know is no failure.
+        below=looks.code(UpdatePhase.UNKNOWN),
         pending="0s",
         severity=Severity.WARNING,
         summary="{who} did not take the release that was ordered",

@@ -39,8 +39,13 @@ MACHINE = {
 MICROPHONE = {
     state: GREEN if state is MicrophoneState.OK else PURPLE for state in MicrophoneState
 } | {MicrophoneState.UNKNOWN: GREY}
-PRESENCE = {Presence.OFFLINE: GREY, Presence.ONLINE: GREEN}
-CLOCK = {Clock.UNSYNCED: VERMILLION, Clock.SYNCED: GREEN, Clock.SIMULATED: SKY_BLUE}
+PRESENCE = {Presence.OFFLINE: GREY, Presence.ONLINE: GREEN, Presence.UNKNOWN: YELLOW}
+CLOCK = {
+    Clock.UNSYNCED: VERMILLION,
+    Clock.SYNCED: GREEN,
+    Clock.SIMULATED: SKY_BLUE,
+    Clock.UNKNOWN: GREY,
+}
 UPDATE = {
     UpdatePhase.IDLE: GREY,
     UpdatePhase.DOWNLOADING: SKY_BLUE,
@@ -50,12 +55,13 @@ UPDATE = {
     UpdatePhase.COMMITTED: GREEN,
     UpdatePhase.REJECTED: ORANGE,
     UpdatePhase.ROLLED_BACK: VERMILLION,
+    UpdatePhase.UNKNOWN: YELLOW,
 }
 BOOT_END = {BootEnd.RUNNING: GREEN, BootEnd.GOODBYE: SKY_BLUE, BootEnd.LOST: ORANGE}
 CALIBRATION = {
     phase: {CalibrationPhase.ARMED: GREEN, CalibrationPhase.REFUSED: ORANGE}.get(phase, SKY_BLUE)
     for phase in CalibrationPhase
-} | {CalibrationPhase.NONE: GREY}
+} | {CalibrationPhase.NONE: GREY, CalibrationPhase.UNKNOWN: YELLOW}
 
 _LOUD = frozenset((MachineState.ALARM, MicrophoneState.SILENT, MicrophoneState.GONE))
 

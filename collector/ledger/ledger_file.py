@@ -10,7 +10,8 @@ It is written after the store and before the broker is told that it may forget a
 is never ahead of the store, and a crash in between means that the messages come again. WAL and
 `synchronous = FULL`, for the reasons given in `collector.sinks.sqlite`.
 
-`PRAGMA user_version` is the file's version. It is no cache: a ledger that was lost asks the store
+`PRAGMA user_version` is the file's version. A file that lacks columns of today gets them, empty in
+its rows; one that has more is used as it is. It is no cache: a ledger that was lost asks the store
 what it has, but what nodes have said of boots before is gone.
 """
 
@@ -74,12 +75,12 @@ _SCHEMA = (
 )
 _Row = tuple[object, ...]
 
-_SAVE_NODE = "INSERT OR REPLACE INTO node VALUES (?, ?, ?, ?)"
+# By the columns' names: a newer collector may have added some, which then stay empty.
+_SAVE_NODE = "INSERT OR REPLACE INTO node (node, boot, since_us, heard_us) VALUES (?, ?, ?, ?)"
 _SAVE_BOOT = (
     f"INSERT OR REPLACE INTO boot ({', '.join(_ALL_COLUMNS)})"  # noqa: S608 - names of ours
     f" VALUES ({', '.join('?' * len(_ALL_COLUMNS))})"
 )
-_BOOTS = f"SELECT {', '.join(_ALL_COLUMNS)} FROM boot"  # noqa: S608 - names of ours
 
 
 class LedgerFile:
@@ -99,6 +100,7 @@ class LedgerFile:
         self._busy_seconds = busy_seconds
         try:
             self._connection = self._open(read_only=read_only)
+            self._select = _select_boots(self._connection)
         except sqlite3.Error as error:
             raise CollectorStateError(f"{self._path}: {error}") from error
 
@@ -131,7 +133,9 @@ class LedgerFile:
                 self._connection.execute(statement, row)
             for table, grown in zip(_OF_RANGES, (stored, rejected), strict=True):
                 self._put_ranges(table, [(*key, *r) for key, ranges in grown for r in ranges])
-            self._connection.executemany("INSERT OR IGNORE INTO dirty_hour VALUES (?, ?)", hours)
+            self._connection.executemany(
+                "INSERT OR IGNORE INTO dirty_hour (node, hour_us) VALUES (?, ?)", hours
+            )
             self._connection.execute("COMMIT")
         except sqlite3.Error as error:
             self._roll_back()
@@ -244,7 +248,9 @@ class LedgerFile:
         try:
             # One transaction: accounts and ranges of one moment.
             self._connection.execute("BEGIN")
-            found = [_boot(row) for row in self._connection.execute(f"{_BOOTS} {where}", values)]
+            found = [
+                _boot(row) for row in self._connection.execute(f"{self._select} {where}", values)
+            ]
             for boot in found:
                 boot.stored, boot.rejected = (self._ranges(t, boot.key) for t in _OF_RANGES)
             self._connection.execute("COMMIT")
@@ -271,7 +277,8 @@ class LedgerFile:
             grown,
         )
         self._connection.executemany(
-            f"INSERT INTO {table} VALUES (?, ?, ?, ?)",  # noqa: S608 - names of ours
+            f"INSERT INTO {table} (node, boot, first, last)"  # noqa: S608 - names of ours
+            " VALUES (?, ?, ?, ?)",
             grown,
         )
 
@@ -319,9 +326,24 @@ def _prepare(connection: sqlite3.Connection) -> None:
     connection.execute("BEGIN IMMEDIATE")
     for statement in _SCHEMA:
         connection.execute(statement)
+    found = _boot_columns(connection)
+    for name in (*_COLUMNS, *_DISCARDED):
+        if name not in found:
+            connection.execute(f"ALTER TABLE boot ADD COLUMN {name} INTEGER")
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     connection.execute(f"PRAGMA user_version = {VERSION}")
     connection.execute("COMMIT")
+
+
+def _boot_columns(connection: sqlite3.Connection) -> set[str]:
+    return {row[1] for row in connection.execute("PRAGMA table_info(boot)")}
+
+
+def _select_boots(connection: sqlite3.Connection) -> str:
+    """The accounts; a file that is only looked at may be an older version's, without a column."""
+    found = _boot_columns(connection)
+    names = ", ".join(n if n in found else f"NULL AS {n}" for n in _ALL_COLUMNS)
+    return f"SELECT {names} FROM boot"  # noqa: S608 - names of ours
 
 
 def _mark(row: _Row) -> _Row:
@@ -347,7 +369,9 @@ def _row(boot: Boot) -> _Row:
 def _boot(row: _Row) -> Boot:
     values = dict(zip(_ALL_COLUMNS, row, strict=True))
     patience = values.pop("patience")
-    discarded = {reason: values.pop(f"discarded_{reason}") for reason in DiscardReason}
+    discarded = {reason: values.pop(f"discarded_{reason}") or 0 for reason in DiscardReason}
+    # Empty is what was written before there was this column.
+    values = {name: value for name, value in values.items() if value is not None}
     for name in ("asked", "goodbye", "open"):
         values[name] = bool(values[name])
     steps = [(since, count) for since, count in json.loads(str(patience))]

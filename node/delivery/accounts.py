@@ -10,10 +10,15 @@ class BootAccount(msgspec.Struct, kw_only=True):
 
     produced: Count = 0
     """How many windows were numbered so far; of a boot that was killed, as far as is known."""
-    discarded: dict[DiscardReason, Count] = {}
-    """How many windows were given up, by the reason; a reason that had none is left out."""
+    discarded: dict[str, Count] = {}
+    """How many windows were given up, by the `DiscardReason`; one that had none is left out."""
     ended: bool = False
     """Whether the boot has ended in good order."""
+
+    def __post_init__(self) -> None:
+        # What a newer version wrote: the windows are still accounted for.
+        for unknown in self.discarded.keys() - set(DiscardReason):
+            self.discard(DiscardReason.DAMAGED, self.discarded.pop(unknown))
 
     def discard(self, reason: DiscardReason, count: int) -> None:
         """Count windows that are given up for a reason."""

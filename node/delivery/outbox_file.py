@@ -24,7 +24,10 @@ from node.whole_file import sync_folder
 logger = logging.getLogger(__name__)
 
 _FORMAT: Final = 1
-"""Stands in the file's `user_version`; a file of another format is moved aside, not guessed at."""
+"""Stands in the file's `user_version`; a file of another format is moved aside, not guessed at: so
+it stays 1 for as long as its windows are to be delivered. What is new goes into the payloads and
+accounts, which grow as messages do (see `contract.messages`), or into a column that may be empty.
+"""
 _CACHE_KB: Final = 512
 """Pages that SQLite keeps in memory; its own default is four times that."""
 _LOG_BYTES: Final = 1024 * 1024
@@ -149,7 +152,9 @@ class OutboxFile:
             }
             boots = tuple(
                 StoredBoot(row, boot, _account(account), *counts.get(row, (0, 0, -1)))
-                for row, boot, account in db.execute("SELECT * FROM boots ORDER BY id")
+                for row, boot, account in db.execute(
+                    "SELECT id, boot, account FROM boots ORDER BY id"
+                )
             )
             events = db.execute("SELECT id, payload FROM events ORDER BY id").fetchall()
             last = db.execute("SELECT value FROM kept WHERE name = ?", (_LAST_START,)).fetchone()
@@ -184,7 +189,8 @@ class OutboxFile:
         """Write windows of a boot, in place of those that may be there."""
         with self._changing() as db:
             db.executemany(
-                "INSERT OR REPLACE INTO windows VALUES (?, ?, ?, ?, ?)",
+                "INSERT OR REPLACE INTO windows (boot, seq, expendable, added_s, payload)"
+                " VALUES (?, ?, ?, ?, ?)",
                 [(boot, row.seq, row.expendable, row.added_s, row.payload) for row in rows],
             )
 
@@ -228,7 +234,9 @@ class OutboxFile:
     def put_event(self, event: int, payload: bytes) -> None:
         """Write an event, in place of the one that may be there."""
         with self._changing() as db:
-            db.execute("INSERT OR REPLACE INTO events VALUES (?, ?)", (event, payload))
+            db.execute(
+                "INSERT OR REPLACE INTO events (id, payload) VALUES (?, ?)", (event, payload)
+            )
 
     def delete_event(self, event: int) -> None:
         """Delete an event, if it is there."""
@@ -238,7 +246,9 @@ class OutboxFile:
     def keep_last_start(self, start_us: int) -> None:
         """Remember the last time stamp that was given to a window."""
         with self._changing() as db:
-            db.execute("INSERT OR REPLACE INTO kept VALUES (?, ?)", (_LAST_START, start_us))
+            db.execute(
+                "INSERT OR REPLACE INTO kept (name, value) VALUES (?, ?)", (_LAST_START, start_us)
+            )
 
     def commit(self) -> None:
         """Make all changes last.

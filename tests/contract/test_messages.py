@@ -44,6 +44,15 @@ def golden_object(name: str) -> dict[str, Any]:
     return found
 
 
+def as_published(written: Any, golden: Any) -> Any:
+    """What was written, without the keys that the golden file does not have."""
+    if isinstance(golden, dict):
+        return {k: as_published(written[k], golden[k]) for k in written if k in golden}
+    if isinstance(golden, list):
+        return [as_published(w, g) for w, g in zip(written, golden, strict=True)]
+    return written
+
+
 def reason_for(topic: str, payload: bytes) -> str:
     with pytest.raises(MessageError) as error:
         decode(topic, payload)
@@ -53,8 +62,11 @@ def reason_for(topic: str, payload: bytes) -> str:
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_message_is_written_as_released(name: str) -> None:
-    """A message of schema 1 is the same bytes as ever."""
-    assert encode(EXAMPLES[name].message) == EXAMPLES[name].golden(name)
+    """A message of schema 1 is the same bytes as ever, but for keys that came later."""
+    golden = EXAMPLES[name].golden(name)
+    written = as_published(msgspec.json.decode(encode(EXAMPLES[name].message)), json.loads(golden))
+
+    assert msgspec.json.encode(written) == golden
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -119,11 +131,12 @@ def test_codes_never_change() -> None:
             "mic_stuck": 5,
             "mic_quiet": 6,
             "mic_offset": 7,
+            "unknown": 8,
         },
-        "Clock": {"unsynced": 0, "synced": 1, "simulated": 2},
-        "Presence": {"offline": 0, "online": 1},
-        "PresenceReason": {"lost": 0, "stopped": 1, "connected": 2},
-        "ThresholdSource": {"release": 0, "site": 1, "override": 2},
+        "Clock": {"unsynced": 0, "synced": 1, "simulated": 2, "unknown": 3},
+        "Presence": {"offline": 0, "online": 1, "unknown": 2},
+        "PresenceReason": {"lost": 0, "stopped": 1, "connected": 2, "unknown": 3},
+        "ThresholdSource": {"release": 0, "site": 1, "override": 2, "unknown": 3},
         "CalibrationPhase": {
             "none": 0,
             "settling": 1,
@@ -131,9 +144,10 @@ def test_codes_never_change() -> None:
             "verifying": 3,
             "armed": 4,
             "refused": 5,
+            "unknown": 6,
         },
-        "AlarmRule": {"vote": 0, "block": 1, "fast": 2},
-        "EpisodePhase": {"opened": 0, "continued": 1, "closed": 2},
+        "AlarmRule": {"vote": 0, "block": 1, "fast": 2, "unknown": 3},
+        "EpisodePhase": {"opened": 0, "continued": 1, "closed": 2, "unknown": 3},
         "UpdatePhase": {
             "idle": 0,
             "downloading": 1,
@@ -143,6 +157,7 @@ def test_codes_never_change() -> None:
             "committed": 5,
             "rejected": 6,
             "rolled_back": 7,
+            "unknown": 8,
         },
         "BootEnd": {"running": 0, "goodbye": 1, "lost": 2},
     }
@@ -172,7 +187,7 @@ def test_unknown_keys_are_ignored(name: str) -> None:
     ("name", "key"), [(name, key) for name in EXAMPLES for key in golden_object(name)]
 )
 def test_missing_key_is_malformed(name: str, key: str) -> None:
-    """Every key of every message is needed, also those that may be null."""
+    """Every key that schema 1 was published with is needed, also those that may be null."""
     incomplete = golden_object(name)
     del incomplete[key]
 
@@ -204,9 +219,7 @@ def test_wrong_type_is_malformed(name: str, key: str) -> None:
         ("threshold", -45.0),
         ("threshold", None),
         ("anomaly", 0),
-        ("state", "on fire"),
         ("state", 3),
-        ("problem", "mic_lost"),
         ("clipped", 1.0001),
         ("clipped", -0.1),
         ("model", "fan"),

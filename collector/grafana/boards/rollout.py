@@ -24,6 +24,8 @@ from collector.grafana.panels import (
 from contract.messages import UpdatePhase
 
 _PHASES = last_per_node("phase_code", "update", OF_NODES_LATELY)
+_FIRST_FAILURE = looks.code(UpdatePhase.REJECTED)
+_LAST_FAILURE = looks.code(UpdatePhase.ROLLED_BACK)
 _FIRST_STEP, _LAST_STEP = looks.code(UpdatePhase.DOWNLOADING), looks.code(UpdatePhase.TRIAL)
 _FAILED = "(\"phase\" = 'rejected' OR \"phase\" = 'rolled_back')"
 
@@ -50,7 +52,7 @@ BOARD = Board(
         count(
             "Failed",
             "Nodes that rejected it or went back. They go on with what they ran.",
-            nodes_where(_PHASES, f'"x" > {looks.code(UpdatePhase.COMMITTED)}', "nodes"),
+            nodes_where(_PHASES, f'"x" >= {_FIRST_FAILURE} AND "x" <= {_LAST_FAILURE}', "nodes"),
             colour=looks.VERMILLION,
             width=6,
         ),
