@@ -33,7 +33,7 @@ import msgspec
 import numpy as np
 
 from contract import topics
-from contract.messages import Backlog, Health, Message, Update, UpdatePhase, Window, decode
+from contract.messages import Backlog, Health, Message, Update, Window, decode
 from contract.release import ENVELOPE_NAME
 from contract.session import (
     Received,
@@ -46,6 +46,7 @@ from contract.session import (
 from contract.settings import MqttSettings
 from contract.signature import Signer
 from contract.signed_manifest import sign_manifest
+from contract.states import UpdatePhase
 from node.bench.measure import machine_facts
 from node.scoring.release_store import read_release
 from tests.rig.brokers import Mosquitto

@@ -34,7 +34,7 @@ import numpy as np
 import numpy.typing as npt
 import soxr
 
-from contract.messages import Backlog, MachineState, Problem, Window, decode
+from contract.messages import Backlog, Window, decode
 from contract.session import (
     Received,
     Session,
@@ -44,6 +44,7 @@ from contract.session import (
     Subscription,
 )
 from contract.settings import MqttSettings
+from contract.states import MachineState, Problem
 from node import service
 from node.bench.measure import machine_facts
 from node.delivery.publisher import Publisher

@@ -8,8 +8,9 @@ import time
 from collections import Counter, deque
 from pathlib import Path
 
-from contract.messages import Clock, Window
+from contract.messages import Window
 from contract.records import Pipeline
+from contract.states import Clock
 
 # Live windows since the last figures whose lag is kept: enough for two percentiles.
 _KEPT_LAGS = 10_000

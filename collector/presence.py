@@ -4,8 +4,9 @@ import time
 
 from collector.settings import CollectorSection
 from contract import topics
-from contract.messages import CollectorStatus, Presence, PresenceReason, encode
+from contract.messages import CollectorStatus, encode
 from contract.session import Publication, SessionOptions, Subscription, Will
+from contract.states import Presence, PresenceReason
 
 SESSION_EXPIRY_SECONDS = 7 * 24 * 3600
 """Away for longer than this, and the broker forgets us and what it kept for us."""

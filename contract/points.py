@@ -14,9 +14,9 @@ from typing import Any, get_args, get_origin
 
 import msgspec
 
-from contract.messages import Account, Backlog, Message, PresenceReason, Status
+from contract.messages import Account, Backlog, Message, Status
 from contract.records import stored_fields
-from contract.states import CODES
+from contract.states import CODES, PresenceReason
 
 FieldValue = str | int | float
 

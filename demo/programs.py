@@ -12,9 +12,10 @@ from typing import Self
 
 from contract import topics
 from contract.errors import EarshotError
-from contract.messages import CollectorStatus, Presence, decode
+from contract.messages import CollectorStatus, decode
 from contract.session import Received
 from contract.settings import ENVIRONMENT_PREFIX, MqttSettings
+from contract.states import Presence
 from contract.talk import Conversation, passing
 
 _END_SECONDS = 20.0

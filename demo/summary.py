@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from contract.messages import UpdatePhase
+from contract.states import UpdatePhase
 
 # What a node says of itself (its last `health`) beside what the database holds of it.
 _PER_NODE = """

@@ -13,8 +13,8 @@ from typing import NamedTuple
 from rich.console import Console
 
 from contract.errors import EarshotError
-from contract.messages import UpdatePhase
 from contract.release import MANIFEST_NAME, Manifest
+from contract.states import UpdatePhase
 from demo.broker import Broker
 from demo.programs import run_command
 from demo.summary import NodeSummary

@@ -13,7 +13,7 @@ from typing import Protocol
 
 import msgspec
 
-from contract.messages import MachineState, MicrophoneState, Problem
+from contract.states import MachineState, MicrophoneState, Problem
 from node.machine.machine_watch import Judgement, MachineWatch
 from node.scoring.scorer import Evidence, Scorer, WindowFigures
 from node.sound.framing import FramedWindow, Framer, framer_for

@@ -14,15 +14,8 @@ import msgspec
 import numpy as np
 
 from contract import VERSION
-from contract.messages import (
-    Birth,
-    CalibrationPhase,
-    Clock,
-    Health,
-    MachineState,
-    MicrophoneState,
-    State,
-)
+from contract.messages import Birth, Health, State
+from contract.states import CalibrationPhase, Clock, MachineState, MicrophoneState
 from contract.topics import TAKES_UPDATES, VERBS
 from node.board import board_name, operating_system, read_board
 from node.delivery.clock import WindowClock

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from contract.errors import EarshotError, ReleaseError
-from contract.messages import MachineState, Window
+from contract.messages import Window
+from contract.states import MachineState
 from node.delivery.clock import WindowClock, new_boot_id
 from node.delivery.outbox import Outbox
 from node.delivery.outbox_file import OutboxFile

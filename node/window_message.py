@@ -9,7 +9,8 @@ from typing import Any
 
 import msgspec
 
-from contract.messages import Clock, Window
+from contract.messages import Window
+from contract.states import Clock
 from node.delivery.clock import Stamp
 from node.ear import JudgedWindow
 from node.scoring.scorer import WindowFigures

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from collector.grafana import looks
 from collector.grafana.boards import panel_id
 from collector.grafana.panels import EXPRESSION_UID, SOURCE_UID, Json
-from contract.messages import Clock, MachineState, MicrophoneState, Presence, UpdatePhase
+from contract.states import Clock, MachineState, MicrophoneState, Presence, UpdatePhase
 
 FOLDER = "earshot"
 _MINUTE, _HOUR, _DAY = 60, 3600, 86_400

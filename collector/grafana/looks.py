@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any
 
-from contract.messages import (
+from contract.states import (
+    CODES,
+    BootEnd,
     CalibrationPhase,
     Clock,
     MachineState,
@@ -16,7 +18,6 @@ from contract.messages import (
     Presence,
     UpdatePhase,
 )
-from contract.states import CODES, BootEnd
 
 ORANGE = "#E69F00"
 SKY_BLUE = "#56B4E9"

@@ -16,10 +16,10 @@ No clock, no socket and no file here.
 
 from dataclasses import dataclass, field
 
-from contract.messages import Account, DiscardReason
+from contract.messages import Account
 from contract.ranges import Ranges
 from contract.records import LedgerEntry
-from contract.states import BootEnd
+from contract.states import BootEnd, DiscardReason
 
 Key = tuple[str, str]
 """Node and boot."""

@@ -10,19 +10,10 @@ from dataclasses import dataclass
 import msgspec
 
 from collector.ledger.boot import Boot, BootBalance, Key, RunningBoot
-from contract.messages import (
-    Account,
-    Backlog,
-    DiscardReason,
-    Message,
-    Presence,
-    PresenceReason,
-    Status,
-    Window,
-)
+from contract.messages import Account, Backlog, Message, Status, Window
 from contract.ranges import Ranges, runs
 from contract.records import LedgerEntry
-from contract.states import BootEnd
+from contract.states import BootEnd, DiscardReason, Presence, PresenceReason
 from contract.topics import FROM_NODE, Kind
 
 _SECOND_US = 1_000_000

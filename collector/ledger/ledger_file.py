@@ -26,8 +26,8 @@ from collector.ledger.boot import Boot, Key, Patience, RunningBoot
 from collector.ledger.hours import Hour
 from collector.sinks.sink import SinkUnavailableError
 from collector.state_folder import LEDGER, CollectorStateError
-from contract.messages import DiscardReason
 from contract.ranges import Ranges
+from contract.states import DiscardReason
 
 VERSION = 1
 APPLICATION_ID = 0x6561726C

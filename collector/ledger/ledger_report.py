@@ -11,9 +11,8 @@ import msgspec
 
 from collector.ledger.boot import Boot, RunningBoot
 from collector.ledger.ledger_file import LedgerFile
-from contract.messages import DiscardReason
 from contract.ranges import Ranges
-from contract.states import BootEnd
+from contract.states import BootEnd, DiscardReason
 
 # How long the ledger may be behind the store while a collector writes.
 _WRITTEN_DOWN_SECONDS = 1.0

@@ -10,17 +10,8 @@ from enum import StrEnum
 
 import msgspec
 
-from contract.messages import (
-    Backlog,
-    Birth,
-    MachineState,
-    Message,
-    MicrophoneState,
-    Presence,
-    State,
-    Status,
-    Window,
-)
+from contract.messages import Backlog, Birth, Message, State, Status, Window
+from contract.states import MachineState, MicrophoneState, Presence
 
 SPARKLINE_SCORES = 30
 

@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from contract import topics
 from contract.errors import MessageError, SettingsError
-from contract.messages import CollectorStatus, Presence, Result, decode, encode
+from contract.messages import CollectorStatus, Result, decode, encode
 from contract.session import (
     Connected,
     ConnectFailed,
@@ -36,6 +36,7 @@ from contract.session import (
     Subscription,
 )
 from contract.settings import MqttSettings
+from contract.states import Presence
 from contract.talk import Conversation
 from contract.topics import Kind
 from node.checks.certificate_dates import first_expiry

@@ -17,8 +17,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from contract.messages import Clock
 from contract.settings import MqttSettings
+from contract.states import Clock
 from node.board import BoardReadings
 from node.findings import Finding, ok, problem, warning
 

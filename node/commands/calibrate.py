@@ -67,7 +67,7 @@ def run(options: argparse.Namespace) -> int:
 def _calibrate_here(
     settings: "NodeSettings", store: "SiteStore", request: "CalibrationRequest"
 ) -> int:
-    from contract.messages import CalibrationPhase
+    from contract.states import CalibrationPhase
     from node.ear import Ear
     from node.machine.site import keep_outcome, known_machine, obey
     from node.scoring.scorer import Scorer
@@ -134,7 +134,7 @@ def _answer(store: "SiteStore", request: "CalibrationRequest") -> "CalibrationAn
 
 
 def _follow_status(node: str, store: "SiteStore", request: "CalibrationRequest") -> int:
-    from contract.messages import CalibrationPhase
+    from contract.states import CalibrationPhase
 
     said = None
     while store.is_locked():

@@ -2,7 +2,8 @@
 
 import msgspec
 
-from contract.messages import Account, BootId, Count, DiscardReason
+from contract.messages import Account, BootId, Count
+from contract.states import DiscardReason
 
 
 class BootAccount(msgspec.Struct, kw_only=True):

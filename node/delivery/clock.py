@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from contract.messages import Clock
+from contract.states import Clock
 
 logger = logging.getLogger(__name__)
 

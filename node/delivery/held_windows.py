@@ -11,8 +11,9 @@ from typing import Final
 
 import msgspec
 
-from contract.messages import Clock, DiscardReason, MachineState, Window
+from contract.messages import Window
 from contract.ranges import Ranges, runs
+from contract.states import Clock, DiscardReason, MachineState
 from node.delivery.accounts import BootAccount
 
 _EPISODE: Final = frozenset({MachineState.WARNING, MachineState.ALARM})

@@ -11,17 +11,9 @@ from typing import Final
 import msgspec
 
 from contract.errors import PayloadTooLargeError
-from contract.messages import (
-    Account,
-    Birth,
-    Health,
-    Presence,
-    PresenceReason,
-    Result,
-    State,
-    Status,
-)
+from contract.messages import Account, Birth, Health, Result, State, Status
 from contract.session import NO_MATCHING_SUBSCRIBERS, Publication, Published
+from contract.states import Presence, PresenceReason
 from contract.topics import Kind
 from node.delivery.connection import Connection, publication_of
 from node.delivery.outbox import Outbox

@@ -19,8 +19,9 @@ from typing import Final
 
 import msgspec
 
-from contract.messages import MAX_BACKLOG_WINDOWS, Account, Clock, DiscardReason, Window
+from contract.messages import MAX_BACKLOG_WINDOWS, Account, Window
 from contract.ranges import runs
+from contract.states import Clock, DiscardReason
 from node.delivery.held_windows import Entry, HeldBoot, HeldWindows
 from node.delivery.outbox_disk import OutboxDisk
 from node.delivery.outbox_events import OutboxEvents

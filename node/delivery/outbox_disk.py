@@ -13,7 +13,8 @@ from typing import Final
 
 import msgspec
 
-from contract.messages import DiscardReason, Event, Window
+from contract.messages import Event, Window
+from contract.states import DiscardReason
 from node.delivery.backoff import Backoff
 from node.delivery.held_windows import Entry, HeldBoot, HeldWindows, is_expendable
 from node.delivery.outbox_events import OutboxEvents

@@ -10,8 +10,9 @@ import logging
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from contract.messages import MAX_BACKLOG_WINDOWS, DiscardReason, Receipt
+from contract.messages import MAX_BACKLOG_WINDOWS, Receipt
 from contract.ranges import Ranges, runs
+from contract.states import DiscardReason
 from node.delivery.held_windows import Entry, HeldBoot, HeldWindows
 from node.delivery.outbox_disk import OutboxDisk
 from node.delivery.outbox_rules import OutboxRules

@@ -28,8 +28,6 @@ from contract.messages import (
     Command,
     Event,
     Health,
-    Presence,
-    PresenceReason,
     Receipt,
     Result,
     State,
@@ -51,6 +49,7 @@ from contract.session import (
     Will,
 )
 from contract.settings import MqttSettings
+from contract.states import Presence, PresenceReason
 from contract.topics import Kind
 from node.delivery.clock import Settled
 from node.delivery.connection import Connection

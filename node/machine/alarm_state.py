@@ -8,7 +8,7 @@ levels, so that a score around a limit does not ring a bell each minute.
 from collections import deque
 from statistics import fmean
 
-from contract.messages import AlarmRule, MachineState
+from contract.states import AlarmRule, MachineState
 from node.machine.limits import (
     BLOCK_SCORED_SHARE,
     QUIET_WINDOWS,

@@ -17,8 +17,8 @@ import math
 
 import msgspec
 
-from contract.messages import CalibrationPhase
 from contract.release import Manifest
+from contract.states import CalibrationPhase
 from node.machine.limits import (
     SCORED_SHARE,
     CalibrationRefusedError,

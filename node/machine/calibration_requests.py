@@ -7,7 +7,7 @@ the answer travels is known elsewhere; what calibrating means is `node.machine.c
 import logging
 from collections.abc import Callable
 
-from contract.messages import MachineState
+from contract.states import MachineState
 from node.machine.alarm_state import ABNORMAL
 from node.machine.machine_watch import MachineWatch
 from node.machine.site import keep_outcome, obey

@@ -7,7 +7,8 @@ goes on across a restart, and becomes the message `Event` and a line in the log.
 import logging
 from collections.abc import Mapping
 
-from contract.messages import EpisodePhase, Event, MachineState, Window
+from contract.messages import Event, Window
+from contract.states import EpisodePhase, MachineState
 from node.machine.episodes import Episode, Episodes
 from node.machine.machine_watch import MachineWatch
 from node.machine.site_store import SiteStore

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 
 import msgspec
 
-from contract.messages import AlarmRule, BootId, Count, EpisodePhase, MachineState, Text, TimeUs
+from contract.messages import BootId, Count, Text, TimeUs
+from contract.states import AlarmRule, EpisodePhase, MachineState
 from node.machine.alarm_state import ABNORMAL
 
 # While nothing changes, a long episode is told of again after this time.

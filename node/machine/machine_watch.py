@@ -13,8 +13,8 @@ import numpy as np
 
 from contract.errors import EarshotError
 from contract.features import Float32Array
-from contract.messages import AlarmRule, CalibrationPhase, MachineState, ThresholdSource
 from contract.release import Manifest
+from contract.states import AlarmRule, CalibrationPhase, MachineState, ThresholdSource
 from node.machine.alarm_state import ABNORMAL, CalibratedMachine, MachineVote
 from node.machine.bands import UsualFeatures, strongest_bands_hz
 from node.machine.calibration import Calibrator, Plan

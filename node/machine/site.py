@@ -5,7 +5,7 @@ Shared by the running node and by `earshot node calibrate` where none runs.
 
 import logging
 
-from contract.messages import CalibrationPhase, MachineState, ThresholdSource
+from contract.states import CalibrationPhase, MachineState, ThresholdSource
 from node.machine.calibration import MINUTES_USUAL
 from node.machine.limits import CalibrationRefusedError, fits
 from node.machine.machine_watch import CalibrationNotStartedError, MachineWatch

@@ -24,8 +24,9 @@ from typing import IO, Any, Literal, TypeVar
 import msgspec
 
 from contract.errors import EarshotError
-from contract.messages import CalibrationPhase, ModelLabel, Sha256, Text, TimeUs
+from contract.messages import ModelLabel, Sha256, Text, TimeUs
 from contract.release import Manifest
+from contract.states import CalibrationPhase
 from node.machine.episodes import Episode
 from node.machine.limits import Limits
 from node.whole_file import sync_folder, write_whole

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from contract.features import FeatureExtractor, Float32Array
-from contract.messages import Problem
+from contract.states import Problem
 from node.scoring.detector import Detector
 from node.scoring.release_store import Release
 from node.scoring.runtime import Runtime

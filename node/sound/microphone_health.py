@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 
 from contract.features import Float32Array
-from contract.messages import MicrophoneState, Problem
+from contract.states import MicrophoneState, Problem
 
 FULL_SCALE: Final = 1.0 - 2.0**-15
 """One step of a 16-bit converter below full scale: its highest sample."""

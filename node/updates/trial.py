@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 
 from contract.features import Float32Array
-from contract.messages import Problem
+from contract.states import Problem
 from node.scoring.release_store import Release
 from node.scoring.runtime import Runtime
 from node.scoring.scorer import Scorer

@@ -13,7 +13,8 @@ import msgspec
 
 from contract.desired import Desired
 from contract.errors import EarshotError
-from contract.messages import Count, ModelLabel, Positive, Sha256, Text, TimeUs, UpdatePhase
+from contract.messages import Count, ModelLabel, Positive, Sha256, Text, TimeUs
+from contract.states import UpdatePhase
 
 MAX_STARTS = 3
 """Of a release that is on trial or not confirmed: after so many crashes it is left."""

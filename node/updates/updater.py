@@ -26,7 +26,7 @@ import msgspec
 from contract import topics
 from contract.desired import Desired, Wanted
 from contract.errors import MessageError, ReleaseError, SignatureError, TopicError
-from contract.messages import Result, Update, UpdatePhase
+from contract.messages import Result, Update
 from contract.release import CHUNK_BYTES
 from contract.session import (
     Connected,
@@ -38,6 +38,7 @@ from contract.session import (
 )
 from contract.signature import TrustedKeys
 from contract.signed_desired import open_desired
+from contract.states import UpdatePhase
 from contract.topics import Kind
 from node.delivery.publisher import Answer, Asked
 from node.scoring.release_store import Release

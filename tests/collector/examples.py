@@ -3,24 +3,18 @@
 from typing import Any
 
 from contract import topics
-from contract.messages import (
-    Account,
-    Backlog,
+from contract.messages import Account, Backlog, Message, State, Status, Window, encode
+from contract.points import Point, points
+from contract.session import Received
+from contract.states import (
     CalibrationPhase,
     Clock,
     MachineState,
-    Message,
     MicrophoneState,
     Presence,
     PresenceReason,
-    State,
-    Status,
     ThresholdSource,
-    Window,
-    encode,
 )
-from contract.points import Point, points
-from contract.session import Received
 
 BOOT = "01JD0000000000000000000000"
 NEXT_BOOT = "01JD0000000000000000000001"

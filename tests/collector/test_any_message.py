@@ -21,7 +21,8 @@ from collector.sinks.sqlite import SqliteSink
 from collector.state_folder import DEAD_LETTERS
 from contract import topics
 from contract.errors import MessageError
-from contract.messages import MAX_MESSAGE_BYTES, Message, PresenceReason, decode, encode
+from contract.messages import MAX_MESSAGE_BYTES, Message, decode, encode
+from contract.states import PresenceReason
 from contract.topics import FROM_NODE, Kind
 from tests.collector.examples import account, backlog, state, status, topic_of, window
 from tests.rig.fake_broker import FakeBroker

@@ -4,7 +4,8 @@ import msgspec
 import pytest
 
 from collector.intake import Intake
-from contract.messages import MAX_MESSAGE_BYTES, PresenceReason, encode
+from contract.messages import MAX_MESSAGE_BYTES, encode
+from contract.states import PresenceReason
 from tests.collector.examples import START_US, backlog, received, state, status, window
 
 ARRIVED_US = START_US + 5_000_000

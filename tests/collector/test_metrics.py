@@ -3,7 +3,7 @@
 import pytest
 
 from collector.metrics import Metrics
-from contract.messages import Clock
+from contract.states import Clock
 from tests.collector.examples import START_US, window
 
 STALL_S = 60.0

@@ -25,17 +25,10 @@ from collector.state_folder import LEDGER
 from collector.store_retry import RetryPolicy
 from contract import topics
 from contract.errors import ConnectionRefusedByBrokerError
-from contract.messages import (
-    CollectorStatus,
-    DeadLetter,
-    Presence,
-    PresenceReason,
-    Receipt,
-    decode,
-    encode,
-)
+from contract.messages import CollectorStatus, DeadLetter, Receipt, decode, encode
 from contract.points import Point
 from contract.session import ConnectFailed
+from contract.states import Presence, PresenceReason
 from tests.collector.examples import BOOT, account, backlog, topic_of, window
 from tests.collector.fakes import MemorySink
 from tests.rig.fake_broker import FakeBroker

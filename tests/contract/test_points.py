@@ -5,9 +5,10 @@ from enum import StrEnum
 import msgspec
 import pytest
 
-from contract.messages import Backlog, Message, PresenceReason, UpdatePhase, decode
+from contract.messages import Backlog, Message, decode
 from contract.points import Point, columns, points
 from contract.records import STORED
+from contract.states import PresenceReason, UpdatePhase
 from tests.rig.examples import (
     ACCOUNT,
     AT_US,

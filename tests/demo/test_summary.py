@@ -9,8 +9,9 @@ import msgspec
 import pytest
 
 from collector.sinks.sqlite import SqliteSink
-from contract.messages import Birth, Health, Message, Update, UpdatePhase
+from contract.messages import Birth, Health, Message, Update
 from contract.points import points
+from contract.states import UpdatePhase
 from demo.summary import NodeSummary, known_nodes, stored_windows, summarize
 from tests.collector.examples import SECOND_US, START_US, window
 from tests.rig.examples import BIRTH, HEALTH, UPDATE

@@ -6,8 +6,8 @@ import pytest
 from rich.console import Console
 
 from contract.errors import EarshotError
-from contract.messages import UpdatePhase
 from contract.release import MANIFEST_NAME
+from contract.states import UpdatePhase
 from demo import update
 from demo.summary import NodeSummary
 from demo.update import Keys, Update

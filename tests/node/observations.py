@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import numpy.typing as npt
 
-from contract.messages import CalibrationPhase
 from contract.release import Manifest
+from contract.states import CalibrationPhase
 from node.machine.calibration import Calibrator, Plan
 from node.machine.limits import Limits, Observation
 from tests.rig.fake_inference import FEATURES, release

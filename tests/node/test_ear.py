@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contract.messages import MachineState, MicrophoneState, Problem
+from contract.states import MachineState, MicrophoneState, Problem
 from node.ear import Ear, JudgedWindow
 from node.machine.machine_watch import MachineWatch
 from node.scoring.scorer import Scorer

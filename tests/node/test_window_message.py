@@ -5,7 +5,8 @@ from typing import get_type_hints
 import numpy as np
 import pytest
 
-from contract.messages import Clock, MachineState, MicrophoneState, Problem, Window
+from contract.messages import Window
+from contract.states import Clock, MachineState, MicrophoneState, Problem
 from node.delivery.clock import Stamp
 from node.ear import JudgedWindow
 from node.machine.machine_watch import Judgement

@@ -10,7 +10,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Self
 
-from contract.messages import CollectorStatus, DeadLetter, Message, PresenceReason, decode, encode
+from contract.messages import CollectorStatus, DeadLetter, Message, decode, encode
 from contract.session import (
     Publication,
     Received,
@@ -18,6 +18,7 @@ from contract.session import (
     SessionOptions,
     Subscription,
 )
+from contract.states import PresenceReason
 from tests.collector.examples import topic_of
 from tests.rig.brokers import Mosquitto
 from tests.rig.databases import InfluxDb

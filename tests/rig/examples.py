@@ -5,34 +5,36 @@ from typing import NamedTuple
 
 from contract.messages import (
     Account,
-    AlarmRule,
     Backlog,
     Birth,
-    CalibrationPhase,
-    Clock,
     CollectorStatus,
     Command,
     DeadLetter,
-    EpisodePhase,
     Event,
     Health,
-    MachineState,
     Message,
-    MicrophoneState,
-    Presence,
-    PresenceReason,
-    Problem,
     Receipt,
     Result,
     State,
     Status,
-    ThresholdSource,
     Update,
-    UpdatePhase,
     Window,
 )
 from contract.records import LedgerEntry, Pipeline, WindowHour
-from contract.states import BootEnd
+from contract.states import (
+    AlarmRule,
+    BootEnd,
+    CalibrationPhase,
+    Clock,
+    EpisodePhase,
+    MachineState,
+    MicrophoneState,
+    Presence,
+    PresenceReason,
+    Problem,
+    ThresholdSource,
+    UpdatePhase,
+)
 
 GOLDEN = Path(__file__).parents[1] / "data/golden/schema-1"
 

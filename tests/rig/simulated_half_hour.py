@@ -8,30 +8,32 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from contract.messages import (
-    AlarmRule,
     Birth,
-    CalibrationPhase,
-    Clock,
     CollectorStatus,
-    EpisodePhase,
     Event,
     Health,
-    MachineState,
     Message,
-    MicrophoneState,
-    Presence,
-    PresenceReason,
-    Problem,
     State,
     Status,
-    ThresholdSource,
     Update,
-    UpdatePhase,
     Window,
 )
 from contract.points import Point, points
 from contract.records import LedgerEntry, Pipeline
-from contract.states import BootEnd
+from contract.states import (
+    AlarmRule,
+    BootEnd,
+    CalibrationPhase,
+    Clock,
+    EpisodePhase,
+    MachineState,
+    MicrophoneState,
+    Presence,
+    PresenceReason,
+    Problem,
+    ThresholdSource,
+    UpdatePhase,
+)
 
 SECOND_US = 1_000_000
 MINUTE_US = 60 * SECOND_US

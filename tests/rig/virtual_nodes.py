@@ -16,16 +16,7 @@ import msgspec
 from contract import topics
 from contract.desired import Desired, Wanted, cohort_percent
 from contract.errors import EarshotError
-from contract.messages import (
-    Birth,
-    Presence,
-    PresenceReason,
-    Status,
-    ThresholdSource,
-    Update,
-    UpdatePhase,
-    encode,
-)
+from contract.messages import Birth, Status, Update, encode
 from contract.session import (
     Connected,
     Publication,
@@ -41,6 +32,7 @@ from contract.settings import MqttSettings
 from contract.signature import TrustedKeys
 from contract.signed_desired import open_desired
 from contract.signed_manifest import open_manifest
+from contract.states import Presence, PresenceReason, ThresholdSource, UpdatePhase
 from contract.topics import Kind
 from tests.rig.brokers import Mosquitto
 from tests.rig.signers import TRUSTED

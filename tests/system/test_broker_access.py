@@ -20,9 +20,10 @@ import yaml
 from collector.broker_check.measurements import measure
 from collector.broker_check.verdicts import Verdict
 from contract import topics
-from contract.messages import CollectorStatus, Presence, PresenceReason, encode
+from contract.messages import CollectorStatus, encode
 from contract.session import ConnectFailed, Disconnected, Received
 from contract.settings import MqttSettings
+from contract.states import Presence, PresenceReason
 from contract.topics import Kind
 from node.checks.broker_checks import broker_findings
 from node.findings import Grade

@@ -13,16 +13,8 @@ import pytest
 from collector.node_commands import CommandFailedError, send_command
 from contract import topics
 from contract.errors import EXIT_BAD_INPUT
-from contract.messages import (
-    CalibrationPhase,
-    Command,
-    EpisodePhase,
-    Event,
-    MachineState,
-    State,
-    ThresholdSource,
-    encode,
-)
+from contract.messages import Command, Event, State, encode
+from contract.states import CalibrationPhase, EpisodePhase, MachineState, ThresholdSource
 from node.commands.calibrate import EXIT_REFUSED
 from tests.rig.brokers import Mosquitto
 from tests.rig.listeners import Listener

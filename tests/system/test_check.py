@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from contract import topics
-from contract.messages import CollectorStatus, Presence, PresenceReason, Status, encode
+from contract.messages import CollectorStatus, Status, encode
 from contract.settings import MqttSettings
+from contract.states import Presence, PresenceReason
 from node.checks.broker_checks import broker_findings
 from node.checks.computer_checks import node_runs
 from node.findings import Finding

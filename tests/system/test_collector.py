@@ -18,15 +18,12 @@ import pytest
 from collector.watch.show import Mode, run
 from contract import topics
 from contract.errors import EXIT_BAD_INPUT, BrokerUnreachableError
-from contract.messages import (
-    PresenceReason,
-    Problem,
-    encode,
-)
+from contract.messages import encode
 from contract.session import (
     Publication,
 )
 from contract.settings import MqttSettings
+from contract.states import PresenceReason, Problem
 from tests.collector.examples import backlog, status, window
 from tests.rig.brokers import Mosquitto
 from tests.rig.collector_program import (

@@ -17,11 +17,10 @@ from collector.grafana.panels import HOURLY_SOURCE_UID
 from collector.settings import InfluxDbSection
 from collector.sinks.hour_figures import HOUR_US, hour_of
 from collector.sinks.influxdb import InfluxDbSink
-from contract.messages import MachineState, UpdatePhase
 from contract.points import Point
 from contract.points import points as points_of
 from contract.records import WindowHour
-from contract.states import CODES
+from contract.states import CODES, MachineState, UpdatePhase
 from tests.rig import simulated_half_hour as half_hour
 from tests.rig.databases import InfluxDb
 from tests.rig.grafana import (

@@ -10,8 +10,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from contract.messages import UpdatePhase
 from contract.release import MANIFEST_NAME, decode_manifest, encode_manifest
+from contract.states import UpdatePhase
 from demo.summary import summarize
 from tests.rig.installed import require
 from tests.rig.programs import MODEL, ROOT, run

@@ -17,9 +17,10 @@ from collector.sinks.sink import Sink, SinkUnavailableError
 from collector.sinks.sqlite import SqliteSink
 from collector.state_folder import LEDGER
 from contract import topics
-from contract.messages import PresenceReason, Problem, Window
+from contract.messages import Window
 from contract.points import points
 from contract.records import WindowHour
+from contract.states import PresenceReason, Problem
 from tests.collector.examples import backlog, window
 from tests.rig.brokers import Mosquitto
 from tests.rig.collector_program import (

@@ -23,9 +23,10 @@ from collector.sinks.sink import Sink
 from collector.sinks.sqlite import SqliteSink
 from contract import topics
 from contract.errors import EXIT_BAD_INPUT
-from contract.messages import Message, PresenceReason, Receipt
+from contract.messages import Message, Receipt
 from contract.points import points
 from contract.session import Publication
+from contract.states import PresenceReason
 from contract.topics import Kind
 from tests.collector.examples import BOOT, NEXT_BOOT, account, backlog, status, window
 from tests.rig.brokers import Mosquitto

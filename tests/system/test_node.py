@@ -13,17 +13,8 @@ import soundfile
 
 from contract import topics
 from contract.errors import EXIT_BAD_INPUT
-from contract.messages import (
-    Backlog,
-    Birth,
-    Clock,
-    Health,
-    Presence,
-    PresenceReason,
-    State,
-    Status,
-    Window,
-)
+from contract.messages import Backlog, Birth, Health, State, Status, Window
+from contract.states import Clock, Presence, PresenceReason
 from node.scoring.release_store import read_release
 from node.sound.synthetic import MachineSound, Synthesizer
 from tests.rig.brokers import Mosquitto

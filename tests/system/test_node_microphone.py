@@ -5,7 +5,8 @@ import signal
 from itertools import pairwise
 from pathlib import Path
 
-from contract.messages import Health, MachineState, MicrophoneState, Problem, State
+from contract.messages import Health, State
+from contract.states import MachineState, MicrophoneState, Problem
 from tests.rig.brokers import Mosquitto
 from tests.rig.listeners import Listener
 from tests.rig.programs import ROOT, node_settings, start

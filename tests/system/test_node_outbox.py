@@ -11,8 +11,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from contract.messages import Account, Backlog, Clock, Receipt, Window, decode
+from contract.messages import Account, Backlog, Receipt, Window, decode
 from contract.session import Received
+from contract.states import Clock
 from node import service
 from node.delivery.clock import WindowClock
 from node.delivery.outbox import Outbox

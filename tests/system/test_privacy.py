@@ -36,12 +36,9 @@ from contract.messages import (
     Account,
     Backlog,
     Birth,
-    CalibrationPhase,
-    EpisodePhase,
     Event,
     Health,
     Message,
-    Problem,
     Result,
     State,
     Status,
@@ -50,6 +47,7 @@ from contract.messages import (
     encode,
 )
 from contract.session import Received
+from contract.states import CalibrationPhase, EpisodePhase, Problem
 from node.delivery.accounts import BootAccount
 from node.delivery.outbox import Outbox
 from node.delivery.outbox_file import OutboxFile

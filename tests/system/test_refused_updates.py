@@ -13,11 +13,12 @@ import msgspec
 import pytest
 
 from contract import topics
-from contract.messages import Update, UpdatePhase, encode
+from contract.messages import Update, encode
 from contract.release import CHUNK_BYTES, SelfTest
 from contract.signature import Signer
 from contract.signed_desired import sign_desired
 from contract.signed_manifest import sign_manifest
+from contract.states import UpdatePhase
 from node.scoring.release_store import Release
 from tests.rig.brokers import Mosquitto
 from tests.rig.examples import STATUS

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from contract import topics
-from contract.messages import Birth, Presence, Status, Update, UpdatePhase, Window
+from contract.messages import Birth, Status, Update, Window
 from contract.release import CHUNK_BYTES
 from contract.signature import MAX_ENVELOPE_BYTES
+from contract.states import Presence, UpdatePhase
 from tests.rig.brokers import Mosquitto
 from tests.rig.listeners import Listener
 from tests.rig.peers import Ear

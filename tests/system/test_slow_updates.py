@@ -17,8 +17,9 @@ from typing import Protocol
 
 import pytest
 
-from contract.messages import Health, Presence, Status, Update, UpdatePhase, Window
+from contract.messages import Health, Status, Update, Window
 from contract.release import CHUNK_BYTES
+from contract.states import Presence, UpdatePhase
 from node.scoring.release_store import read_release
 from tests.rig.brokers import Mosquitto
 from tests.rig.installed import require

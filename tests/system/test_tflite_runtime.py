@@ -12,7 +12,8 @@ import soundfile
 from ai_edge_litert import schema_py_generated as schema
 
 from contract import VERSION
-from contract.messages import Birth, Update, UpdatePhase
+from contract.messages import Birth, Update
+from contract.states import UpdatePhase
 from node.sound.synthetic import MachineSound, Synthesizer
 from tests.rig.brokers import Mosquitto
 from tests.rig.listeners import Listener

@@ -13,20 +13,10 @@ import pytest
 from collector.node_commands import send_command
 from contract import topics
 from contract.desired import cohort_percent
-from contract.messages import (
-    Birth,
-    CalibrationPhase,
-    Command,
-    MachineState,
-    State,
-    ThresholdSource,
-    Update,
-    UpdatePhase,
-    Window,
-    encode,
-)
+from contract.messages import Birth, Command, State, Update, Window, encode
 from contract.release import encode_manifest
 from contract.settings import MqttSettings
+from contract.states import CalibrationPhase, MachineState, ThresholdSource, UpdatePhase
 from node.scoring.release_store import Release
 from node.updates.slots import SlotStore
 from tests.rig.brokers import Mosquitto

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from contract.messages import AlarmRule, EpisodePhase, MachineState
+from contract.states import AlarmRule, EpisodePhase, MachineState
 from node.machine.episodes import Episodes
 from training.field.field_report import Faults
 from training.field.field_sound import ScoredWindow

@@ -10,8 +10,8 @@ from typing import Literal, NamedTuple, Protocol
 import msgspec
 import numpy as np
 
-from contract.messages import AlarmRule, CalibrationPhase, MachineState
 from contract.release import Manifest
+from contract.states import AlarmRule, CalibrationPhase, MachineState
 from node.machine.limits import Limits
 from node.machine.machine_watch import MachineWatch
 from node.scoring.scorer import Evidence

@@ -11,10 +11,11 @@ import msgspec
 from contract import topics
 from contract.desired import Desired, Wanted
 from contract.errors import EarshotError, MessageError, SignatureError, TopicError
-from contract.messages import Birth, Presence, Status, Update, decode
+from contract.messages import Birth, Status, Update, decode
 from contract.release import Manifest
 from contract.signature import TrustedKeys
 from contract.signed_desired import open_desired
+from contract.states import Presence
 from contract.topics import Kind
 from training.fleet.unverified import claimed_payload
 

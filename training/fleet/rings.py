@@ -12,7 +12,8 @@ from enum import StrEnum
 import msgspec
 
 from contract.desired import cohort_percent
-from contract.messages import Update, UpdatePhase
+from contract.messages import Update
+from contract.states import UpdatePhase
 from training.fleet.fleet import Fleet
 
 

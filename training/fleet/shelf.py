@@ -8,11 +8,12 @@ import msgspec
 from contract import topics
 from contract.desired import Desired, Wanted
 from contract.errors import EarshotError, ReleaseError, SignatureError, TopicError
-from contract.messages import Update, UpdatePhase
+from contract.messages import Update
 from contract.release import CHUNK_BYTES, Manifest, ReleaseFile, decode_manifest
 from contract.session import Publication
 from contract.signature import TrustedKeys
 from contract.signed_manifest import open_manifest
+from contract.states import UpdatePhase
 from contract.topics import Kind
 from training.fleet.fleet import Order
 from training.fleet.unverified import claimed_payload

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import chi2
 
-from contract.messages import MachineState
+from contract.states import MachineState
 from node.machine.alarm_state import MachineVote
 from training.errors import TrainingError
 

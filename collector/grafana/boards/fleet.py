@@ -26,7 +26,7 @@ from collector.grafana.panels import (
     states,
     table,
 )
-from contract.messages import MachineState, MicrophoneState, Presence
+from contract.states import MachineState, MicrophoneState, Presence
 
 # A browser draws some ten thousand points at once without pain: fifty nodes.
 _POINTS_OF_EACH_NODE = 200

@@ -4,7 +4,7 @@ from collector.grafana import looks
 from collector.grafana.boards.choices import ONE_NODE, links_from
 from collector.grafana.influxql import CHOSEN, EACH_INTERVAL, OF_NODES_LATELY
 from collector.grafana.panels import Board, Query, lines, states, table, value
-from contract.messages import DiscardReason
+from contract.states import DiscardReason
 
 _MINUTELY = "2m"
 """Steps in which each has its word of every minute, so that an empty one is a gap."""

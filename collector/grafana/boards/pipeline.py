@@ -12,7 +12,7 @@ from collector.grafana.panels import (
     table,
     value,
 )
-from contract.messages import DiscardReason
+from contract.states import DiscardReason
 
 _MINUTELY = "2m"
 """Steps in which each has its word of every minute, so that an empty one is a gap."""

@@ -21,7 +21,7 @@ from collector.grafana.panels import (
     states,
     table,
 )
-from contract.messages import UpdatePhase
+from contract.states import UpdatePhase
 
 _PHASES = last_per_node("phase_code", "update", OF_NODES_LATELY)
 _FIRST_FAILURE = looks.code(UpdatePhase.REJECTED)

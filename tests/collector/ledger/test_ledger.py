@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from collector.ledger.boot import Boot, Patience
 from collector.ledger.ledger import Change, Ledger, key_of, seqs_of
-from contract.messages import Message, Presence, PresenceReason, Status
+from contract.messages import Message, Status
 from contract.records import LedgerEntry
-from contract.states import BootEnd
+from contract.states import BootEnd, Presence, PresenceReason
 from tests.collector.examples import BOOT, NEXT_BOOT, account, backlog, state, status, window
 
 GAP_S = 600

@@ -15,9 +15,9 @@ from collector.ledger.ledger_cache import LedgerCache
 from collector.ledger.ledger_file import LedgerFile
 from collector.sinks.sink import SinkUnavailableError
 from collector.state_folder import LEDGER
-from contract.messages import PresenceReason
 from contract.points import points
 from contract.ranges import Ranges
+from contract.states import PresenceReason
 from tests.collector.examples import BOOT, account, backlog, status, window
 from tests.collector.fakes import MemorySink
 

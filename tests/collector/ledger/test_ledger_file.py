@@ -10,8 +10,8 @@ from collector.ledger.boot import Boot, Patience, RunningBoot
 from collector.ledger.ledger_file import LedgerFile
 from collector.sinks.sink import SinkUnavailableError
 from collector.state_folder import LEDGER, CollectorStateError
-from contract.messages import DiscardReason
 from contract.ranges import Ranges
+from contract.states import DiscardReason
 from tests.collector.examples import BOOT, NEXT_BOOT
 
 KEY = ("press-07", BOOT)

@@ -12,9 +12,9 @@ import pytest
 
 from collector.sinks.sink import PointsRejectedError, SinkSetupError, SinkUnavailableError
 from collector.sinks.sqlite import SCHEMA_VERSION, SqliteSink, schema_sql
-from contract.messages import PresenceReason, Problem
 from contract.points import points
 from contract.records import STORED
+from contract.states import PresenceReason, Problem
 from tests.collector.examples import START_US, status, window, window_points
 
 

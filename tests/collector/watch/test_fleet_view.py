@@ -4,15 +4,8 @@ import pytest
 from msgspec.structs import replace
 
 from collector.watch.fleet_view import SILENT_AFTER_US, Condition, FleetView, NodeRow
-from contract.messages import (
-    CollectorStatus,
-    MachineState,
-    Message,
-    MicrophoneState,
-    Presence,
-    PresenceReason,
-    Problem,
-)
+from contract.messages import CollectorStatus, Message
+from contract.states import MachineState, MicrophoneState, Presence, PresenceReason, Problem
 from tests.collector.examples import START_US, backlog, state, status, window
 
 NOW_US = START_US + 10_000_000

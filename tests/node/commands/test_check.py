@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from contract.features import Float32Array
-from contract.messages import Clock
 from contract.settings import MqttSettings
+from contract.states import Clock
 from node.board import BoardReadings
 from node.checks.computer_checks import (
     board_findings,

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from contract.desired import Desired, Wanted
-from contract.messages import UpdatePhase
+from contract.states import UpdatePhase
 from node.commands import COMMANDS
 from node.updates.slots import STATE_NAME, SlotStore
 from node.updates.update_state import Refused

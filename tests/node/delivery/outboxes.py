@@ -7,7 +7,8 @@ from typing import Any
 
 import msgspec
 
-from contract.messages import Clock, DiscardReason, MachineState, Problem, Receipt, Window
+from contract.messages import Receipt, Window
+from contract.states import Clock, DiscardReason, MachineState, Problem
 from node.delivery.outbox import Outbox
 from node.delivery.outbox_file import OutboxFile
 from node.delivery.outbox_rules import OutboxRules

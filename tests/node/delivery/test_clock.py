@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contract.messages import Clock
+from contract.states import Clock
 from node.delivery.clock import Settled, Stamp, WindowClock, new_boot_id, system_clock
 
 CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"

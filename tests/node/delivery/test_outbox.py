@@ -5,7 +5,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from contract.messages import Clock
+from contract.states import Clock
 from tests.node.delivery.outboxes import (
     BOOT,
     EXPIRED,

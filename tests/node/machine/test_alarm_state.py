@@ -4,7 +4,7 @@ from itertools import product
 
 import pytest
 
-from contract.messages import AlarmRule, MachineState
+from contract.states import AlarmRule, MachineState
 from node.machine.alarm_state import VOTES, CalibratedMachine, MachineVote
 from node.machine.limits import Limits
 from tests.node.observations import calibrated, correlated

@@ -12,8 +12,8 @@ from scipy.stats import genpareto, t
 
 from contract.feature_params import FeatureParams
 from contract.features import Float32Array
-from contract.messages import CalibrationPhase, MachineState
 from contract.release import Calibration, LogNormals, Manifest, Model
+from contract.states import CalibrationPhase, MachineState
 from node.machine.alarm_state import CalibratedMachine
 from node.machine.calibration import Calibrator, Plan
 from node.machine.limits import (

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import msgspec
 import pytest
 
-from contract.messages import AlarmRule, EpisodePhase, MachineState
+from contract.states import AlarmRule, EpisodePhase, MachineState
 from node.machine.episodes import CONTINUE_SECONDS, Episode, Episodes
 
 BOOT = "01JD8Z6W3M9K4T2Q5R7V1X0YBC"

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from contract.features import Float32Array, dct_matrix, mel_edges_hz
-from contract.messages import AlarmRule, CalibrationPhase, MachineState, ThresholdSource
 from contract.release import Manifest
+from contract.states import AlarmRule, CalibrationPhase, MachineState, ThresholdSource
 from node.machine.calibration import Plan
 from node.machine.limits import Limits, centred_statistic, observe
 from node.machine.machine_watch import CalibrationNotStartedError, Judgement, MachineWatch

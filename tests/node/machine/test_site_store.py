@@ -13,8 +13,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from contract.messages import AlarmRule, CalibrationPhase, MachineState, ThresholdSource
 from contract.release import Manifest
+from contract.states import AlarmRule, CalibrationPhase, MachineState, ThresholdSource
 from node.machine.episodes import Episode
 from node.machine.limits import Limits
 from node.machine.machine_watch import MachineWatch

@@ -9,8 +9,8 @@ import pytest
 
 from contract.errors import FeatureError, ReleaseError
 from contract.features import FeatureExtractor
-from contract.messages import Problem
 from contract.release import LogNormals
+from contract.states import Problem
 from node.scoring.release_store import read_release
 from node.scoring.runtime import LoadedModel, find_runtime
 from node.scoring.scorer import SILENCE_DBFS, Scorer, level_dbfs

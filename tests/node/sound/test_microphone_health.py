@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contract.messages import MicrophoneState, Problem
+from contract.states import MicrophoneState, Problem
 from node.sound.microphone_health import MicrophoneHealth
 
 Samples = npt.NDArray[np.float32]

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from contract.errors import KeyFileError
-from contract.messages import Update, UpdatePhase
+from contract.messages import Update
 from contract.release import encode_manifest
+from contract.states import UpdatePhase
 from node.delivery.publisher import Answer
 from node.ear import Ear
 from node.machine.site import known_machine

@@ -17,13 +17,13 @@ import pytest
 
 from contract.desired import Desired, Wanted
 from contract.errors import ReleaseError
-from contract.messages import UpdatePhase
 from contract.release import (
     MANIFEST_NAME,
     Manifest,
     ReleaseFile,
     decode_manifest,
 )
+from contract.states import UpdatePhase
 from node.scoring.release_store import Release
 from node.updates.release_folders import UpdateStoreError
 from node.updates.slots import BROKEN_NAME, STATE_NAME, Booted, SlotStore, read_state

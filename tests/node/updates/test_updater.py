@@ -13,10 +13,11 @@ import pytest
 
 from contract import topics
 from contract.desired import Desired, Wanted
-from contract.messages import Update, UpdatePhase, decode, encode
+from contract.messages import Update, decode, encode
 from contract.session import Delivery, Followed, Received
 from contract.signed_desired import sign_desired
 from contract.signed_manifest import sign_manifest
+from contract.states import UpdatePhase
 from node.delivery.publisher import Answer
 from node.scoring.release_store import Release, read_release
 from node.settings import UpdateSection

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from contract.messages import AlarmRule, MachineState
+from contract.states import AlarmRule, MachineState
 from node.machine.limits import observe
 from node.scoring.release_store import read_release
 from node.scoring.scorer import Evidence

@@ -17,13 +17,14 @@ import pytest
 from contract import topics
 from contract.desired import Desired, Wanted, cohort_percent
 from contract.errors import EarshotError, TopicError
-from contract.messages import UpdatePhase, decode, encode
+from contract.messages import decode, encode
 from contract.release import CHUNK_BYTES, ENVELOPE_NAME, MANIFEST_NAME, encode_manifest
 from contract.session import Received
 from contract.settings import MqttSettings
 from contract.signature import MAX_ENVELOPE_BYTES, Signer, read_public_keys
 from contract.signed_desired import open_desired, sign_desired
 from contract.signed_manifest import sign_manifest
+from contract.states import UpdatePhase
 from contract.topics import Kind
 from tests.rig.brokers import Mosquitto
 from tests.rig.peers import Ear

@@ -15,11 +15,12 @@ from rich.text import Text
 
 from contract import topics
 from contract.desired import Desired, Wanted, cohort_percent
-from contract.messages import Presence, PresenceReason, Status, Update, UpdatePhase, encode
+from contract.messages import Status, Update, encode
 from contract.release import Manifest, encode_manifest
 from contract.signature import Signer
 from contract.signed_desired import sign_desired
 from contract.signed_manifest import sign_manifest
+from contract.states import Presence, PresenceReason, UpdatePhase
 from contract.topics import Kind
 from tests.rig.brokers import Mosquitto
 from tests.rig.signers import SECOND, SIGNER, STRANGER, TRUSTED
