@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from itertools import takewhile
 from pathlib import Path
 
 import msgspec
@@ -53,7 +54,8 @@ def test_demo_stores_every_window_and_flags_the_faulty_machine(broker: str, tmp_
         "fan-3": (_NEW, UpdatePhase.COMMITTED),
     }
     # Each node once in the push's own table, with what has become of it.
-    table = ended.stdout.partition("flagged new/running")[2].partition("└")[0].splitlines()
+    below = ended.stdout.partition("flagged new/running")[2].splitlines()[1:]
+    table = list(takewhile(str.strip, below))
     outcomes = {"fan-1": "committed", "fan-2": "rolled back", "fan-3": "committed"}
     for name, outcome in outcomes.items():
         (row,) = [line for line in table if name in line]

@@ -23,6 +23,7 @@ from training.fleet.broker import retained
 from training.fleet.fleet import before, obstacles
 from training.fleet.orders import Access, Desk, Waiting, at_desk, carry_out, now_us
 from training.fleet.rollout_screen import Screen
+from training.fleet.rollout_tables import counted
 from training.fleet.shelf import KeptRelease, chunks, kept_releases, next_version
 
 
@@ -213,7 +214,9 @@ def _send(packed: PackedRelease, desk: Desk) -> None:
     for _ in desk.operator.put([retained(topics.release(manifest.label), packed.envelope)]):
         pass
     size = sum(file.size_bytes for file in manifest.files)
-    desk.screen.note(f"sent {manifest.label}: {size / 1e6:.2f} MB, {len(publications)} chunks")
+    desk.screen.note(
+        f"sent {manifest.label}: {size / 1e6:.2f} MB, {counted(len(publications), 'chunk')}"
+    )
 
 
 def _manifest_bytes(folder: Path) -> bytes:

@@ -25,6 +25,7 @@ from contract.signature import MAX_ENVELOPE_BYTES, verified
 from contract.signed_manifest import PAYLOAD_TYPE
 from node.scoring.release_store import read_release
 from training.fleet.keys import default_key_file, public_half, read_public_key_file
+from training.fleet.rollout_tables import counted
 
 
 class Described(NamedTuple):
@@ -142,7 +143,7 @@ def _validity(manifest: Manifest, *, expired: bool) -> str:
 
 
 def _file(file: ReleaseFile) -> str:
-    messages = "1 chunk" if file.chunks == 1 else f"{file.chunks} chunks"
+    messages = counted(file.chunks, "chunk")
     return f"{file.name}, {file.size_bytes} bytes in {messages}, sha256 {file.sha256}"
 
 

@@ -24,7 +24,7 @@ from training.fleet.orders import (
 )
 from training.fleet.push import check_fleet
 from training.fleet.rollout_screen import Screen
-from training.fleet.rollout_tables import fleet_table, orders_table, reason_lines
+from training.fleet.rollout_tables import counted, fleet_table, orders_table, reason_lines
 from training.fleet.shelf import Clearing, KeptRelease, kept_releases, what_to_clear
 
 Ask = Callable[[str], bool]
@@ -194,7 +194,9 @@ def retire(access: Access, screen: Screen, ask: Ask) -> int:
             )
             return EXIT_NOT_ALL
         cleared = _clear(desk, clearing)
-        screen.note(f"cleared {len(clearing.releases)} releases, {cleared} chunks")
+        screen.note(
+            f"cleared {counted(len(clearing.releases), 'release')}, {counted(cleared, 'chunk')}"
+        )
         return 0
 
     return at_desk(access, screen, work)
@@ -274,7 +276,7 @@ def _clearing_lines(
         trouble = kept[label].trouble if checked else None
         lines.append(f"release {label}" + (f" (not signed by us: {trouble})" if trouble else ""))
     for sha256, count in sorted(clearing.files.items()):
-        chunks = "of no release, its chunks" if count is None else f"{count} chunks"
+        chunks = "of no release, its chunks" if count is None else counted(count, "chunk")
         lines.append(f"file {sha256[:12]}, {chunks}")
     return lines
 

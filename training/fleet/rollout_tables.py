@@ -1,7 +1,11 @@
-"""Tables of rollouts, for people."""
+"""Tables of rollouts and what is said below them, for people.
+
+Nothing is cut where a screen is narrow: what does not fit goes on in the next line of its column.
+"""
 
 from collections.abc import Iterable, Sequence
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
@@ -38,7 +42,8 @@ def rollout_table(rows: Iterable[NodeRow]) -> Table:
 def ended_lines(rows: Sequence[NodeRow], *, timed_out: bool) -> list[str]:
     """What is to be said of the nodes that have not committed it."""
     committed = sum(row.standing is Standing.COMMITTED for row in rows)
-    lines = [f"{committed} of {len(rows)} nodes have committed it"]
+    have = "has" if 1 in (committed, len(rows)) else "have"
+    lines = [f"{committed} of {counted(len(rows), 'node')} {have} committed it"]
     for row in rows:
         reason = row.update.reason if row.update is not None else None
         if row.standing.failed:
@@ -103,10 +108,15 @@ def reason_lines(fleet: Fleet, nodes: Iterable[str]) -> list[str]:
     ]
 
 
+def counted(number: int, what: str) -> str:
+    """A number of things, each called that: `1 chunk`, `2 chunks`."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for column in columns:
-        table.add_column(column, no_wrap=True)
+        table.add_column(column, overflow="fold")
     return table
 
 
