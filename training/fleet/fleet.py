@@ -40,7 +40,7 @@ class SerialsUsedUpError(EarshotError):
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
-    """What lies at an address."""
+    """What the broker keeps as the order for an address."""
 
     address: str
     envelope: bytes
@@ -100,16 +100,16 @@ class Fleet:
                 self.updates[message.node] = message
 
     def nodes(self) -> list[str]:
-        """All that are known, by name."""
+        """Ids of all nodes that are known, sorted."""
         return sorted({*self.births, *self._statuses, *self.updates})
 
     def online(self, node: str) -> bool:
-        """Whether it is connected, as far as is known."""
+        """Whether a node is connected, as far as is known."""
         status = self._statuses.get(node)
         return status is not None and status.state is Presence.ONLINE
 
     def running(self, node: str) -> str | None:
-        """The release it runs."""
+        """Label of the release that a node runs; None if it has not said."""
         update, birth = self.updates.get(node), self.births.get(node)
         newest = max(
             (said for said in (update, birth) if said is not None),
@@ -204,7 +204,7 @@ class Fleet:
 
 
 def opened(address: str, envelope: bytes, trusted: TrustedKeys) -> Order:
-    """An order, believed if somebody who is trusted has signed it."""
+    """Open an order, and believe it if somebody who is trusted has signed it."""
     try:
         desired = open_desired(topics.desired(address), envelope, trusted)
     except (SignatureError, MessageError) as error:

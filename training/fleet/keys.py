@@ -35,7 +35,7 @@ _MISSING = "no such key; `python -m training keys create` makes one"
 
 
 class CreatedKey(msgspec.Struct, frozen=True, kw_only=True):
-    """What was made, and where it is."""
+    """A key pair that was made, and where it is."""
 
     key_id: str
     private: Path
@@ -119,7 +119,7 @@ def load_signer(path: Path | None, passphrase_file: Path | None, ask: Ask | None
 
 
 def read_passphrase(file: Path) -> bytes:
-    """The first line of a file.
+    """The pass phrase in the first line of a file.
 
     Raises:
         KeyFileError: it cannot be read, or is empty.
@@ -185,7 +185,7 @@ def public_pems(path: Path | None, passphrase_file: Path | None, ask: Ask | None
 
 
 def created_lines(created: CreatedKey) -> list[str]:
-    """What was made, and what to do with it."""
+    """What was made, and what to do with it, for a person."""
     guarded = "with a pass phrase" if created.encrypted else "no pass phrase"
     return [
         f"key      {created.key_id}",

@@ -45,13 +45,13 @@ class Waiting(msgspec.Struct, frozen=True, kw_only=True):
     """How long nodes are waited for, and what ends it."""
 
     timeout_seconds: float
-    """For each ring."""
+    """How long to wait for each ring."""
     stop_share: float | None = None
     """A ring in which more than this share of the nodes fails ends the rollout."""
 
 
 class Desk(msgspec.Struct, frozen=True):
-    """What an operator works with."""
+    """What an operator works with: a connection, what the fleet says, and a screen."""
 
     operator: Operator
     fleet: Fleet
@@ -89,7 +89,7 @@ def at_desk(access: Access, screen: Screen, work: Callable[[Desk], int]) -> int:
 
 
 def now_us() -> int:
-    """Microseconds since 1970."""
+    """The time, in microseconds since 1970."""
     return time.time_ns() // 1000
 
 
@@ -160,7 +160,7 @@ def carry_out(
     *,
     excepted: Collection[str] = (),
 ) -> int:
-    """Order a release, share by share if nodes are waited for; the exit code.
+    """Order a release, share by share if nodes are waited for, and give the exit code.
 
     Args:
         desk: connected.
@@ -196,7 +196,7 @@ def carry_out(
 def see_through(
     desk: Desk, order: Desired, waiting: Waiting, *, excepted: Collection[str] = ()
 ) -> int:
-    """Wait for an order that was given before; the exit code."""
+    """Wait for an order that was given before, and give the exit code."""
     assert order.wanted is not None, "nobody can be seen to do nothing any more"
     rollout = Rollout(desk.fleet, order.to, order.wanted.release, excepted=excepted)
     rollout.begin(order.percent, order.serial)

@@ -32,20 +32,20 @@ class PushRefusedError(ReleaseError):
 
 
 class PushRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What to push, and to whom."""
+    """What `push` is asked for: a release, and for whom."""
 
     release: Path
     to: str
-    """`all`, `group:line-2` or `node:press-07`."""
+    """The address: `all`, `group:line-2` or `node:press-07`."""
     percents: tuple[float, ...] = (100.0,)
-    """Shares of the nodes, rising."""
+    """Rising shares of the nodes, each a ring; several need `waiting`."""
     threshold: float | None = None
-    """In place of the release's and the site's."""
+    """A threshold in place of the release's and the site's; None keeps these."""
     resend: bool = False
-    """Chunks too, although the broker has them."""
+    """Whether to send the chunks again, although the broker has them."""
     waiting: Waiting | None = None
     excepted: frozenset[str] = frozenset()
-    """Nodes that may be unable to run it."""
+    """Ids of nodes that may be unable to run it."""
 
 
 class PackedRelease(msgspec.Struct, frozen=True):
@@ -57,12 +57,12 @@ class PackedRelease(msgspec.Struct, frozen=True):
 
     @property
     def manifest_sha256(self) -> str:
-        """Of the manifest's bytes."""
+        """SHA-256 of the manifest's bytes, in hexadecimal digits."""
         return hashlib.sha256(encode_manifest(self.manifest)).hexdigest()
 
 
 def push(request: PushRequest, signer: Signer, access: Access, screen: Screen) -> int:
-    """Send it, and see it through if nodes are waited for; the exit code.
+    """Send a release, see it through if nodes are waited for, and give the exit code.
 
     Raises:
         TopicError: no address.
@@ -107,7 +107,7 @@ def read_packed(folder: Path, signer: Signer) -> PackedRelease:
 
 
 def check_release(packed: PackedRelease, kept: Mapping[str, KeptRelease], *, now_us: int) -> None:
-    """Whether the release itself may be pushed.
+    """Make sure that the release itself may be pushed.
 
     Raises:
         PushRefusedError: it is expired, or its version is taken.
@@ -136,7 +136,7 @@ def check_fleet(
     allow_older: bool = False,
     excepted: Collection[str] = (),
 ) -> None:
-    """Whether the nodes at an address can run a release, but for those that are excepted.
+    """Make sure that the nodes at an address can run a release, but for those that are excepted.
 
     Raises:
         PushRefusedError: some cannot; it says which, and why.

@@ -56,7 +56,7 @@ class Ring(msgspec.Struct, frozen=True, kw_only=True):
     above: float
     percent: float
     serial: int
-    """Of the order that added them."""
+    """Serial of the order that added them."""
 
     def holds(self, node: str) -> bool:
         """Whether the node belongs to it."""
@@ -64,25 +64,25 @@ class Ring(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NodeRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A node in a rollout."""
+    """Where one node stands in a rollout."""
 
     node: str
     ring: int | None
     standing: Standing
     online: bool
     nearer: str | None
-    """Whose order it obeys instead."""
+    """Address of the order that it obeys instead; None if it obeys none that is nearer."""
     running: str | None
     update: Update | None
     """What it last said of this order; None if nothing."""
 
 
 class RingProgress(msgspec.Struct, frozen=True, kw_only=True):
-    """How far a ring is."""
+    """How far one ring is."""
 
     ring: Ring
     awaited: tuple[str, ...]
-    """Nodes that are not done."""
+    """Ids of the nodes that are not done."""
     settled: int
     failed: int
     phases: dict[str, int]
@@ -90,12 +90,12 @@ class RingProgress(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def total(self) -> int:
-        """Nodes that are waited for, or were."""
+        """How many nodes are waited for, or were."""
         return len(self.awaited) + self.settled
 
     @property
     def failed_share(self) -> float:
-        """Of these."""
+        """Which share of these has failed, 0 to 1; 0 in an empty ring."""
         return self.failed / self.total if self.total else 0.0
 
 
@@ -124,14 +124,19 @@ class Rollout:
         self._begun: set[str] = set()
 
     def begin(self, percent: float, serial: int) -> Ring:
-        """The next ring: an order for that share of the nodes was given."""
+        """Add the next ring, as an order for that share of the nodes was given.
+
+        Args:
+            percent: share of all nodes at the address, above that of the ring before.
+            serial: of the order.
+        """
         above = self._rings[-1].percent if self._rings else 0.0
         ring = Ring(number=len(self._rings) + 1, above=above, percent=percent, serial=serial)
         self._rings.append(ring)
         return ring
 
     def rows(self) -> list[NodeRow]:
-        """All nodes at the address, those of the first ring first."""
+        """A row for each node at the address, those of the first ring first."""
         rows = [self._row(node) for node in self._fleet.targets(self._address)]
         return sorted(rows, key=lambda row: (row.ring is None, row.ring or 0, row.node))
 
@@ -229,7 +234,7 @@ def _progress(ring: Ring, rows: list[NodeRow]) -> RingProgress:
 
 
 def phase(row: NodeRow) -> str:
-    """In a word: the node's own one while it is under way."""
+    """Where a node stands, in a word: its own one while it is under way."""
     if row.standing is Standing.UNDER_WAY and row.update is not None:
         return row.update.phase.replace("_", " ")
     return str(row.standing)

@@ -28,7 +28,7 @@ from training.fleet.rollout_tables import counted, fleet_table, orders_table, re
 from training.fleet.shelf import Clearing, KeptRelease, kept_releases, what_to_clear
 
 Ask = Callable[[str], bool]
-"""Asks a person whether to go on."""
+"""Asks a person a question, and gives whether the answer is yes."""
 
 
 class RolloutError(EarshotError):
@@ -36,23 +36,23 @@ class RolloutError(EarshotError):
 
 
 class PromoteRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """Go on with the release that is wanted, for more nodes."""
+    """What `promote` is asked for: the release that is wanted, for more nodes."""
 
     to: str
     percents: tuple[float, ...]
     waiting: Waiting | None = None
     excepted: frozenset[str] = frozenset()
-    """Nodes that may be unable to run it."""
+    """Ids of nodes that may be unable to run it."""
 
 
 class RollbackRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """Go back to what was wanted before, or to a named release."""
+    """What `rollback` is asked for: what was wanted before, or a named release."""
 
     to: str
     release: str | None = None
     waiting: Waiting | None = None
     excepted: frozenset[str] = frozenset()
-    """Nodes that may be unable to run it."""
+    """Ids of nodes that may be unable to run it."""
 
 
 def status(access: Access, screen: Screen, *, checked: bool) -> int:

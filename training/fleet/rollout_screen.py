@@ -44,21 +44,21 @@ class Screen:
         self._bars: Progress | None = None
 
     def note(self, text: str) -> None:
-        """One line to a person."""
+        """Write one line to standard error, whatever line breaks are in the text."""
         self._err.print(f"earshot training: {' '.join(text.split())}", markup=False)
 
     def print(self, shown: RenderableType) -> None:
-        """A table, or a text."""
+        """Write a table, or a text, to standard output."""
         self._out.print(shown, markup=False)
 
     def print_lines(self, lines: Iterable[str]) -> None:
-        """Lines as they are, however long; a break within one is none."""
+        """Write lines to standard output, each as one, however long it is."""
         for line in lines:
             self._out.print(printable(line), markup=False, soft_wrap=True)
 
     @contextmanager
     def chunks(self, what: str, total: int) -> Iterator[Callable[[], None]]:
-        """A bar for what is sent; what to call for each message that has arrived."""
+        """Show a bar for what is sent; gives what to call for each message that has arrived."""
         if not self._err.is_terminal:
             yield lambda: None
             return
@@ -68,7 +68,7 @@ class Screen:
 
     @contextmanager
     def rings(self, count: int) -> Iterator[Show]:
-        """What to call with each look at the rings."""
+        """Show a bar for each ring; gives what to call with each look at them."""
         if not self._err.is_terminal:
             yield lambda _progress, rows: self._say(rows)
             return

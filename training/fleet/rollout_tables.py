@@ -24,7 +24,7 @@ _STYLES = {
 
 
 def rollout_table(rows: Iterable[NodeRow]) -> Table:
-    """Where each node stands at the end."""
+    """A table of where each node stands at the end."""
     table = _table("rollout", "ring", "node", "phase", "running", "flagged new/running", "p95 ms")
     for row in rows:
         online = "" if row.online else " (offline)"
@@ -40,7 +40,7 @@ def rollout_table(rows: Iterable[NodeRow]) -> Table:
 
 
 def ended_lines(rows: Sequence[NodeRow], *, timed_out: bool) -> list[str]:
-    """What is to be said of the nodes that have not committed it."""
+    """How many nodes have committed it, and a line for each that has not, with the reason."""
     committed = sum(row.standing is Standing.COMMITTED for row in rows)
     have = "has" if 1 in (committed, len(rows)) else "have"
     lines = [f"{committed} of {counted(len(rows), 'node')} {have} committed it"]
@@ -81,7 +81,7 @@ def orders_table(orders: Iterable[Order], *, checked: bool, now_us: int) -> Tabl
 
 
 def fleet_table(fleet: Fleet, nodes: Iterable[str], *, now_us: int) -> Table:
-    """Each node and its update, as it last said."""
+    """A table of nodes, each with what it last said of its update."""
     table = _table("nodes", "node", "online", "running", "wanted", "phase", "obeying", "since")
     for node in nodes:
         update = fleet.updates.get(node)
@@ -99,7 +99,7 @@ def fleet_table(fleet: Fleet, nodes: Iterable[str], *, now_us: int) -> Table:
 
 
 def reason_lines(fleet: Fleet, nodes: Iterable[str]) -> list[str]:
-    """Why nodes are where they are, as far as they say."""
+    """A line for each node that gives a reason for where it is."""
     updates = [(node, fleet.updates.get(node)) for node in nodes]
     return [
         f"{node} {_phase(update)}: {update.reason}"
@@ -109,7 +109,7 @@ def reason_lines(fleet: Fleet, nodes: Iterable[str]) -> list[str]:
 
 
 def counted(number: int, what: str) -> str:
-    """A number of things, each called that: `1 chunk`, `2 chunks`."""
+    """A number with its noun in singular or plural: `1 chunk`, `2 chunks`."""
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 

@@ -20,7 +20,7 @@ from training.fleet.unverified import claimed_payload
 
 
 class KeptRelease(msgspec.Struct, frozen=True, kw_only=True):
-    """A manifest that the broker keeps."""
+    """A manifest that the broker keeps, and whether it is to be believed."""
 
     label: str
     envelope: bytes
@@ -39,7 +39,7 @@ class KeptRelease(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UnclearUseError(EarshotError):
-    """It cannot be told what is in use: nothing is cleared."""
+    """Nothing is cleared, as it cannot be told what is in use: do what the text says."""
 
 
 class Clearing(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,7 +53,7 @@ class Clearing(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def kept_releases(found: Mapping[str, bytes], trusted: TrustedKeys) -> dict[str, KeptRelease]:
-    """Manifests by their labels, from what lies on their topics."""
+    """The manifests that lie on the topics of releases, by their labels."""
     kept = {}
     for topic, envelope in found.items():
         try:
@@ -66,7 +66,7 @@ def kept_releases(found: Mapping[str, bytes], trusted: TrustedKeys) -> dict[str,
 
 
 def chunks(file: ReleaseFile, content: bytes) -> Iterable[Publication]:
-    """A file as it is published."""
+    """The retained messages in which a file is published, in their order."""
     for number in range(file.chunks):
         begin = number * CHUNK_BYTES
         yield Publication(
@@ -78,7 +78,7 @@ def chunks(file: ReleaseFile, content: bytes) -> Iterable[Publication]:
 
 
 def next_version(name: str, labels: Iterable[str]) -> int:
-    """Above all versions of that name."""
+    """The lowest version above all those of that name; 1 if there are none."""
     parts = [label.rpartition("@") for label in labels]
     return max((int(version) for of, _, version in parts if of == name), default=0) + 1
 

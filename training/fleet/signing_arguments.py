@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def add_signing_options(parser: argparse.ArgumentParser) -> None:
-    """Options of every command that signs."""
+    """Add the options of every command that signs."""
     parser.add_argument(
         "--key",
         type=Path,
@@ -20,7 +20,7 @@ def add_signing_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_passphrase_file(parser: argparse._ActionsContainer, text: str) -> None:
-    """A file with a pass phrase; `text` says of what."""
+    """Add `--passphrase-file`, a file with a pass phrase; `text` says of what."""
     parser.add_argument("--passphrase-file", type=Path, metavar="FILE", help=text)
 
 

@@ -19,7 +19,7 @@ EXIT_CODES = (
 
 
 def add_folder(parser: argparse.ArgumentParser) -> None:
-    """Where the secrets are."""
+    """Add `--folder`, where the secrets are."""
     parser.add_argument(
         "--folder",
         type=Path,
@@ -30,7 +30,7 @@ def add_folder(parser: argparse.ArgumentParser) -> None:
 
 
 def add_reload(parser: argparse.ArgumentParser) -> None:
-    """How to have the broker read its files again."""
+    """Add `--pid` and `--no-reload`: how to have the broker read its files again."""
     how = parser.add_mutually_exclusive_group()
     how.add_argument(
         "--pid",

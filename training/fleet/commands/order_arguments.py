@@ -31,7 +31,7 @@ _DEFAULT_TIMEOUT_SECONDS = 3600.0
 
 
 def add_access_arguments(parser: argparse.ArgumentParser) -> None:
-    """How to get to the broker, and whose word counts there."""
+    """Add the options that say where the broker is, and whose word counts there."""
     add_signing_options(parser)
     parser.add_argument(
         "--keys",
@@ -46,21 +46,21 @@ def add_access_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_to(parser: argparse.ArgumentParser) -> None:
-    """The address of an order."""
+    """Add `--to`, the address of an order."""
     parser.add_argument(
         "--to", type=_address, required=True, metavar="all|group:G|node:N", help="which nodes"
     )
 
 
 def add_percent(parser: argparse.ArgumentParser, *, text: str) -> None:
-    """One share of the nodes, or several."""
+    """Add `--percent`, one share of the nodes or several; `text` is its help."""
     parser.add_argument(
         "--percent", type=_percents, default=(100.0,), metavar="P[,P...]", help=text
     )
 
 
 def add_except(parser: argparse.ArgumentParser) -> None:
-    """Nodes that may be in the way."""
+    """Add `--except`, nodes that may be in the way."""
     parser.add_argument(
         "--except",
         type=_nodes,
@@ -73,7 +73,7 @@ def add_except(parser: argparse.ArgumentParser) -> None:
 
 
 def add_waiting(parser: argparse.ArgumentParser) -> None:
-    """Whether to see an order through."""
+    """Add `--wait` and what belongs to it: whether to see an order through."""
     parser.add_argument("--wait", action="store_true", help="until every node has an outcome")
     parser.add_argument(
         "--timeout",
@@ -144,7 +144,7 @@ def waiting(options: argparse.Namespace) -> "Waiting | None":
 
 
 def positive(text: str) -> float:
-    """A number above 0."""
+    """Read a number above 0 from the command line."""
     value = _number(text)
     if not 1e-12 <= value < math.inf:
         raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")

@@ -34,7 +34,7 @@ def password_line(user: str, password: str, salt: bytes) -> str:
 
 
 def users(passwords: str) -> tuple[str, ...]:
-    """Everybody in a password file."""
+    """Names of all users in a password file, in its order."""
     return tuple(line.partition(":")[0] for line in passwords.splitlines() if ":" in line)
 
 
@@ -70,7 +70,7 @@ def enrolled_part(access: str) -> str:
 
 
 def with_group(enrolled: str, node: str, group: str | None) -> str:
-    """That part, with this node in this group, or in none."""
+    """The part about single nodes, with this node in this group, or in none."""
     others = without_node(enrolled, node)
     if group is None:
         return others
@@ -78,7 +78,7 @@ def with_group(enrolled: str, node: str, group: str | None) -> str:
 
 
 def without_node(enrolled: str, node: str) -> str:
-    """That part without the node: its line `user`, and all up to the next one."""
+    """The part about single nodes without one: its line `user`, and all up to the next."""
     kept: list[str] = []
     dropping = False
     for line in enrolled.splitlines():

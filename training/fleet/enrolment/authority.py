@@ -39,7 +39,7 @@ class Pair(NamedTuple):
 
 
 def new_authority(now: dt.datetime) -> Pair:
-    """An authority of one's own."""
+    """Make a certificate authority of one's own."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"earshot {now:%Y-%m-%d}")])
     identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
@@ -54,7 +54,7 @@ def new_authority(now: dt.datetime) -> Pair:
 
 
 def new_server_certificate(authority: Pair, hosts: tuple[str, ...], now: dt.datetime) -> Pair:
-    """A certificate for the broker, with a new key.
+    """Make a certificate for the broker, with a new key.
 
     Args:
         authority: who signs it.
@@ -93,12 +93,12 @@ def new_server_certificate(authority: Pair, hosts: tuple[str, ...], now: dt.date
 
 
 def ends(certificate: bytes) -> dt.datetime:
-    """Until when it is good, in UTC."""
+    """Until when a certificate in PEM is good, in UTC."""
     return x509.load_pem_x509_certificate(certificate).not_valid_after_utc
 
 
 def hosts_of(certificate: bytes) -> tuple[str, ...]:
-    """The names and addresses that it was made for, in their order."""
+    """The names and addresses that a certificate in PEM was made for, in their order."""
     extensions = x509.load_pem_x509_certificate(certificate).extensions
     names = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     return tuple(str(name.value) for name in names)

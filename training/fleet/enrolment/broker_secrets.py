@@ -227,7 +227,7 @@ class BrokerCertificate(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def ends_soon(self) -> bool:
-        """Whether somebody has to act."""
+        """Whether somebody has to renew one of the two."""
         return min(self.days_left, self.authority_days_left) < WARN_DAYS
 
 

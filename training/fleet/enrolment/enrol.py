@@ -40,7 +40,7 @@ class Enrolment(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Enrolled(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of it."""
+    """What enrolling a node has come to."""
 
     out: Path
     again: bool
