@@ -13,7 +13,7 @@ RENEW ?=
 GRAFANA ?= 12.4.6
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench bench-pipeline bench-update soak dashboards grafana-code lock pi secrets sim clean
+.PHONY: help setup demo test test-fast check format bench bench-pipeline bench-update soak dashboards grafana-code lock pi secrets sim clean
 
 help: ## what each command does
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -24,8 +24,14 @@ demo: $(VENV)/.demo ## the whole fleet on this machine; `make demo SECONDS=60` e
 setup: $(VENV)/.dev ## .venv with everything a developer needs (TensorFlow included: 2 GB)
 
 # Tests wait for programs and brokers more than they compute: four at once suit two cores.
-test: $(VENV)/.dev $(VENV)-tflite/.installed ## all tests this machine can run; says what it skips
-	$(BIN)/python -m pytest -q -n 4 --dist loadgroup $(TESTS)
+PYTEST := $(BIN)/python -m pytest -q -r fE -p tests.rig.progress -n 4 --dist loadgroup
+
+test: $(VENV)/.dev $(VENV)-tflite/.installed ## all tests this machine can run; TESTS=tests/node runs a part
+	$(PYTEST) $(TESTS)
+
+test-fast: $(VENV)/.dev ## unit tests alone, in two minutes or less
+	$(PYTEST) -m "not costly" $(TESTS)
+	@echo "Not covered: tests that start a server or a program, or train a network. 'make test' runs them too."
 
 check: $(VENV)/.dev ## lint, formatting and types
 	$(BIN)/ruff check .

@@ -6,6 +6,7 @@ A test that needs a server with another configuration enters its own (`tests.rig
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 import pytest
 from hypothesis import settings
@@ -20,6 +21,34 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # No timing decides, and tests that run at once share no file.
 settings.register_profile("earshot", deadline=None, database=None)
 settings.load_profile("earshot")
+
+
+_GROUPS: Final = {
+    "small_features": "networks",
+    "small_networks": "networks",
+    "elsewhere": "networks",
+    "duo_run": "trainings",
+    "profile_run": "trainings",
+}
+"""The group of pytest-xdist of a fixture that takes up to a minute to make: a group is run by one
+worker, which makes it once."""
+
+_COSTLY_FOLDERS: Final = ("bench", "rig", "system")
+_COSTLY_FIXTURES: Final = {*_GROUPS, "influxdb", "mosquitto", "run_training", "tflite_python"}
+
+
+# First: pytest-xdist reads the groups in its own turn.
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Say of each test which worker runs it, and whether `make test-fast` leaves it out."""
+    tests = Path(__file__).parent
+    for item in items:
+        fixtures = set(getattr(item, "fixturenames", ()))
+        for group in sorted({_GROUPS[name] for name in fixtures & _GROUPS.keys()})[:1]:
+            item.add_marker(pytest.mark.xdist_group(group))
+        folder = item.path.relative_to(tests).parts[0]
+        if folder in _COSTLY_FOLDERS or fixtures & _COSTLY_FIXTURES:
+            item.add_marker(pytest.mark.costly)
 
 
 @pytest.fixture

@@ -49,15 +49,6 @@ EPOCHS: dict[NetworkName, int] = {
     "dense": 15,
 }
 
-_WORKERS = {
-    "small_features": "networks",
-    "small_networks": "networks",
-    "elsewhere": "networks",
-    "duo_run": "trainings",
-    "profile_run": "trainings",
-}
-"""Which of pytest-xdist's groups a fixture belongs to that takes up to a minute to make."""
-
 WriteWav = Callable[..., Path]
 RunTraining = Callable[..., "subprocess.CompletedProcess[str]"]
 MakeManifest = Callable[[bytes], Manifest]
@@ -67,15 +58,6 @@ def hiss(seconds: float, *, rate_hz: int = RATE_HZ, seed: int = 0) -> Float32Arr
     """Soft noise, shape (n,)."""
     rng = np.random.default_rng(seed)
     return rng.normal(0, 0.05, round(seconds * rate_hz)).astype(np.float32)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Have one of the parallel workers run what needs the same costly fixture: it is made once."""
-    for item in items:
-        for name in getattr(item, "fixturenames", ()):
-            if name in _WORKERS:
-                item.add_marker(pytest.mark.xdist_group(_WORKERS[name]))
-                break
 
 
 @pytest.fixture
