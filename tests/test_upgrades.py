@@ -19,7 +19,7 @@ import pytest
 
 from collector.intake import Intake
 from collector.ledger.ledger_file import LedgerFile
-from collector.ledger.ledger_report import line_of
+from collector.ledger.ledger_report import boot_report
 from collector.sinks.line_protocol import line
 from collector.sinks.sqlite import SqliteSink
 from collector.state_folder import LEDGER
@@ -35,7 +35,8 @@ from node.delivery.outbox_file import OutboxFile
 from node.delivery.outbox_rules import OutboxRules
 from node.delivery.publisher import Publisher
 from node.machine.site_store import SiteStore
-from node.updates.slots import STATE_NAME, UpdateState, read_state
+from node.updates.slots import STATE_NAME, read_state
+from node.updates.update_state import UpdateState
 from tests.rig import examples
 from tests.rig.brokers import Mosquitto
 from tests.rig.examples import EXAMPLES
@@ -433,6 +434,6 @@ def test_report_of_a_ledger_of_0_1_0(collector_folder: Path) -> None:
     change(collector_folder / LEDGER, "ALTER TABLE boot DROP COLUMN discarded_unsaved")
     with closing(LedgerFile(collector_folder, read_only=True)) as file:
         running = file.running()["press-07"]
-        found = [line_of(boot, running, gap_seconds=60.0) for boot in file.all_boots()]
+        found = [boot_report(boot, running, gap_seconds=60.0) for boot in file.all_boots()]
 
     assert [each.stored for each in found] == [55, 50]
