@@ -24,7 +24,7 @@ from contract.errors import MessageError
 from contract.messages import MAX_MESSAGE_BYTES, Message, decode, encode
 from contract.states import PresenceReason
 from contract.topics import FROM_NODE, Kind
-from tests.collector.examples import account, backlog, state, status, topic_of, window
+from tests.rig.examples import account, backlog, state, status, topic_of, window
 from tests.rig.fake_broker import FakeBroker
 from tests.rig.waiting import wait_until
 

@@ -3,7 +3,7 @@
 from collector.batcher import Batcher
 from collector.intake import Intake, Item
 from contract.messages import Message
-from tests.collector.examples import backlog, received, window
+from tests.rig.examples import backlog, received, window
 
 
 def item(

@@ -15,7 +15,7 @@ from collector.dead_letters import DeadLetterFile
 from collector.intake import Intake
 from collector.state_folder import DEAD_LETTERS
 from contract.messages import DeadLetter
-from tests.collector.examples import received
+from tests.rig.examples import received
 
 
 def letter(payload: bytes) -> DeadLetter:

@@ -3,8 +3,8 @@
 import pytest
 
 from collector.sinks.sink import PointsRejectedError
-from tests.collector.examples import window_points
 from tests.collector.fakes import MemorySink
+from tests.rig.examples import window_points
 
 
 def test_sink_stores_all_of_a_batch_or_nothing() -> None:

@@ -17,8 +17,8 @@ from collector.state_folder import LEDGER
 from collector.store_retry import RetryPolicy
 from contract.messages import Backlog, Window
 from contract.points import points
-from tests.collector.examples import START_US, backlog, window
 from tests.collector.fakes import MemorySink
+from tests.rig.examples import START_US, backlog, window
 
 BEGIN_US = hour_of(START_US)
 END_US = BEGIN_US + HOUR_US

@@ -6,7 +6,7 @@ import pytest
 from collector.intake import Intake
 from contract.messages import MAX_MESSAGE_BYTES, encode
 from contract.states import PresenceReason
-from tests.collector.examples import START_US, backlog, received, state, status, window
+from tests.rig.examples import START_US, backlog, received, state, status, window
 
 ARRIVED_US = START_US + 5_000_000
 

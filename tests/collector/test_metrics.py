@@ -4,7 +4,7 @@ import pytest
 
 from collector.metrics import Metrics
 from contract.states import Clock
-from tests.collector.examples import START_US, window
+from tests.rig.examples import START_US, window
 
 STALL_S = 60.0
 

@@ -29,8 +29,8 @@ from contract.messages import CollectorStatus, DeadLetter, Receipt, decode, enco
 from contract.points import Point
 from contract.session import ConnectFailed
 from contract.states import Presence, PresenceReason
-from tests.collector.examples import BOOT, account, backlog, topic_of, window
 from tests.collector.fakes import MemorySink
+from tests.rig.examples import BOOT, account, backlog, topic_of, window
 from tests.rig.fake_broker import FakeBroker
 from tests.rig.waiting import wait_until
 

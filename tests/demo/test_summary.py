@@ -13,8 +13,7 @@ from contract.messages import Birth, Health, Message, Update
 from contract.points import points
 from contract.states import UpdatePhase
 from demo.summary import NodeSummary, known_nodes, stored_windows, summarize
-from tests.collector.examples import SECOND_US, START_US, window
-from tests.rig.examples import BIRTH, HEALTH, UPDATE
+from tests.rig.examples import BIRTH, HEALTH, SECOND_US, START_US, UPDATE, window
 
 Store = Callable[..., Path]
 

@@ -19,9 +19,9 @@ from contract.session import (
     Subscription,
 )
 from contract.states import PresenceReason
-from tests.collector.examples import topic_of
 from tests.rig.brokers import Mosquitto
 from tests.rig.databases import InfluxDb
+from tests.rig.examples import topic_of
 from tests.rig.peers import Peer, mqtt
 
 ROOT = Path(__file__).parents[2]

@@ -1,8 +1,14 @@
-"""One message of every kind; `tests/data/golden/schema-1` holds their bytes as released."""
+"""Messages for tests: one of every kind, as released, and of a small fleet as many as needed.
+
+`tests/data/golden/schema-1` holds the bytes of the former.
+"""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import msgspec
+
+from contract import topics
 from contract.messages import (
     Account,
     Backlog,
@@ -19,13 +25,17 @@ from contract.messages import (
     Status,
     Update,
     Window,
+    encode,
 )
+from contract.points import Point, points
 from contract.records import LedgerEntry, Pipeline, WindowHour
+from contract.session import Received
 from contract.states import (
     AlarmRule,
     BootEnd,
     CalibrationPhase,
     Clock,
+    DiscardReason,
     EpisodePhase,
     MachineState,
     MicrophoneState,
@@ -40,7 +50,11 @@ GOLDEN = Path(__file__).parents[1] / "data/golden/schema-1"
 
 NODE = "press-07"
 BOOT = "01JD8Z6W3M9K4T2Q5R7V1X0YBC"
+NEXT_BOOT = "01JD8Z6W3M9K4T2Q5R7V1X0YBD"
 AT_US = 1_795_358_112_500_000
+START_US = 1_795_358_112_000_000
+"""When the windows of `window` begin."""
+SECOND_US = 1_000_000
 
 
 class Example(NamedTuple):
@@ -322,3 +336,80 @@ EXAMPLES = {
 
 MADE_BY_COLLECTORS = {"ledger": LEDGER, "pipeline": PIPELINE, "window-hour": WINDOW_HOUR}
 """Stored, and never on the wire."""
+
+
+def window(seq: int = 0, **changed: Any) -> Window:
+    """A healthy window, one second after the one before."""
+    values = {"mse": 31.0, "statistic": 31.0, "score": 31.0 / 45.0} | changed
+    start_us = START_US + seq * SECOND_US
+    return msgspec.structs.replace(WINDOW, **{"seq": seq, "start_us": start_us, **values})
+
+
+def backlog(*seqs: int, node: str = NODE, boot: str = BOOT) -> Backlog:
+    """Late windows."""
+    windows = tuple(window(seq, node=node, boot=boot) for seq in seqs)
+    return Backlog(node=node, boot=boot, windows=windows)
+
+
+def account(produced: int, **changed: Any) -> Account:
+    """A node's side of a ledger: nothing waits, nothing was given up."""
+    nothing = {f"discarded_{reason}": 0 for reason in DiscardReason} | {"waiting": 0}
+    values = {"at_us": START_US, "produced": produced, "tail_windows": 0, **nothing, **changed}
+    return msgspec.structs.replace(ACCOUNT, **values)
+
+
+def status(
+    reason: PresenceReason, *, node: str = NODE, at_us: int = START_US, boot: str = BOOT
+) -> Status:
+    """A node comes or goes."""
+    online = reason is PresenceReason.CONNECTED
+    state = Presence.ONLINE if online else Presence.OFFLINE
+    return Status(node=node, boot=boot, at_us=at_us, state=state, reason=reason)
+
+
+def state(
+    machine: MachineState = MachineState.NORMAL,
+    microphone: MicrophoneState = MicrophoneState.OK,
+    *,
+    node: str = NODE,
+) -> State:
+    """How machine and microphone are, on a node that was never calibrated."""
+    return msgspec.structs.replace(
+        STATE,
+        node=node,
+        at_us=START_US,
+        machine=machine,
+        microphone=microphone,
+        threshold_source=ThresholdSource.RELEASE,
+        microphone_note=None,
+        calibration=CalibrationPhase.NONE,
+        calibration_progress=0.0,
+        calibration_blocks=0,
+        calibration_note=None,
+    )
+
+
+def topic_of(message: Message) -> str:
+    """Where a node's message belongs."""
+    return topics.node(getattr(message, "node"), message.KIND)  # noqa: B009 - not all have one
+
+
+def received(
+    message: Message | bytes,
+    topic: str | None = None,
+    *,
+    generation: int = 1,
+    packet_id: int = 1,
+    qos: int = 1,
+    retained: bool = False,
+) -> Received:
+    """A message as the session gives it."""
+    payload = message if isinstance(message, bytes) else encode(message)
+    if topic is None:
+        topic = EXAMPLES["window"].topic if isinstance(message, bytes) else topic_of(message)
+    return Received(generation, packet_id, topic, payload, qos, retained)
+
+
+def window_points(*seqs: int) -> list[Point]:
+    """The points of windows."""
+    return [point for seq in seqs for point in points(window(seq), arrived_us=0)]

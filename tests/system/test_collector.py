@@ -24,7 +24,6 @@ from contract.session import (
 )
 from contract.settings import MqttSettings
 from contract.states import PresenceReason, Problem
-from tests.collector.examples import backlog, status, window
 from tests.rig.brokers import Mosquitto
 from tests.rig.collector_program import (
     ROOT,
@@ -39,6 +38,7 @@ from tests.rig.collector_program import (
     stored_seqs,
 )
 from tests.rig.databases import InfluxDb
+from tests.rig.examples import backlog, status, window
 from tests.rig.ports import free_port
 from tests.rig.waiting import wait_until
 

@@ -21,7 +21,6 @@ from contract.messages import Window
 from contract.points import points
 from contract.records import WindowHour
 from contract.states import PresenceReason, Problem
-from tests.collector.examples import backlog, window
 from tests.rig.brokers import Mosquitto
 from tests.rig.collector_program import (
     Client,
@@ -32,6 +31,7 @@ from tests.rig.collector_program import (
     sqlite_settings,
 )
 from tests.rig.databases import InfluxDb
+from tests.rig.examples import backlog, window
 from tests.rig.stepped_clock import SteppedClock
 from tests.rig.waiting import wait_until
 

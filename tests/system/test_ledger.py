@@ -28,7 +28,6 @@ from contract.points import points
 from contract.session import Publication
 from contract.states import PresenceReason
 from contract.topics import Kind
-from tests.collector.examples import BOOT, NEXT_BOOT, account, backlog, status, window
 from tests.rig.brokers import Mosquitto
 from tests.rig.collector_program import (
     ROOT,
@@ -42,6 +41,7 @@ from tests.rig.collector_program import (
     stored_seqs,
 )
 from tests.rig.databases import InfluxDb
+from tests.rig.examples import BOOT, NEXT_BOOT, account, backlog, status, window
 from tests.rig.waiting import wait_until
 
 _MISSING, _HEALTHY = 1, 0
@@ -114,7 +114,7 @@ def entries(database: Path) -> list[tuple[object, ...]]:
         query(
             database,
             "SELECT produced, stored, waiting, in_transit, missing FROM ledger"
-            " WHERE boot = '01JD0000000000000000000000' ORDER BY time_us DESC",
+            f" WHERE boot = '{BOOT}' ORDER BY time_us DESC",
         )
     )
 

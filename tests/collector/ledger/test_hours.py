@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from collector.ledger.hours import Hours
 from collector.sinks.hour_figures import HOUR_US, hour_of
-from tests.collector.examples import START_US
+from tests.rig.examples import START_US
 
 BEGIN_US = hour_of(START_US)
 END_US = BEGIN_US + HOUR_US

@@ -12,7 +12,7 @@ from collector.ledger.ledger import Change, Ledger, key_of, seqs_of
 from contract.messages import Message, Status
 from contract.records import LedgerEntry
 from contract.states import BootEnd, Presence, PresenceReason
-from tests.collector.examples import BOOT, NEXT_BOOT, account, backlog, state, status, window
+from tests.rig.examples import BOOT, NEXT_BOOT, account, backlog, state, status, window
 
 GAP_S = 600
 MINUTE_US = 60_000_000

@@ -18,8 +18,8 @@ from collector.state_folder import LEDGER
 from contract.points import points
 from contract.ranges import Ranges
 from contract.states import PresenceReason
-from tests.collector.examples import BOOT, account, backlog, status, window
 from tests.collector.fakes import MemorySink
+from tests.rig.examples import BOOT, account, backlog, status, window
 
 KEY = ("press-07", BOOT)
 NOW_US = 1_800_000_000_000_000

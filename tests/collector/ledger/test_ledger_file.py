@@ -12,7 +12,7 @@ from collector.sinks.sink import SinkUnavailableError
 from collector.state_folder import LEDGER, CollectorStateError
 from contract.ranges import Ranges
 from contract.states import DiscardReason
-from tests.collector.examples import BOOT, NEXT_BOOT
+from tests.rig.examples import BOOT, NEXT_BOOT
 
 KEY = ("press-07", BOOT)
 NOW_US = 1_800_000_000_000_000

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from collector.ledger.receipts import MAX_HOLES, ReceiptSchedule, next_receipt
 from contract.messages import Receipt, encode
 from contract.ranges import Ranges
-from tests.collector.examples import BOOT
+from tests.rig.examples import BOOT
 
 KEY = ("press-07", BOOT)
 

@@ -11,9 +11,8 @@ from collector.settings import InfluxDbSection
 from collector.sinks.influxdb import InfluxDbSink
 from collector.sinks.sink import PointsRejectedError, SinkUnavailableError
 from contract.points import points
-from tests.collector.examples import BOOT, START_US, window_points
 from tests.collector.sinks.stub_influxdb import Answer, StubInfluxDb
-from tests.rig.examples import WINDOW_HOUR
+from tests.rig.examples import BOOT, START_US, WINDOW_HOUR, window_points
 
 
 @pytest.fixture
@@ -60,7 +59,7 @@ def test_types_of_fields_are_fixed(sink: InfluxDbSink, stub: StubInfluxDb) -> No
     assert tags == "window,model=fan@17,node=press-07"
     assert (values["seq"], values["anomaly"], values["state_code"]) == ("7i", "0i", "3i")
     assert (values["mse"], values["threshold"]) == ("31", "45")
-    assert values["boot"] == '"01JD0000000000000000000000"'
+    assert values["boot"] == f'"{BOOT}"'
 
 
 def test_no_points_are_no_request(sink: InfluxDbSink, stub: StubInfluxDb) -> None:

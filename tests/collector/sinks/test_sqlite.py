@@ -15,7 +15,7 @@ from collector.sinks.sqlite import SCHEMA_VERSION, SqliteSink, schema_sql
 from contract.points import points
 from contract.records import STORED
 from contract.states import PresenceReason, Problem
-from tests.collector.examples import START_US, status, window, window_points
+from tests.rig.examples import START_US, status, window, window_points
 
 
 @pytest.fixture

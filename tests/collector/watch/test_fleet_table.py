@@ -9,7 +9,7 @@ from collector.watch.fleet_table import line, render, sparkline
 from collector.watch.fleet_view import FleetView
 from contract.messages import Message
 from contract.states import PresenceReason
-from tests.collector.examples import START_US, status, window
+from tests.rig.examples import START_US, status, window
 
 NOW_US = START_US + 1_000_000
 

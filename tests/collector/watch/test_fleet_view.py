@@ -6,7 +6,7 @@ from msgspec.structs import replace
 from collector.watch.fleet_view import SILENT_AFTER_US, Condition, FleetView, NodeRow
 from contract.messages import CollectorStatus, Message
 from contract.states import MachineState, MicrophoneState, Presence, PresenceReason, Problem
-from tests.collector.examples import START_US, backlog, state, status, window
+from tests.rig.examples import START_US, backlog, state, status, window
 
 NOW_US = START_US + 10_000_000
 
@@ -69,7 +69,7 @@ def test_row_shows_the_last_window() -> None:
 
     assert (row.mse, row.score, row.threshold) == (90.0, 2.0, 45.0)
     assert (row.machine, row.microphone, row.model) == ("normal", "ok", "fan@17")
-    assert (row.windows, row.level_dbfs) == (2, -31.0)
+    assert (row.windows, row.level_dbfs) == (2, -31.25)
 
 
 def test_scores_are_the_last_thirty_in_order() -> None:
