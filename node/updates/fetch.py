@@ -47,8 +47,8 @@ class FetchError(EarshotError):
         super().__init__(text)
 
 
-class Broker(Protocol):
-    """What is needed of the connection."""
+class RetainedTopics(Protocol):
+    """What is needed of the connection: topics of which the broker keeps the last message."""
 
     def follow(self, topic_filter: str) -> Delivery | None:
         """Subscribe; None without a connection."""
@@ -80,7 +80,7 @@ class Fetch:
         self,
         target: Wanted,
         folders: ReleaseFolders,
-        broker: Broker,
+        broker: RetainedTopics,
         trusted: TrustedKeys,
         settings: UpdateSection,
         *,

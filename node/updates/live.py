@@ -19,8 +19,10 @@ from node.ear import Ear
 from node.scoring.release_store import Release
 from node.scoring.runtime import Runtime
 from node.settings import NodeSettings
-from node.updates.fetch import Broker
+from node.updates.fetch import RetainedTopics
+from node.updates.order_book import OrderBook
 from node.updates.orders import addresses
+from node.updates.proof import Proof
 from node.updates.release_folders import UpdateStoreError
 from node.updates.slots import STATE_NAME, SlotStore
 from node.updates.tasks import (
@@ -34,7 +36,9 @@ from node.updates.tasks import (
     TryOut,
 )
 from node.updates.trial import Trial, TrialReport
+from node.updates.update_report import UpdateReport
 from node.updates.updater import Updater
+from node.updates.updater_thread import UpdaterThread
 
 logger = logging.getLogger(__name__)
 
@@ -64,25 +68,20 @@ class LiveUpdates:
         self._store = SlotStore(settings.state_folder, Path(settings.model.folder), now_us=now_us)
         self._booted = self._store.boot()
         self._tasks: queue.SimpleQueue[EarTask] = queue.SimpleQueue()
-        self._updater: Updater | None = None
+        self._updater: UpdaterThread | None = None
         self._ear: Ear | None = None
-        self._trial: Trial | None = None
-        self._trial_sha256 = ""
-        self._trial_steps = 0
-        self._runs_sha256 = self._booted.slot.manifest_sha256
-        self._windows = 0
-        """Since it runs."""
-        self._confirmed_before: int | None = None
-        self._proven = False
+        self._trial: _RunningTrial | None = None
+        self._proof = self._new_proof(self._booted.slot.manifest_sha256)
+        """Of the release that runs."""
 
     @property
     def release(self) -> Release:
-        """To begin with."""
+        """The release to begin with."""
         return self._booted.release
 
     @property
     def threshold(self) -> float | None:
-        """An operator's, to begin with."""
+        """An operator's threshold for that release; None if no order gives one."""
         return self._store.state.thresholds.get(self._booted.slot.manifest_sha256)
 
     @property
@@ -97,24 +96,33 @@ class LiveUpdates:
         return tuple(self._trusted)
 
     def begin(
-        self, ear: Ear, *, boot: str, broker: Broker, tell: Callable[[Update | Answer], None]
+        self,
+        ear: Ear,
+        *,
+        boot: str,
+        broker: RetainedTopics,
+        tell: Callable[[Update | Answer], None],
     ) -> None:
         """Follow orders from now on."""
         self._ear = ear
-        self._updater = Updater(
+        node = self._settings.node
+        orders = OrderBook(self._store, self._trusted, node=node.id, group=node.group)
+        report = UpdateReport(
+            self._store, orders, node=node.id, boot=boot, tell=tell, now_us=self._now_us
+        )
+        updater = Updater(
             self._settings.update,
             self._store,
             self._booted,
-            self._trusted,
-            node=self._settings.node.id,
-            group=self._settings.node.group,
-            boot=boot,
+            orders,
+            report,
             broker=broker,
-            tell=tell,
+            trusted=self._trusted,
             ask=self._tasks.put,
             threads=self._settings.model.threads,
             now_us=self._now_us,
         )
+        self._updater = UpdaterThread(updater)
         self._updater.start()
 
     def cannot_run(self, error: ReleaseError) -> None:
@@ -161,12 +169,13 @@ class LiveUpdates:
         Raises:
             ReleaseError: it does not run here.
         """
-        trial = self._trial
+        running = self._trial
         self._end_trial()
-        if trial is None or self._trial_sha256 != task.manifest_sha256:
+        if running is not None and running.manifest_sha256 == task.manifest_sha256:
+            trial = running.trial
+        else:
             trial = self._new_trial(task.release)
-        self._runs_sha256 = task.manifest_sha256
-        self._windows, self._confirmed_before, self._proven = 0, None, False
+        self._proof = self._new_proof(task.manifest_sha256)
         return trial
 
     def heard(self, *, flagged: bool | None, confirmed: int) -> None:
@@ -177,43 +186,24 @@ class LiveUpdates:
             confirmed: publications that the broker has taken since the node started.
         """
         assert self._updater is not None
-        self._follow_trial(flagged=flagged is True)
-        # A window that the release could not score proves nothing of it.
-        self._windows += flagged is not None
-        if self._confirmed_before is None:
-            self._confirmed_before = confirmed
-        reached = confirmed > self._confirmed_before
-        if not self._proven and reached and self._windows >= self._settings.update.confirm_windows:
-            self._proven = True
-            self._updater.give(Proven(self._runs_sha256))
-
-    def _follow_trial(self, *, flagged: bool) -> None:
-        trial = self._trial
-        if trial is None or self._updater is None or self._trial_steps > _STEPS:
-            return
-        if flagged:
-            trial.running_has_flagged()
-        sha256 = self._trial_sha256
-        if trial.is_over:
-            self._trial_steps = _STEPS + 1
-            self._updater.give(TrialOver(sha256, trial.failure, trial.report))
-        elif int(trial.progress * _STEPS) > self._trial_steps:
-            self._trial_steps = int(trial.progress * _STEPS)
-            self._updater.give(TrialGoesOn(sha256, trial.progress, trial.report))
+        news = None if self._trial is None else self._trial.follow(flagged=flagged is True)
+        if news is not None:
+            self._updater.give(news)
+        if self._proof.hear(scored=flagged is not None, confirmed=confirmed):
+            self._updater.give(Proven(self._proof.manifest_sha256))
 
     def _begin_trial(self, task: TryOut) -> None:
         assert self._ear is not None
         assert self._updater is not None
         self._end_trial()
         try:
-            self._trial = self._new_trial(task.release)
+            trial = self._new_trial(task.release)
         except ReleaseError as error:
             # The self-test has loaded it a moment ago: out of memory, perhaps.
             self._updater.give(TrialOver(task.manifest_sha256, str(error)[:200], TrialReport()))
             return
-        self._trial_sha256 = task.manifest_sha256
-        self._trial_steps = 0
-        self._ear.beside = self._trial
+        self._trial = _RunningTrial(trial, task.manifest_sha256)
+        self._ear.beside = trial
 
     def _end_trial(self) -> None:
         self._trial = None
@@ -228,6 +218,34 @@ class LiveUpdates:
             max_score=self._settings.update.max_trial_score,
             threads=self._settings.model.threads,
         )
+
+    def _new_proof(self, manifest_sha256: str) -> Proof:
+        return Proof(manifest_sha256, windows=self._settings.update.confirm_windows)
+
+
+class _RunningTrial:
+    """A trial under way, and how much of it the updater has been told."""
+
+    def __init__(self, trial: Trial, manifest_sha256: str) -> None:
+        self.trial = trial
+        self.manifest_sha256 = manifest_sha256
+        self._told_steps = 0
+
+    def follow(self, *, flagged: bool) -> TrialOver | TrialGoesOn | None:
+        """After a window, which the running model has flagged or not: what there is to tell."""
+        trial = self.trial
+        if self._told_steps > _STEPS:
+            return None
+        if flagged:
+            trial.running_has_flagged()
+        if trial.is_over:
+            self._told_steps = _STEPS + 1
+            return TrialOver(self.manifest_sha256, trial.failure, trial.report)
+        steps = int(trial.progress * _STEPS)
+        if steps <= self._told_steps:
+            return None
+        self._told_steps = steps
+        return TrialGoesOn(self.manifest_sha256, trial.progress, trial.report)
 
 
 def _trusted(settings: NodeSettings) -> TrustedKeys:

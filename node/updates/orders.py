@@ -17,8 +17,8 @@ class OrderError(EarshotError):
     """An order that must not be followed: what was ordered before stands."""
 
 
-class Decision(msgspec.Struct, frozen=True, kw_only=True):
-    """What is asked of this node now."""
+class StandingOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """The order that a node follows now, and what that asks of it."""
 
     address: str | None
     """Whose order it is; None if there is none."""
@@ -28,7 +28,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     allow_older: bool
 
 
-NOTHING_ORDERED = Decision(address=None, serial=None, target=None, allow_older=False)
+NOTHING_ORDERED = StandingOrder(address=None, serial=None, target=None, allow_older=False)
 
 
 def addresses(node: str, group: str | None) -> tuple[str, ...]:
@@ -54,9 +54,9 @@ def is_news(order: Desired, known: Desired | None) -> bool:
     )
 
 
-def decide(
+def standing_order(
     orders: Mapping[str, Desired], *, node: str, group: str | None, running: Wanted
-) -> Decision:
+) -> StandingOrder:
     """What the orders that are known come to.
 
     Args:
@@ -71,7 +71,7 @@ def decide(
             continue
         follows = cohort_percent(node) < order.percent
         target = order.wanted if follows else _of_the_others(order.before, running)
-        return Decision(
+        return StandingOrder(
             address=address, serial=order.serial, target=target, allow_older=order.allow_older
         )
     return NOTHING_ORDERED

@@ -21,10 +21,13 @@ from contract.states import UpdatePhase
 from node.delivery.publisher import Answer
 from node.scoring.release_store import Release, read_release
 from node.settings import UpdateSection
+from node.updates.order_book import OrderBook
 from node.updates.slots import SlotStore
 from node.updates.tasks import EarTask, GoBy, Proven, RunNow, TrialOver, TryOut
 from node.updates.trial import TrialReport
+from node.updates.update_report import UpdateReport
 from node.updates.updater import Updater
+from node.updates.updater_thread import UpdaterThread
 from tests.rig.examples import BOOT
 from tests.rig.fake_broker import FakeBroker
 from tests.rig.shelf import chunks, packed, wanted
@@ -44,24 +47,26 @@ class Node:
             put_release(factory, packed(1))
         self.tasks: list[EarTask] = []
         self.told: list[Update] = []
-        self.store = SlotStore(folder / "state", factory, now_us=lambda: time.time_ns() // 1000)
+        self.store = SlotStore(folder / "state", factory, now_us=_now_us)
         booted = self.store.boot()
         self.runs = booted.release
-        self.updater = Updater(
+        orders = OrderBook(self.store, TRUSTED, node="press-07", group=None)
+        updater = Updater(
             UpdateSection(keys_file="keys", chunk_seconds=0.5, **settings),  # type: ignore[arg-type]
             self.store,
             booted,
-            TRUSTED,
-            node="press-07",
-            group=None,
-            boot=BOOT,
+            orders,
+            UpdateReport(
+                self.store, orders, node="press-07", boot=BOOT, tell=self._tell, now_us=_now_us
+            ),
             broker=broker,
-            tell=self._tell,
+            trusted=TRUSTED,
             ask=self.tasks.append,
             threads=1,
-            now_us=lambda: time.time_ns() // 1000,
+            now_us=_now_us,
             settle_seconds=0.05,
         )
+        self.updater = UpdaterThread(updater)
         broker.deliver = self.updater.give
         broker.connect(ALL)
 
@@ -87,6 +92,10 @@ class Node:
         # As it goes over the wire: nothing that cannot be sent is ever told.
         assert decode("earshot/1/n/press-07/update", encode(message)) == message
         self.told.append(message)
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1000
 
 
 def order(release: Release, serial: int = 1, before: Wanted | None = None) -> bytes:
@@ -385,7 +394,7 @@ def test_flood_of_messages_does_not_fill_the_memory(release: Release, tmp_path: 
     for number in range(1000):
         for payload in (b"x" * 120_000, b"%d" % number):
             node.updater.give(Received(1, 0, ALL, payload, 1, False))
-    waiting = node.updater._mail.qsize()
+    waiting = node.updater.waiting
     keep(broker, release)
     broker.connect(ALL)
     end = node.go_on()
