@@ -28,28 +28,25 @@ from contract.session import Connected, Disconnected, Followed, Received, Sessio
 from contract.signature import TrustedKeys
 from contract.topics import Kind
 from node.delivery.publisher import Asked
-from node.scoring.release_store import Release
 from node.settings import UpdateSection
-from node.updates.fetch import Fetch, FetchError, RetainedTopics
+from node.updates.fetch import Fetch, RetainedTopics
+from node.updates.incoming import IncomingRelease, RejectedError
 from node.updates.next_step import NextStep, next_step, thresholds_by
 from node.updates.order_book import OrderBook
-from node.updates.orders import OrderError, check_version
+from node.updates.orders import OrderError
 from node.updates.release_folders import UpdateStoreError
-from node.updates.self_test import self_test
+from node.updates.running import RunningRelease
 from node.updates.slots import Booted, SlotStore
 from node.updates.tasks import (
     EarTask,
-    GiveUp,
     GoBy,
     Proven,
-    RunNow,
     TrialGoesOn,
     TrialOver,
-    TryOut,
 )
 from node.updates.trial import TrialReport
 from node.updates.update_report import UpdateReport
-from node.updates.update_state import Refused, Slot
+from node.updates.update_state import Refused
 
 logger = logging.getLogger(__name__)
 
@@ -59,16 +56,6 @@ SETTLE_SECONDS = 1.0
 
 Happening = SessionEvent | Asked | TrialOver | TrialGoesOn | Proven
 """What an updater is told: by the connection, by an operator, by the ear."""
-
-
-class _Incoming:
-    """A release on its way in."""
-
-    def __init__(self, target: Wanted, fetch: Fetch) -> None:
-        self.target = target
-        self.fetch = fetch
-        self.phase = UpdatePhase.DOWNLOADING
-        self.slot: Slot | None = None
 
 
 class Updater:
@@ -115,10 +102,14 @@ class Updater:
         self._ask_ear = ask
         self._threads = threads
         self._now_us = now_us
-        self._incoming: _Incoming | None = None
+        self._incoming: IncomingRelease | None = None
         self._decide_at: float | None = None
-        self._proof_due = time.monotonic() + settings.confirm_seconds
-        self._begin_with(booted)
+        # Told with whose order it is: an operator may be waiting for this node.
+        orders.weigh()
+        self._running = RunningRelease(settings, store, report, ask=ask)
+        self._running.begin_with(booted)
+        if store.state.orders:
+            self._decide_at = time.monotonic() + settle_seconds
 
     def handle(self, happening: Happening) -> None:
         """Do what follows from something that has happened."""
@@ -140,7 +131,8 @@ class Updater:
             case TrialOver():
                 self._end_trial(happening)
             case Proven():
-                self._confirm(happening)
+                if self._running.confirm(happening):
+                    self._decide()
             case _:
                 pass
 
@@ -152,9 +144,7 @@ class Updater:
         """
         if self._decide_at is not None and now >= self._decide_at:
             self._decide()
-        if not self._store.state.confirmed and now >= self._proof_due:
-            self._proof_due = now + self._settings.confirm_seconds
-            self._give_up_proof()
+        self._running.look_at_clock(now)
         self._fetch(lambda fetch: fetch.look_at_clock(now))
         is_idle = self._incoming is None and self._decide_at is None
         if is_idle and self._next_step() is NextStep.BEGIN:
@@ -169,17 +159,6 @@ class Updater:
     def ended_well(self) -> None:
         """The program ends because it should: no release has brought it down."""
         self._store.ended_well()
-
-    def _begin_with(self, booted: Booted) -> None:
-        state = self._store.state
-        # Told with whose order it is: an operator may be waiting for this node.
-        self._orders.weigh()
-        if booted.rolled_back is not None:
-            self._report.tell(booted.rolled_back.phase, 1.0, booted.rolled_back.reason)
-        elif not state.confirmed:
-            self._report.tell(UpdatePhase.TRIAL, 1.0, self._what_proof_waits_for("started again"))
-        if state.orders:
-            self._decide_at = time.monotonic() + self._settle_seconds
 
     def _hear(self, message: Received) -> None:
         try:
@@ -264,174 +243,72 @@ class Updater:
             self._settings,
             now_us=self._now_us(),
         )
-        self._incoming = _Incoming(target, fetch)
+        self._incoming = IncomingRelease(
+            target,
+            fetch,
+            self._store,
+            self._report,
+            ask=self._ask_ear,
+            threads=self._threads,
+            stopping=self.stopping,
+        )
         allow_older = self._orders.standing.allow_older
-        try:
-            check_version(target, self._store.state.highest, allow_older=allow_older)
-        except OrderError as error:
-            self._reject(str(error))
-            return
-        logger.info("update to %s", target.release)
-        self._report.tell(UpdatePhase.DOWNLOADING, 0.0, None)
-        slot = self._slot_here(target)
-        if slot is not None:
-            self._test(slot)
-        else:
-            self._fetch(Fetch.connected)
+        self._bring_in(lambda incoming: incoming.begin(allow_older=allow_older))
 
-    def _slot_here(self, target: Wanted) -> Slot | None:
-        """A release that is on the disk already: the one before, or one that a kill left."""
-        factory = self._store.state.factory
-        if factory.manifest_sha256 == target.manifest_sha256:
-            return factory
-        slot = Slot(release=target.release, manifest_sha256=target.manifest_sha256)
+    def _bring_in(self, step: Callable[[IncomingRelease], None]) -> None:
+        """Do something about the release that is on its way in, if one is."""
+        if self._incoming is None:
+            return
         try:
-            self._store.folders.read(slot)
-        except ReleaseError:
-            return None
-        return slot
+            step(self._incoming)
+        except RejectedError as error:
+            self._reject(str(error), retry=error.retry)
 
     def _fetch(self, step: Callable[[Fetch], None]) -> None:
-        """Do something about what is fetched, and see how far it is then."""
-        incoming = self._incoming
-        if incoming is None or incoming.phase is not UpdatePhase.DOWNLOADING:
-            return
-        try:
-            step(incoming.fetch)
-            if not incoming.fetch.is_complete:
-                self._report.tell(UpdatePhase.DOWNLOADING, incoming.fetch.progress, None)
-                return
-            slot = incoming.fetch.install()
-        except FetchError as error:
-            self._reject(str(error), retry=error.retry)
-            return
-        self._test(slot)
+        self._bring_in(lambda incoming: incoming.fetch(step))
 
-    # From files to a release that runs
+    # From a trial to a release that runs
 
-    def _test(self, slot: Slot) -> None:
+    def _on_trial(self, manifest_sha256: str) -> IncomingRelease | None:
+        """The release that is on trial, if it is this one."""
         incoming = self._incoming
-        assert incoming is not None
-        incoming.slot = slot
-        incoming.phase = UpdatePhase.VERIFIED
-        self._report.tell(UpdatePhase.VERIFIED, 1.0, None)
-        incoming.phase = UpdatePhase.TESTING
-        self._report.tell(UpdatePhase.TESTING, 0.0, None)
-        tested = self_test(
-            self._store.folders.folder(slot), threads=self._threads, stop=self.stopping
-        )
-        if tested.interrupted and self.stopping.is_set():
-            # The node ends: the next start tests it anew.
-            return
-        if not tested.passed:
-            self._reject(tested.reason or "the self-test failed", retry=tested.interrupted)
-            return
-        try:
-            release = self._store.folders.read(slot)
-            self._store.begin_trial(slot)
-        except (ReleaseError, UpdateStoreError) as error:
-            self._reject(str(error), retry=True)
-            return
-        incoming.phase = UpdatePhase.TRIAL
-        self._report.tell(UpdatePhase.TRIAL, 0.0, None)
-        self._ask_ear(TryOut(release, incoming.target.manifest_sha256))
-
-    def _is_on_trial(self, manifest_sha256: str) -> bool:
-        incoming = self._incoming
-        return (
-            incoming is not None
-            and incoming.phase is UpdatePhase.TRIAL
-            and incoming.target.manifest_sha256 == manifest_sha256
-        )
+        if incoming is None or not incoming.is_on_trial:
+            return None
+        return incoming if incoming.target.manifest_sha256 == manifest_sha256 else None
 
     def _follow_trial(self, trial: TrialGoesOn) -> None:
-        if self._is_on_trial(trial.manifest_sha256):
+        if self._on_trial(trial.manifest_sha256) is not None:
             self._report.trial = trial.report
             self._report.tell(UpdatePhase.TRIAL, trial.progress, None)
 
     def _end_trial(self, trial: TrialOver) -> None:
-        incoming = self._incoming
-        if (
-            incoming is None
-            or incoming.slot is None
-            or not self._is_on_trial(trial.manifest_sha256)
-        ):
+        incoming = self._on_trial(trial.manifest_sha256)
+        if incoming is None or incoming.slot is None:
             return
         self._report.trial = trial.report
         if trial.failure is not None:
             self._reject(trial.failure, phase=UpdatePhase.ROLLED_BACK)
             return
         try:
-            self._store.switch(incoming.slot)
-            release = self._store.folders.read(incoming.slot)
+            self._running.switch(incoming.slot)
         except (UpdateStoreError, ReleaseError) as error:
             self._reject(str(error), retry=True, phase=UpdatePhase.ROLLED_BACK)
             return
         self._incoming = None
-        self._proof_due = time.monotonic() + self._settings.confirm_seconds
-        self._run_now(release, "its trial went well")
-        self._report.tell(UpdatePhase.TRIAL, 1.0, self._what_proof_waits_for("runs"))
-
-    def _what_proof_waits_for(self, what: str) -> str:
-        return (
-            f"{what}; waits for {self._settings.confirm_windows} live windows and the broker's"
-            " word that it is reached"
-        )
-
-    def _confirm(self, proven: Proven) -> None:
-        state = self._store.state
-        if state.confirmed or proven.manifest_sha256 != state.current.manifest_sha256:
-            return
-        try:
-            self._store.confirm()
-        except UpdateStoreError as error:
-            # Not on disk, not confirmed: it stays revocable, and the clock decides.
-            logger.error("%s", error)
-            return
-        logger.info("%s is committed", self._store.state.current.release)
-        self._report.tell(UpdatePhase.COMMITTED, 1.0, None)
-        self._decide()
-
-    def _run_now(self, release: Release, why: str) -> None:
-        state = self._store.state
-        sha256 = state.current.manifest_sha256
-        self._ask_ear(RunNow(release, sha256, state.thresholds.get(sha256), why))
-
-    # Back
-
-    def _revert(self, reason: str, *, retry: bool) -> None:
-        """Back to the release before.
-
-        Raises:
-            UpdateStoreError: there is none, or the disk does not let us.
-        """
-        release_before = self._store.state.current.release
-        slot = self._store.revert(reason, retry=retry)
-        logger.warning("%s is rolled back: %s", release_before, reason)
-        self._run_now(self._store.folders.read(slot), reason)
-        self._report.tell(UpdatePhase.ROLLED_BACK, 1.0, reason)
 
     def _roll_back_by_command(self, asked: Asked) -> None:
-        state = self._store.state
-        left = state.current.release
-        try:
-            if state.previous is None:
-                raise UpdateStoreError("there is no release before this one to go back to")
-            self._abandon()
-            self._revert("rolled back by a command", retry=False)
-            done, note = True, f"runs {self._store.state.current.release} again, {left} is left"
-        except (UpdateStoreError, ReleaseError) as error:
-            done, note = False, str(error)
-        self._report.answer(asked, note, done=done)
+        if self._store.state.previous is None:
+            note = "there is no release before this one to go back to"
+            self._report.answer(asked, note, done=False)
+            return
+        self._abandon()
+        self._running.roll_back(asked)
 
     def _abandon(self) -> None:
         """End what is under way; what has come in stays on the disk for the next time."""
         incoming, self._incoming = self._incoming, None
         if incoming is not None:
-            incoming.fetch.stop()
-            if incoming.phase is UpdatePhase.TRIAL:
-                self._ask_ear(GiveUp())
-                self._store.end_trial()
+            incoming.abandon()
 
     def _reject(
         self,
@@ -460,22 +337,13 @@ class Updater:
             logger.error("%s", error)
         self._report.tell(phase, 1.0, reason)
 
-    def _collect(self, kept: _Incoming | None) -> None:
+    def _collect(self, kept: IncomingRelease | None) -> None:
         """Tidy up; what will be tried again stays, so that it need not come again."""
-        if kept is not None and not kept.fetch.files_sha256:
-            # Its manifest has not come: which files are parts of it, nobody knows.
-            return
-        self._store.collect(
-            keep_downloads=() if kept is None else kept.fetch.files_sha256,
-            keep_slots=() if kept is None or kept.slot is None else (kept.slot,),
-        )
-
-    def _give_up_proof(self) -> None:
-        try:
-            self._revert(
-                f"not proven within {self._settings.confirm_seconds:g} s: the broker was not"
-                " reached, or there was no sound to score",
-                retry=True,
+        if kept is None:
+            self._store.collect()
+        elif kept.files_sha256:
+            # Else its manifest has not come: which files are parts of it, nobody knows.
+            self._store.collect(
+                keep_downloads=kept.files_sha256,
+                keep_slots=() if kept.slot is None else (kept.slot,),
             )
-        except (UpdateStoreError, ReleaseError) as error:
-            logger.error("%s", error)
