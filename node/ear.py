@@ -30,7 +30,7 @@ class JudgedWindow(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     judgement: Judgement
     """By the limits in force; its state is unknown while the microphone is not ok."""
     threshold: float
-    """That it was judged by."""
+    """The threshold that it was judged by."""
     problem: Problem | None
     microphone: MicrophoneState
     evidence: Evidence | None
@@ -70,7 +70,7 @@ class Ear:
         self._now_ns = now_ns
         self._framer = framer_for(scorer.manifest)
         self.beside: Beside | None = None
-        """Hears the same sound."""
+        """Somebody who hears the same sound; None if nobody does."""
         self._last_start_ns: int | None = None
         self._after_ns: int | None = None
         """Until it is passed, windows of a new framer are none: their sound has been judged."""

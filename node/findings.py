@@ -28,17 +28,17 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def ok(check: str, found: str) -> Finding:
-    """All is well."""
+    """A finding that all is well."""
     return Finding(check=check, grade=Grade.OK, found=found)
 
 
 def warning(check: str, found: str, advice: str) -> Finding:
-    """Somebody should look into it."""
+    """A finding that somebody should look into."""
     return Finding(check=check, grade=Grade.WARNING, found=found, advice=advice)
 
 
 def problem(check: str, found: str, advice: str | None = None) -> Finding:
-    """Somebody has to do something.
+    """A finding about which somebody has to do something.
 
     Args:
         check: name of the check.

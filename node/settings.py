@@ -69,7 +69,7 @@ class OutboxSection(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def max_bytes(self) -> int:
-        """Of windows on the disk."""
+        """Bytes that windows may take on the disk."""
         return self.max_mb * _BYTES_PER_MB
 
 
@@ -133,12 +133,12 @@ class UpdateSection(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def max_release_bytes(self) -> int:
-        """Of one release."""
+        """Bytes that all files of one release may take."""
         return self.max_release_mb * _BYTES_PER_MB
 
     @property
     def disk_bytes(self) -> int:
-        """Of releases and downloads together."""
+        """Bytes that releases and downloads may take together."""
         return self.disk_mb * _BYTES_PER_MB
 
 

@@ -34,7 +34,11 @@ def known_machine(
         override: an operator's threshold for this release.
     """
     manifest = scorer.manifest
-    limits, note = None, "not calibrated here: the release's threshold and a vote decide"
+    limits, note = (
+        None,
+        "not calibrated here: run `earshot node calibrate`; until then the release's threshold and"
+        " a vote decide",
+    )
     site = store.site_for(manifest)
     if site is not None and not site.fits(manifest):
         note = f"calibrated with {site.release}, which is not what runs: calibrate again"

@@ -57,7 +57,7 @@ class Download:
 
     @property
     def progress(self) -> float:
-        """0 to 1."""
+        """Share of the chunks that are there, 0 to 1."""
         return self._next / self.file.chunks
 
     @property
@@ -125,7 +125,7 @@ class Download:
         return self._path
 
     def discard(self) -> None:
-        """Begin anew."""
+        """Give up what has come, and begin the file anew."""
         with suppress(OSError):
             self._path.unlink(missing_ok=True)
         self._ahead.clear()

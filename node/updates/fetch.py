@@ -51,14 +51,14 @@ class RetainedTopics(Protocol):
     """What is needed of the connection: topics of which the broker keeps the last message."""
 
     def follow(self, topic_filter: str) -> Delivery | None:
-        """Subscribe; None without a connection."""
+        """Subscribe to a topic; None without a connection."""
 
     def leave(self, topic_filter: str) -> None:
-        """End that."""
+        """End the subscription."""
 
 
-class _Asked(msgspec.Struct, frozen=True):
-    """A topic is followed."""
+class _AskedFor(msgspec.Struct, frozen=True):
+    """When a topic was asked for, and whether that was done again."""
 
     at: float
     again: bool = False
@@ -92,18 +92,18 @@ class Fetch:
         self._trusted = trusted
         self._settings = settings
         self._started_us = now_us
-        self._asked: dict[str, _Asked] = {}
+        self._asked: dict[str, _AskedFor] = {}
         self._packets: dict[int, str] = {}
-        """Of what was asked on this connection."""
+        """Topics by the packet id by which they were asked for on this connection."""
         self._manifest: Manifest | None = None
         self._manifest_bytes = b""
-        """As signed: written anew by other software they might be others."""
+        """The manifest as it was signed: other software might write other bytes."""
         self._files: dict[str, Path] = {}
         self._download: Download | None = None
 
     @property
     def progress(self) -> float:
-        """0 to 1."""
+        """Share of the release's bytes that are here, 0 to 1."""
         manifest = self._manifest
         if manifest is None:
             return 0.0
@@ -186,7 +186,7 @@ class Fetch:
                 # Some brokers (rumqttd) give what they keep to new subscriptions alone.
                 self._broker.leave(topic)
                 self._broker.follow(topic)
-                self._asked[topic] = _Asked(asked.at, again=True)
+                self._asked[topic] = _AskedFor(asked.at, again=True)
 
     def _ask(self) -> None:
         if self._manifest is None:
@@ -201,7 +201,7 @@ class Fetch:
             return
         delivery = self._broker.follow(topic)
         if delivery is not None:
-            self._asked[topic] = _Asked(time.monotonic())
+            self._asked[topic] = _AskedFor(time.monotonic())
             self._packets[delivery.packet_id] = topic
 
     def _leave(self, topic: str) -> None:

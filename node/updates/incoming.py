@@ -63,7 +63,7 @@ class IncomingRelease:
         self.target = target
         """The release, by the newest order that asks for it."""
         self.slot: Slot | None = None
-        """Where it is, once it is here, whole."""
+        """The release on the disk, once it is here, whole."""
         self._fetch = fetch
         self._store = store
         self._report = report
@@ -74,12 +74,12 @@ class IncomingRelease:
 
     @property
     def is_on_trial(self) -> bool:
-        """Whether the ear has it."""
+        """Whether the ear scores with it beside the running release."""
         return self._phase is UpdatePhase.TRIAL
 
     @property
     def files_sha256(self) -> frozenset[str]:
-        """Of its files, as far as they are known."""
+        """SHA-256 of its files, as far as they are known."""
         return self._fetch.files_sha256
 
     def begin(self, *, allow_older: bool) -> None:

@@ -24,7 +24,7 @@ class StandingOrder(msgspec.Struct, frozen=True, kw_only=True):
     """Whose order it is; None if there is none."""
     serial: int | None
     target: Wanted | None
-    """What to run; None: whatever runs."""
+    """The release to run; None is whatever runs."""
     allow_older: bool
 
 

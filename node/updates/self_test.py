@@ -49,15 +49,15 @@ _ENDED_FROM_OUTSIDE = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Tested(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of it."""
+    """What a self-test has found."""
 
     passed: bool
     reason: str | None = None
-    """Why not, at most 200 characters; None if it passed."""
+    """Why it failed, in at most 200 characters; None if it passed."""
     statistic: float | None = None
-    """Of the probe; None where there is none."""
+    """The release's statistic of the probe; None where it gave none."""
     latency_p95_ms: float | None = None
-    """Of a window's features and models, with nothing else in the way; None where not measured."""
+    """Time for a window's features and models, by themselves; None where not measured."""
     interrupted: bool = False
     """Whether the test was ended before its time: that says nothing about the release."""
 
@@ -171,7 +171,7 @@ def _failed(
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The child process."""
+    """Test one release, in the child process, and print what was found."""
     parser = argparse.ArgumentParser(prog="python -m node.updates.self_test")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--threads", type=int, default=1)

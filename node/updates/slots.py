@@ -75,7 +75,7 @@ class SlotStore:
 
     @property
     def state(self) -> UpdateState:
-        """As of the last boot or change."""
+        """The state as of the last boot or change."""
         assert self._state is not None, "boot() comes first"
         return self._state
 

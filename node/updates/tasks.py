@@ -23,7 +23,7 @@ class RunNow(msgspec.Struct, frozen=True):
     release: Release
     manifest_sha256: str
     threshold: float | None
-    """An operator's."""
+    """An operator's threshold for that release; None if no order gives one."""
     why: str
 
 

@@ -23,15 +23,15 @@ class TrialReport(msgspec.Struct, frozen=True, kw_only=True):
     """How a trial stands."""
 
     windows: int = 0
-    """That the new model has scored."""
+    """Windows that the new model has scored."""
     flagged: int = 0
-    """Of these, by its release's threshold."""
+    """Windows among these that the new model flags by its release's threshold."""
     running_flagged: int = 0
-    """By the running model and the limits in force, since the trial began."""
+    """Windows that the running model has flagged by the limits in force since the trial began."""
     score: float | None = None
-    """Median of the new model's."""
+    """Median score of the new model."""
     latency_p95_ms: float | None = None
-    """Of the new model."""
+    """Time that the new model takes for a window."""
 
 
 class Trial:
@@ -54,7 +54,7 @@ class Trial:
         self.scorer = Scorer(release, runtime, threads=threads)
         self.framer = framer_for(self.scorer.manifest)
         self.failure: str | None = None
-        """Why it must not be used."""
+        """Why the release must not be used; None while nothing speaks against it."""
         self._windows = windows
         self._max_score = max_score
         self._scores: list[float] = []
@@ -64,17 +64,17 @@ class Trial:
 
     @property
     def is_over(self) -> bool:
-        """Whether there is a verdict."""
+        """Whether the trial has come to a verdict."""
         return self.failure is not None or len(self._scores) >= self._windows
 
     @property
     def progress(self) -> float:
-        """0 to 1."""
+        """Share of the windows that have been scored, 0 to 1."""
         return min(1.0, len(self._scores) / self._windows)
 
     @property
     def report(self) -> TrialReport:
-        """How it stands."""
+        """How the trial stands now."""
         if not self._scores:
             return TrialReport(running_flagged=self._running_flagged)
         return TrialReport(
@@ -100,7 +100,7 @@ class Trial:
             self.failure = f"failed on live sound: {error!r}"[:200]
 
     def running_has_flagged(self) -> None:
-        """The running model has flagged a window."""
+        """Count a window that the running model has flagged."""
         self._running_flagged += not self.is_over
 
     def _score(self, samples: Float32Array) -> None:

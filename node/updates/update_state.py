@@ -54,11 +54,11 @@ class Refused(msgspec.Struct, frozen=True, kw_only=True):
 
     manifest_sha256: Sha256
     release: ModelLabel | None = None
-    """What people call it."""
+    """The release's label, for people."""
     serial: Count
-    """Of the order that asked for it."""
+    """Serial of the order that asked for it."""
     phase: UpdatePhase
-    """Rejected or rolled back."""
+    """Whether it was rejected or rolled back."""
     reason: Text
     at_us: TimeUs
     retry: bool
@@ -89,7 +89,7 @@ class UpdateState(msgspec.Struct, frozen=True, kw_only=True):
     orders: dict[str, Desired] = {}
     """Per address the last order that was accepted: its serial counts."""
     refused: tuple[Refused, ...] = ()
-    """The newest last."""
+    """The newest refusals, the last one last."""
 
     @property
     def slots(self) -> tuple[Slot, ...]:
