@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from contract.desired import Wanted
 from contract.errors import EarshotError, ReleaseError
-from contract.messages import UpdatePhase
+from contract.states import UpdatePhase
 from node.updates.fetch import Fetch, FetchError
 from node.updates.orders import OrderError, check_version
 from node.updates.release_folders import UpdateStoreError

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 
 from contract.errors import ReleaseError
-from contract.messages import UpdatePhase
+from contract.states import UpdatePhase
 from node.delivery.publisher import Asked
 from node.scoring.release_store import Release
 from node.settings import UpdateSection

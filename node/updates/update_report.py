@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 import msgspec
 
-from contract.messages import Result, Update, UpdatePhase
+from contract.messages import Result, Update
 from contract.session import Received
+from contract.states import UpdatePhase
 from node.delivery.publisher import Answer, Asked
 from node.updates.order_book import OrderBook
 from node.updates.orders import NOTHING_ORDERED, StandingOrder

@@ -23,9 +23,9 @@ import msgspec
 from contract import topics
 from contract.desired import Wanted
 from contract.errors import MessageError, ReleaseError, SignatureError, TopicError
-from contract.messages import UpdatePhase
 from contract.session import Connected, Disconnected, Followed, Received, SessionEvent, Subscribed
 from contract.signature import TrustedKeys
+from contract.states import UpdatePhase
 from contract.topics import Kind
 from node.delivery.publisher import Asked
 from node.settings import UpdateSection

@@ -3,7 +3,7 @@
 import pytest
 
 from contract.desired import Wanted
-from contract.messages import UpdatePhase
+from contract.states import UpdatePhase
 from node.updates.next_step import NextStep, next_step, thresholds_by
 from node.updates.orders import NOTHING_ORDERED, StandingOrder
 from node.updates.update_state import Refused, Slot, UpdateState, refusing

@@ -5,7 +5,7 @@ import random
 import msgspec
 import pytest
 
-from contract.messages import UpdatePhase
+from contract.states import UpdatePhase
 from node.updates.update_state import (
     Refused,
     Slot,
