@@ -1,134 +1,123 @@
-"""Drawings for a page: numbers in, SVG text out, the same for the same numbers.
+"""Drawings for a page by matplotlib: numbers in, SVG out, the same for the same numbers.
 
-What is told in words around them, and which numbers are worth drawing, is
-`training.pages.report`'s.
+Colours are the page's own (CSS variables), so that a drawing is light or dark as the page is. What
+is told in words around them, and which numbers are worth drawing, is not decided here.
 """
 
-import base64
+import hashlib
 import html
+import io
+import logging
 import math
-import struct
-import zlib
-from collections.abc import Iterable, Sequence
-from typing import Literal
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
 
+import matplotlib as mpl
 import msgspec
 import numpy as np
 import numpy.typing as npt
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 from sklearn.metrics import roc_curve
 
 from contract.features import Float32Array
+from training.pages.blocks import Drawing
+
+# It tells that it looks for the computer's fonts, once; the page brings its own.
+logging.getLogger("matplotlib").setLevel(logging.ERROR)
 
 Float64Array = npt.NDArray[np.float64]
 Point = tuple[float, float]
 
-STYLE = """
-svg{display:block;width:100%;height:auto;font-size:12px}
-text{fill:var(--ink)}
-text.faint{fill:var(--faint)}
-.start{text-anchor:start}.middle{text-anchor:middle}.end{text-anchor:end}.strong{font-weight:700}
-.of-normal{fill:var(--normal)}.of-anomaly{fill:var(--anomaly)}
-.line{fill:none;stroke:var(--ink);stroke-width:1.5;stroke-linejoin:round}
-.line.grid{stroke:var(--rule);stroke-width:1}
-.line.axis,.line.thin{stroke:var(--faint);stroke-width:1}
-.line.limit,.line.chance{stroke-dasharray:5 3}
-.line.chance{stroke:var(--faint)}
-.line.dotted{stroke:var(--faint);stroke-dasharray:1.5 4}
-.line.whisker{stroke:var(--faint);stroke-width:2}
-.line.first{stroke:var(--normal);stroke-width:2}
-.line.second{stroke:var(--anomaly);stroke-width:2;stroke-dasharray:6 3}
-rect.normal,rect.own{fill:var(--normal)}rect.anomaly{fill:var(--anomaly)}
-rect.partial{fill:var(--partial)}
-circle.yardstick,circle.other{fill:var(--paper);stroke:var(--ink);stroke-width:1.5}
-circle.other{stroke:var(--normal)}
-circle.first,circle.second{fill:var(--normal);stroke:var(--paper)}
-circle.second{fill:var(--anomaly)}
-image{image-rendering:pixelated}
-"""
-"""For the colours that the page names: ink, faint, rule, paper, normal, anomaly, partial."""
-
+# Each stands for a variable of the page's style sheet, which takes its place in the SVG.
+_INK, _FAINT, _RULE, _PAPER = "#010101", "#020202", "#030303", "#040404"
+_NORMAL, _ANOMALY, _PARTIAL = "#050505", "#060606", "#070707"
+_VARIABLES = {
+    _INK: "ink",
+    _FAINT: "faint",
+    _RULE: "rule",
+    _PAPER: "paper",
+    _NORMAL: "normal",
+    _ANOMALY: "anomaly",
+    _PARTIAL: "partial",
+}
+_STYLE: dict[Any, object] = {
+    "svg.fonttype": "none",
+    "text.parse_math": False,
+    "font.size": 12,
+    "text.color": _INK,
+    "axes.edgecolor": _FAINT,
+    "axes.facecolor": "none",
+    "axes.labelcolor": _FAINT,
+    "axes.labelsize": 12,
+    "axes.titlesize": 12,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": _RULE,
+    "grid.linewidth": 1,
+    "xtick.color": _FAINT,
+    "ytick.color": _FAINT,
+    "xtick.labelcolor": _INK,
+    "ytick.labelcolor": _INK,
+    "xtick.labelsize": 12,
+    "ytick.labelsize": 12,
+    "legend.frameon": False,
+    "legend.fontsize": 12,
+    "legend.borderpad": 0,
+    "legend.borderaxespad": 0,
+    "legend.handlelength": 2,
+}
 _WIDTH = 360
 """Of every drawing, in units that are pixels on a phone."""
+_PIXELS_PER_INCH = 72
 _LEFT, _RIGHT = 50.0, _WIDTH - 14.0
 _BINS = 28
-_LOG_AXIS_FROM = 50.0
+_LOG_SCALE_FROM = 50.0
 """Largest number over the smallest, from which on a linear axis hides the small ones."""
-_KINDS = ("first", "second")
+_LINES: tuple[dict[str, Any], ...] = (
+    {"color": _NORMAL},
+    {"color": _ANOMALY, "linestyle": (0, (3, 1.5))},
+)
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
-
-class Markup(str):
-    """Text that is HTML already; all other text is escaped."""
-
-    __slots__ = ()
-
-
-def tag(element: str, /, *children: str, **attributes: str | int) -> Markup:
-    """An element; `class_` is class, and other underscores are hyphens."""
-    given = "".join(
-        f' {key.rstrip("_").replace("_", "-")}="{html.escape(str(value))}"'
-        for key, value in attributes.items()
-    )
-    content = "".join(
-        child if isinstance(child, Markup) else html.escape(child) for child in children
-    )
-    if element == "meta":
-        return Markup(f"<meta{given}>")
-    if element in {"rect", "circle", "polyline", "image"}:
-        return Markup(f"<{element}{given}/>")
-    return Markup(f"<{element}{given}>{content}</{element}>")
+# Told apart by all kinds of colour vision: ColorBrewer's PuOr with blue for purple, and viridis.
+_DIVERGING = LinearSegmentedColormap.from_list(
+    "diverging", ["#053061", "#4393c3", "#f7f7f7", "#e08214", "#7f3b08"]
+)
+_SEQUENTIAL = mpl.colormaps["viridis"]
 
 
-class Axis(msgspec.Struct, frozen=True, kw_only=True):
-    """From values to places in a drawing."""
+class Range(msgspec.Struct, frozen=True, kw_only=True):
+    """From where to where an axis goes."""
 
     low: float
     high: float
-    start: float = _LEFT
-    end: float = _RIGHT
     log: bool = False
 
-    def at(self, value: float) -> float:
-        """Where a value lies."""
-        low, high = self.low, self.high
-        if self.log:
-            low, high, value = math.log10(low), math.log10(high), math.log10(max(value, low))
-        return self.start + (value - low) / ((high - low) or 1.0) * (self.end - self.start)
-
-    def ticks(self) -> list[float]:
-        """Round values from end to end, a handful of them."""
-        if self.log:
-            first, last = math.ceil(math.log10(self.low)), math.floor(math.log10(self.high))
-            if last - first < 1:
-                powers = [10.0**power for power in range(first - 1, last + 1)]
-                found = [factor * power for power in powers for factor in (1, 2, 5)]
-                return [tick for tick in found if self.low <= tick <= self.high]
-            every = max(1, math.ceil((last - first + 1) / 6))
-            return [10.0**power for power in range(first, last + 1, every)]
-        span = (self.high - self.low) or 1.0
-        step = 10.0 ** math.floor(math.log10(span / 4))
-        step = next(each for each in (step, 2 * step, 5 * step, 10 * step) if span / each <= 5.001)
-        lowest = math.ceil(self.low / step - 1e-9)
-        count = math.floor(self.high / step + 1e-9) - lowest + 1
-        return [(lowest + index) * step for index in range(count)]
-
-    def label(self, tick: float) -> str:
-        """How a value is written beside the axis."""
-        if self.log and not 1e-3 <= tick < 1e5:
-            power = math.floor(math.log10(tick) + 1e-9)
-            factor = round(tick / 10.0**power)
-            return ("" if factor == 1 else f"{factor}·") + f"10{str(power).translate(_SUPERSCRIPT)}"
-        return f"{tick:.6g}".replace("-", "\N{MINUS SIGN}")
+    @property
+    def edges(self) -> Float64Array:
+        """Of the bins of a histogram, shape (bins + 1,)."""
+        spaced = np.geomspace if self.log else np.linspace
+        return spaced(self.low, self.high, _BINS + 1)
 
 
-def axis_of(values: Sequence[float], *, start: float = _LEFT, end: float = _RIGHT) -> Axis:
-    """An axis with room for all values, logarithmic where they are positive and far apart."""
+def range_of(values: Sequence[float]) -> Range:
+    """A range with room for all values, logarithmic where they are positive and far apart."""
     low, high = min(values), max(values)
-    if low > 0 and high / low >= _LOG_AXIS_FROM:
-        return Axis(low=low / 1.2, high=high * 1.2, start=start, end=end, log=True)
+    if low > 0 and high / low >= _LOG_SCALE_FROM:
+        return Range(low=low / 1.2, high=high * 1.2, log=True)
     margin = (high - low) * 0.04 or abs(high) * 0.1 or 1.0
     lowest = max(low - margin, 0.0) if low >= 0 else low - margin
-    return Axis(low=lowest, high=high + margin, start=start, end=end)
+    return Range(low=lowest, high=high + margin)
 
 
 def forest(
@@ -137,22 +126,28 @@ def forest(
     what: str,
     chance: float,
     told: str,
-) -> Markup:
+) -> Drawing:
     """Figures from 0 to 1 below one another, each with its interval; our own is a square."""
     height = 48 + 22 * len(rows)
-    across, bottom = Axis(low=0, high=1, start=140), height - 38
-    parts = _across(across, 8, bottom, what)
-    parts.append(_line([(across.at(chance), 8), (across.at(chance), bottom)], "chance"))
-    for index, (name, value, interval, kind) in enumerate(rows):
-        y = 20.0 + 22 * index
-        parts.append(_text(132, y + 4, name, "end strong" if kind == "own" else "end"))
-        if interval is not None:
-            parts.append(_line([(across.at(limit), y) for limit in interval], "whisker"))
-        if value is not None:
-            x = across.at(value)
-            square = _box((x - 5, y - 5), (x + 5, y + 5), kind)
-            parts.append(square if kind == "own" else _dot((x, y), kind, radius=4))
-    return _drawing(told, height, parts)
+    with _drawn(height, told, left=140, top=8, bottom=height - 38) as (axes, svg):
+        axes.set_xlim(0, 1)
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.set_xlabel(what)
+        axes.yaxis.grid(visible=False)
+        axes.axvline(chance, color=_FAINT, linestyle=(0, (5, 3)), gid="chance")
+        markers = {"own": ("s", _NORMAL), "other": ("o", _NORMAL), "yardstick": ("o", _INK)}
+        for row, (_, value, interval, kind) in enumerate(rows):
+            if interval is not None:
+                axes.hlines(row, *interval, color=_FAINT, linewidth=2, gid="whisker")
+            if value is not None:
+                shape, colour = markers[kind]
+                face = colour if kind == "own" else _PAPER
+                axes.plot(value, row, shape, color=colour, markerfacecolor=face, gid=kind)
+        axes.set_yticks(range(len(rows)), [name for name, *_ in rows])
+        axes.tick_params(axis="y", length=0)
+        for label, (_, _, _, kind) in zip(axes.get_yticklabels(), rows, strict=True):
+            label.set_fontweight("bold" if kind == "own" else "normal")
+    return svg[0]
 
 
 def histogram(
@@ -160,52 +155,66 @@ def histogram(
     normal: Sequence[float],
     anomalous: Sequence[float] | None,
     threshold: float,
-    across: Axis,
+    across: Range,
     *,
     what: str,
-) -> Markup:
+) -> Drawing:
     """Normal values upwards and anomalous ones downwards, as shares of each; None draws none."""
-    top, bottom = 42.0, 190.0
-    sides = [("normal", normal, -1, "▲ normal")]
+    sides = [("normal", _NORMAL, normal, 1)]
     if anomalous is not None:
-        sides.append(("anomaly", anomalous, 1, "▼ anomalous"))
-    middle = bottom if anomalous is None else (top + bottom) / 2
-    edges = np.linspace(across.start, across.end, _BINS + 1)
-    shares = [_shares(values, across, edges) for _, values, _, _ in sides]
-    largest = max(float(share.max()) for share in shares) or 1.0
-
-    parts = _across(across, top, bottom, what)
-    for (kind, _, direction, _), share in zip(sides, shares, strict=True):
-        for left, right, part in zip(edges[:-1], edges[1:], share, strict=True):
-            if part:
-                far = middle + direction * float(part) / largest * (middle - top - 4)
-                ends = sorted((middle, far))
-                parts.append(_box((left + 0.5, ends[0]), (right - 0.5, ends[1]), kind))
-    parts.append(_line([(across.start, middle), (across.end, middle)], "axis"))
-    x = across.at(threshold)
-    parts.append(_line([(x, top - 6), (x, bottom)], "limit"))
-    past_middle = x > (across.start + across.end) / 2
-    beside, side = (x - 5, "end") if past_middle else (x + 5, "start")
-    parts.append(_text(beside, top - 2, f"threshold {threshold:.4g}", side))
-    parts.append(_text(across.start, 14, title, "start strong"))
-    parts.append(_text(across.start - 6, top + 12, f"{largest:.0%}", "end"))
-    for index, (kind, values, _, name) in enumerate(reversed(sides)):
-        legend = f"{name} ({len(values)})"
-        parts.append(_text(across.end - 128 * index, 14, legend, f"end of-{kind}"))
-
+        sides.append(("anomalous", _ANOMALY, anomalous, -1))
     counts = [
-        f"{sum(value > threshold for value in values)} of {len(values)} {name[2:]}"
-        for _, values, _, name in sides
+        f"{sum(value > threshold for value in values)} of {len(values)} {name}"
+        for name, _, values, _ in sides
     ]
     first, *others = counts
     told = ", ".join([f"{title}: {first} above the threshold {threshold:.4g}", *others])
-    return _drawing(told, 228, parts)
-
-
-def _shares(values: Sequence[float], across: Axis, edges: Float64Array) -> Float64Array:
-    places = [min(max(across.at(value), edges[0]), edges[-1]) for value in values]
-    shares: Float64Array = np.histogram(places, edges)[0] / max(len(values), 1)
-    return shares
+    edges = across.edges
+    shares = [
+        np.histogram(np.clip(values, edges[0], edges[-1]), edges)[0] / max(len(values), 1)
+        for _, _, values, _ in sides
+    ]
+    largest = max(float(share.max()) for share in shares) or 1.0
+    with _drawn(228, told, top=42, bottom=190) as (axes, svg):
+        _scale(axes, "x", across)
+        axes.set_xlabel(what)
+        axes.yaxis.grid(visible=False)
+        axes.set_ylim(0 if anomalous is None else -1.05 * largest, 1.05 * largest)
+        for (name, colour, _, direction), share in zip(sides, shares, strict=True):
+            axes.bar(
+                edges[:-1][share > 0],
+                direction * share[share > 0],
+                width=np.diff(edges)[share > 0],
+                align="edge",
+                color=colour,
+                gid=f"bars-{name}",
+            )
+        axes.axhline(0, color=_FAINT, linewidth=1)
+        axes.axvline(threshold, color=_INK, linestyle=(0, (5, 3)), gid="limit")
+        axes.set_yticks([largest], [f"{largest:.0%}"])
+        x = _share_across(across, threshold)
+        side: Literal["left", "right"] = "right" if x > 0.5 else "left"
+        axes.annotate(
+            f"threshold {threshold:.4g}",
+            (x, 1),
+            (-5 if side == "right" else 5, 3),
+            xycoords="axes fraction",
+            textcoords="offset points",
+            ha=side,
+        )
+        axes.set_title(title, y=1, pad=19)
+        arrows = {"normal": "▲", "anomalous": "▼"}
+        for index, (name, colour, values, _) in enumerate(reversed(sides)):
+            axes.annotate(
+                f"{arrows[name]} {name} ({len(values)})",
+                (1, 1),
+                (-128 * index, 19),
+                xycoords="axes fraction",
+                textcoords="offset points",
+                ha="right",
+                color=colour,
+            )
+    return svg[0]
 
 
 class RocLine(msgspec.Struct, frozen=True, kw_only=True):
@@ -221,35 +230,43 @@ class RocLine(msgspec.Struct, frozen=True, kw_only=True):
     """False- and true-positive rate at the threshold in use."""
 
 
-def roc(title: str, lines: Sequence[RocLine], *, end: float, partial: float, told: str) -> Markup:
+def roc(title: str, lines: Sequence[RocLine], *, end: float, partial: float, told: str) -> Drawing:
     """Rate of anomalies found over that of false alarms, drawn up to `end`, shaded to `partial`.
 
     At most two lines have a name.
     """
-    across, up = Axis(low=0, high=end), Axis(low=0, high=1, start=244, end=26)
-    parts = [
-        _text(across.start, 14, title, "start strong"),
-        _box((across.start, up.end), (across.at(min(partial, end)), up.start), "partial"),
-        *_across(across, up.end, up.start, "false-positive rate"),
-        *_upwards(up, across),
-        _line([(across.at(0), up.at(0)), (across.at(end), up.at(end))], "dotted"),
-    ]
-    named = [line for line in lines if line.name is not None]
-    for line in lines:
-        kind = "thin" if line.name is None else _KINDS[named.index(line)]
-        fpr, tpr, _ = roc_curve(line.labels, line.scores)
-        # What lies right of a cut-off axis ends at its edge.
-        kept = fpr <= end
-        points = [*zip(fpr[kept], tpr[kept], strict=True), (end, np.interp(end, fpr, tpr))]
-        parts.append(_line([(across.at(x), up.at(y)) for x, y in points], kind))
-        if line.dot is not None and line.dot[0] <= end:
-            parts.append(_dot((across.at(line.dot[0]), up.at(line.dot[1])), kind, radius=5))
-        if line.name is not None:
-            x = across.end - 80 * (len(named) - named.index(line))
-            parts += _legend(x, 10, line.name, kind)
-    if partial < end:
-        parts.append(_text(across.at(partial) + 4, up.start - 6, "◂ pAUC", "start"))
-    return _drawing(f"ROC, {title}. {told}", 284, parts)
+    with _drawn(284, f"ROC, {title}. {told}", top=26, bottom=244) as (axes, svg):
+        axes.set_xlim(0, end)
+        axes.set_ylim(0, 1)
+        axes.set_xlabel("false-positive rate")
+        axes.set_title(title)
+        axes.axvspan(0, min(partial, end), color=_PARTIAL, linewidth=0)
+        axes.plot([0, end], [0, end], color=_FAINT, linestyle=(0, (1, 3)), gid="chance")
+        named = [line for line in lines if line.name is not None]
+        for line in lines:
+            style: dict[str, Any] = {"color": _FAINT, "linewidth": 1}
+            if line.name is not None:
+                style = {**_LINES[named.index(line)], "linewidth": 2, "label": line.name}
+            fpr, tpr, _ = roc_curve(line.labels, line.scores)
+            # What lies right of a cut-off axis ends at its edge.
+            kept = fpr <= end
+            x, y = [*fpr[kept], end], [*tpr[kept], np.interp(end, fpr, tpr)]
+            axes.plot(x, y, gid="thin" if line.name is None else f"line-{line.name}", **style)
+            if line.dot is not None and line.dot[0] <= end:
+                axes.plot(
+                    *line.dot,
+                    "o",
+                    markersize=10,
+                    color=style["color"],
+                    markeredgecolor=_PAPER,
+                    clip_on=False,
+                    gid=f"dot-{line.name}",
+                )
+        if partial < end:
+            axes.annotate("◂ pAUC", (partial, 0), (4, 6), textcoords="offset points")
+        if named:
+            axes.legend(loc="lower right", bbox_to_anchor=(1, 1.02), ncols=2, columnspacing=1)
+    return svg[0]
 
 
 def curves(
@@ -260,7 +277,7 @@ def curves(
     first: int,
     around_zero: bool = False,
     told: str,
-) -> Markup:
+) -> Drawing:
     """One or two rows of numbers with their names, as lines on one scale.
 
     Args:
@@ -272,24 +289,25 @@ def curves(
         told: for those who do not see the drawing.
     """
     values = [value for _, line in lines for value in line]
-    across = Axis(low=first, high=first + max(max(len(line) for _, line in lines) - 1, 1))
-    up = axis_of(values, start=160, end=44)
+    up = range_of(values)
     if around_zero:
         extent = max(map(abs, values)) or 1.0
-        up = Axis(low=-extent, high=extent, start=up.start, end=up.end)
-    parts = [
-        _text(across.start, 14, title, "start strong"),
-        *_across(across, None, up.start, what),
-        *_upwards(up, across),
-    ]
-    for index, ((name, line), kind) in enumerate(zip(lines, _KINDS, strict=False)):
-        points = [(across.at(number), up.at(value)) for number, value in enumerate(line, first)]
-        parts.append(_line(points, kind) if len(points) > 1 else _dot(points[0], kind, radius=4))
-        parts += _legend(across.start + 150 * index, 27, name, kind)
-    return _drawing(told, 198, parts)
+        up = Range(low=-extent, high=extent)
+    with _drawn(198, told, top=44, bottom=160) as (axes, svg):
+        axes.set_xlim(first, first + max(max(len(line) for _, line in lines) - 1, 1))
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
+        axes.set_xlabel(what)
+        _scale(axes, "y", up)
+        axes.set_title(title, y=1, pad=21)
+        for (name, line), style in zip(lines, _LINES, strict=False):
+            numbers = range(first, first + len(line))
+            marker = "" if len(line) > 1 else "o"
+            axes.plot(numbers, line, marker=marker, linewidth=2, label=name, clip_on=False, **style)
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1.03), ncols=2, columnspacing=1)
+    return svg[0]
 
 
-class Scale(msgspec.Struct, frozen=True, kw_only=True):
+class ColourScale(msgspec.Struct, frozen=True, kw_only=True):
     """Which numbers the ends of a colour scale stand for."""
 
     low: float
@@ -299,119 +317,114 @@ class Scale(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def picture(
-    title: str, array: Float32Array, scale: Scale, *, columns: float, what: str, told: str
-) -> Markup:
+    title: str, array: Float32Array, scale: ColourScale, *, columns: float, what: str, told: str
+) -> Drawing:
     """An array of shape (rows, columns) as colours, the first row at the bottom.
 
-    The axis below counts up to `columns`.
+    The axis below counts up to `columns`. What is no number has the colour of the lowest.
     """
-    across, up = Axis(low=0, high=columns), Axis(low=0, high=len(array), start=160, end=26)
-    share = (array.astype(np.float64) - scale.low) / ((scale.high - scale.low) or 1.0)
-    levels = np.round(np.clip(np.nan_to_num(share), 0, 1) * 255).astype(np.uint8)
-    image = tag(
-        "image",
-        x=_n(across.start),
-        y=_n(up.end),
-        width=_n(across.end - across.start),
-        height=_n(up.start - up.end),
-        preserveAspectRatio="none",
-        href=_png(levels[::-1], _DIVERGING if scale.diverging else _SEQUENTIAL),
+    with _drawn(198, told, top=26, bottom=160) as (axes, svg):
+        axes.imshow(
+            np.nan_to_num(array.astype(np.float64), nan=scale.low),
+            cmap=_DIVERGING if scale.diverging else _SEQUENTIAL,
+            vmin=scale.low,
+            vmax=scale.high if scale.high > scale.low else scale.low + 1,
+            extent=(0, columns, 0, len(array)),
+            origin="lower",
+            aspect="auto",
+            interpolation="none",
+        )
+        axes.grid(visible=False)
+        axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+        axes.yaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 5, 10]))
+        axes.set_xlabel(what)
+        axes.set_title(title)
+    return svg[0]
+
+
+@contextmanager
+def _drawn(
+    height: int, told: str, *, left: float = _LEFT, top: float, bottom: float
+) -> Iterator[tuple[Axes, list[Drawing]]]:
+    """Axes to draw on; what was drawn is then in the list."""
+    # By what is told: the names within a drawing are its own on a page with several.
+    salt = hashlib.sha256(told.encode()).hexdigest()
+    drawn: list[Drawing] = []
+    with mpl.rc_context({**_STYLE, "svg.hashsalt": salt}):
+        size = _WIDTH / _PIXELS_PER_INCH, height / _PIXELS_PER_INCH
+        figure = Figure(figsize=size, dpi=_PIXELS_PER_INCH, facecolor="none")
+        at = (left / _WIDTH, 1 - bottom / height)
+        axes = figure.add_axes(
+            (*at, (_RIGHT - left) / _WIDTH, (bottom - top) / height),
+        )
+        yield axes, drawn
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_minor_locator(NullLocator())
+        text = io.StringIO()
+        figure.savefig(text, format="svg", metadata={"Date": None})
+    drawn.append(Drawing(_page_svg(text.getvalue(), height, told)))
+
+
+def _page_svg(written: str, height: int, told: str) -> Markup:
+    """What matplotlib has written, as a part of a page, and as short as it can be."""
+    inner = written[written.index("<g ") : written.rindex("</svg>")]
+    inner = re.sub(
+        r"<!--.*?-->|<metadata>.*?</metadata>|<style.*?</style>", "", inner, flags=re.DOTALL
     )
-    parts = [
-        _text(across.start, 14, title, "start strong"),
-        image,
-        *_across(across, None, up.start, what),
-        *_upwards(up, None),
-    ]
-    return _drawing(told, 198, parts)
-
-
-def _png(levels: npt.NDArray[np.uint8], palette: bytes) -> str:
-    """A picture as a data URL: one byte for each pixel, colours from the palette."""
-    rows, columns = levels.shape
-    pixels = b"".join(b"\0" + row.tobytes() for row in levels)
-    chunks = (
-        (b"IHDR", struct.pack(">IIBBBBB", columns, rows, 8, 3, 0, 0, 0)),
-        (b"PLTE", palette),
-        (b"IDAT", zlib.compress(pixels, 9)),
-        (b"IEND", b""),
+    # The page has a font of its own.
+    inner = re.sub(r'font-family: [^;"]*;? ?', "", inner)
+    # Names that nothing refers to would be there once for each drawing; ours are its classes.
+    inner = re.sub(r' id="[A-Za-z][A-Za-z0-9.]*_\d+"', "", inner)
+    inner = re.sub(r' id="((?!image)[a-z]+(?:-[a-z ]+)?)"', r' class="\1"', inner)
+    inner = re.sub(
+        r' (d|x|y|width|height|transform|points|style)="([^"]*)"',
+        lambda found: f' {found[1]}="{_shortened(found[2])}"',
+        inner,
     )
-    content = b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        for kind, data in chunks
-    )
-    return "data:image/png;base64," + base64.b64encode(content).decode("ascii")
-
-
-def _palette(colours: str) -> bytes:
-    """256 colours between those given, in hexadecimal."""
-    stops = np.array([list(bytes.fromhex(colour)) for colour in colours.split()], np.float64)
-    places = np.linspace(0, len(stops) - 1, 256)
-    channels = [np.interp(places, np.arange(len(stops)), channel) for channel in stops.T]
-    return np.stack(channels, axis=1).round().astype(np.uint8).tobytes()
-
-
-# Told apart by all kinds of colour vision: ColorBrewer's PuOr with blue for purple, and viridis.
-_DIVERGING = _palette("053061 4393c3 f7f7f7 e08214 7f3b08")
-_SEQUENTIAL = _palette("440154 3b528b 21918c 5ec962 fde725")
-
-
-def _drawing(told: str, height: int, parts: Iterable[str]) -> Markup:
-    return tag(
-        "svg",
-        tag("title", told),
-        *parts,
-        viewBox=f"0 0 {_WIDTH} {height}",
-        role="img",
-        aria_label=told,
+    for colour, variable in _VARIABLES.items():
+        inner = inner.replace(colour, f"var(--{variable})")
+    inner = re.sub(r">\s+<", "><", inner).strip()
+    words = html.escape(told)
+    return Markup(  # noqa: S704 - matplotlib escapes the texts that it was given
+        f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="{words}">'
+        f"<title>{words}</title>{inner}</svg>"
     )
 
 
-def _across(axis: Axis, top: float | None, bottom: float, name: str) -> list[Markup]:
-    """The axis below; with lines up to the top unless that is None."""
-    parts = []
-    for tick in axis.ticks():
-        x = axis.at(tick)
-        if top is not None:
-            parts.append(_line([(x, top), (x, bottom)], "grid"))
-        parts.append(_text(x, bottom + 14, axis.label(tick), "middle"))
-    middle = (axis.start + axis.end) / 2
-    return [*parts, _text(middle, bottom + 29, name, "middle faint")]
+def _shortened(value: str) -> str:
+    numbers = re.sub(r"(\.\d\d)\d+", r"\1", value)
+    return re.sub(r"\s+", " ", numbers).strip()
 
 
-def _upwards(axis: Axis, across: Axis | None) -> list[Markup]:
-    """The axis at the left; with lines across unless that is None."""
-    parts = []
-    for tick in axis.ticks():
-        y = axis.at(tick)
-        if across is not None:
-            parts.append(_line([(across.start, y), (across.end, y)], "grid"))
-        parts.append(_text(_LEFT - 6, y + 4, axis.label(tick), "end"))
-    return parts
+def _scale(axes: Axes, which: Literal["x", "y"], across: Range) -> None:
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    (axes.set_xlim if which == "x" else axes.set_ylim)(across.low, across.high)
+    if not across.log:
+        axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: _label(value)))
+        return
+    (axes.set_xscale if which == "x" else axes.set_yscale)("log")
+    decades = math.log10(across.high / across.low)
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 2 else (1,), numticks=6))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: _label(value)))
+    axis.set_minor_formatter(NullFormatter())
 
 
-def _legend(x: float, y: float, name: str, kind: str) -> list[Markup]:
-    return [_line([(x, y), (x + 26, y)], kind), _text(x + 32, y + 4, name, "start")]
+def _label(value: float) -> str:
+    """How a value is written beside an axis."""
+    if value and not 1e-3 <= abs(value) < 1e5:
+        power = math.floor(math.log10(abs(value)) + 1e-9)
+        factor = f"{value / 10.0**power:.3g}"
+        tens = f"10{str(power).translate(_SUPERSCRIPT)}"
+        text = tens if factor == "1" else f"{factor}·{tens}"
+    else:
+        text = f"{value:.6g}"
+    return text.replace("-", "\N{MINUS SIGN}")
 
 
-def _line(points: Sequence[Point], kind: str) -> Markup:
-    places = " ".join(f"{_n(x)},{_n(y)}" for x, y in points)
-    return tag("polyline", points=places, class_=f"line {kind}")
-
-
-def _box(corner: Point, opposite: Point, kind: str) -> Markup:
-    width, height = opposite[0] - corner[0], opposite[1] - corner[1]
-    at = {"x": corner[0], "y": corner[1], "width": width, "height": height}
-    return tag("rect", **{name: _n(value) for name, value in at.items()}, class_=kind)
-
-
-def _dot(at: Point, kind: str, *, radius: int) -> Markup:
-    return tag("circle", cx=_n(at[0]), cy=_n(at[1]), r=radius, class_=kind)
-
-
-def _text(x: float, y: float, text: str, kind: str) -> Markup:
-    return tag("text", text, x=_n(x), y=_n(y), class_=kind)
-
-
-def _n(value: float) -> str:
-    return f"{value:.1f}"
+def _share_across(across: Range, value: float) -> float:
+    """Where a value lies, 0 at the left end and 1 at the right."""
+    low, high = across.low, across.high
+    if across.log:
+        low, high, value = math.log10(low), math.log10(high), math.log10(max(value, low))
+    return (value - low) / ((high - low) or 1.0)

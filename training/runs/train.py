@@ -36,8 +36,9 @@ from training.judge.thresholds import (
 )
 from training.judge.training_record import fingerprint
 from training.judge.yardstick_figures import yardstick_figures
-from training.pages.report import extreme_windows, report_html
+from training.pages.report import report_html
 from training.pages.results import find_environment, results_csv
+from training.pages.shown_windows import extreme_windows
 from training.progress import Progress
 from training.recipes import QUANTISATIONS, Quantisation, Recipe
 from training.release.release_folder import (

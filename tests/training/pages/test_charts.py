@@ -1,60 +1,93 @@
 """Drawings: what lies where, and what is told to those who do not see it."""
 
 import base64
+import io
 import math
 import re
-import struct
-import zlib
 
 import numpy as np
 import pytest
+from matplotlib import image as mpl_image
 
+from training.pages.blocks import Drawing
 from training.pages.charts import (
-    Axis,
-    Markup,
+    ColourScale,
+    Range,
     RocLine,
-    Scale,
-    axis_of,
     curves,
     forest,
     histogram,
     picture,
+    range_of,
     roc,
-    tag,
 )
 
+Point = tuple[float, float]
 
-def points(drawing: str, kind: str) -> list[list[tuple[float, float]]]:
-    """Places of every line of a kind."""
+
+def paths(drawing: Drawing, name: str) -> list[list[Point]]:
+    """Places of every path of a class."""
+    groups = re.findall(rf'<g class="{name}">(.*?)</g>', drawing.svg)
     return [
-        [(float(x), float(y)) for x, y in (place.split(",") for place in places.split())]
-        for places in re.findall(rf'points="([^"]*)" class="line {kind}"', drawing)
+        [(float(x), float(y)) for x, y in re.findall(r"[ML] ([-.0-9]+) ([-.0-9]+)", path)]
+        for group in groups
+        for path in re.findall(r' d="([^"]*)" clip-path', group)
     ]
 
 
-def test_text_and_attributes_are_escaped() -> None:
-    """Only what is markup already is left as it is."""
-    found = tag("p", "<&", Markup("<b/>"), aria_label='"<')
+def markers(drawing: Drawing, name: str) -> list[Point]:
+    """Places of every marker of a class."""
+    groups = re.findall(rf'<g class="{name}">(.*?)</g></g>', drawing.svg)
+    return [
+        (float(x), float(y))
+        for group in groups
+        for x, y in re.findall(r'<use [^>]*x="([-.0-9]+)" y="([-.0-9]+)"', group)
+    ]
 
-    assert found == '<p aria-label="&quot;&lt;">&lt;&amp;<b/></p>'
+
+def texts(drawing: Drawing) -> list[str]:
+    """All that can be read in a drawing."""
+    return re.findall(r"<text [^>]*>([^<]*)</text>", drawing.svg)
 
 
-@pytest.mark.parametrize(
-    ("axis", "labels"),
-    [
-        (Axis(low=0, high=1), ["0", "0.2", "0.4", "0.6", "0.8", "1"]),
-        (Axis(low=-0.3, high=0.3), ["\N{MINUS SIGN}0.2", "0", "0.2"]),
-        (Axis(low=0.5, high=2e6, log=True), ["1", "100", "10000", "10⁶"]),
-        (Axis(low=12, high=60, log=True), ["20", "50"]),
-        (Axis(low=3e-6, high=6e-6, log=True), ["5·10⁻⁶"]),
-    ],
-)
-def test_ticks_are_round_numbers_within_the_axis(axis: Axis, labels: list[str]) -> None:
-    """Few, from low to high, short to read."""
-    ticks = axis.ticks()
+def height(bar: list[Point]) -> float:
+    """How far it reaches upwards or downwards."""
+    places = [y for _, y in bar]
+    return max(places) - min(places)
 
-    assert [axis.label(tick) for tick in ticks] == labels
-    assert all(axis.low <= tick <= axis.high for tick in ticks)
+
+def line_of_losses(told: str = "t") -> Drawing:
+    """Two losses after two epochs."""
+    return curves("t", [("trained", [3.0, 2.0])], what="epoch", first=1, told=told)
+
+
+def test_drawing_is_a_part_of_any_page() -> None:
+    """The same numbers give the same text, which names no file, address or day of its own."""
+    drawing, other = line_of_losses().svg, line_of_losses("u").svg
+
+    assert drawing == line_of_losses().svg
+    assert not re.search(r"://|<metadata|<style|<\?xml|font-family| id=\"[A-Za-z]+_", drawing)
+    names, others = (set(re.findall(r' id="([^"]*)"', each)) for each in (drawing, other))
+    assert names
+    assert not names & others
+    assert set(re.findall(r'(?:href="|url\()#([a-z0-9]+)', drawing)) <= names
+
+
+def test_colours_are_those_of_the_page() -> None:
+    """A drawing has none of its own, so that it is dark where the page is."""
+    assert not re.search(r"#[0-9a-f]{6}[^0-9a-f]", line_of_losses().svg)
+    assert "stroke: var(--normal)" in line_of_losses().svg
+
+
+def test_texts_are_escaped_and_taken_as_they_are() -> None:
+    """Neither an element nor a formula can come in by a name."""
+    evil = '<b>"$x$&'
+
+    drawing = curves(evil, [(evil, [1.0, 2.0])], what="epoch", first=1, told=evil)
+
+    assert "<b>" not in drawing.svg
+    assert drawing.svg.count("&lt;b&gt;") == 4
+    assert texts(drawing).count('&lt;b&gt;"$x$&amp;') == 2
 
 
 @pytest.mark.parametrize(
@@ -68,42 +101,47 @@ def test_ticks_are_round_numbers_within_the_axis(axis: Axis, labels: list[str]) 
         ([0.0], False),
     ],
 )
-def test_axis_has_room_for_all_values(values: list[float], log: bool) -> None:
+def test_range_has_room_for_all_values(values: list[float], log: bool) -> None:
     """Also for one, and logarithmic only where all are positive and far apart."""
-    axis = axis_of(values, start=10, end=110)
+    found = range_of(values)
 
-    assert axis.log is log
-    assert all(10 <= axis.at(value) < 110 for value in values)
+    assert found.log is log
+    assert all(found.low <= value < found.high for value in values)
+    assert (np.diff(found.edges) > 0).all()
 
 
 def test_histogram_tells_and_draws_what_is_flagged() -> None:
     """Bars are shares of their own kind, normal ones up, anomalous ones down."""
     drawing = histogram(
-        "source",
-        [1.0, 1.0, 1.0, 9.0],
-        [9.0, 9.0],
-        5.0,
-        Axis(low=0, high=10),
-        what="score",
+        "source", [1.0, 1.0, 1.0, 9.0], [9.0, 9.0], 5.0, Range(low=0, high=10), what="score"
     )
 
-    assert "source: 1 of 4 normal above the threshold 5, 2 of 2 anomalous" in drawing
-    bars = re.findall(r'y="([\d.]+)" width="[\d.]+" height="([\d.]+)" class="(\w+)"', drawing)
-    ((_, axis_y), _) = points(drawing, "axis")[0]
-    heights = {(kind, float(height)) for _, height, kind in bars}
-    assert heights == {("normal", 52.5), ("normal", 17.5), ("anomaly", 70.0)}
-    assert all(
-        float(y) + float(height) == axis_y if kind == "normal" else float(y) == axis_y
-        for y, height, kind in bars
+    assert "source: 1 of 4 normal above the threshold 5, 2 of 2 anomalous" in drawing.svg
+    up, down = paths(drawing, "bars-normal"), paths(drawing, "bars-anomalous")
+    low, high = sorted(map(height, up))
+    (all_of_them,) = map(height, down)
+    assert high == pytest.approx(3 * low, abs=0.1)
+    assert all_of_them == pytest.approx(4 * low, abs=0.1)
+    assert max(y for bar in up for _, y in bar) == min(y for bar in down for _, y in bar)
+
+
+def test_bars_beyond_the_threshold_lie_right_of_its_line() -> None:
+    """So does an axis that counts in powers of ten."""
+    drawing = histogram(
+        "t", [0.1, 2.0], [90.0], 10.0, Range(low=0.05, high=200, log=True), what="score"
     )
+
+    ((x, _), _) = paths(drawing, "limit")[0]
+    assert all(point[0] < x for bar in paths(drawing, "bars-normal") for point in bar)
+    assert all(point[0] > x for bar in paths(drawing, "bars-anomalous") for point in bar)
 
 
 def test_histogram_of_normal_sound_alone_says_nothing_of_anomalies() -> None:
     """It has all the height to itself, and no second legend."""
-    drawing = histogram("held out", [1.0], None, 5.0, Axis(low=0, high=10), what="statistic")
+    drawing = histogram("held out", [1.0], None, 5.0, Range(low=0, high=10), what="statistic")
 
-    assert "anomal" not in drawing
-    assert 'height="144.0" class="normal"' in drawing
+    assert "anomal" not in drawing.svg
+    assert max(y for _, y in paths(drawing, "bars-normal")[0]) == 190
 
 
 def test_roc_ends_at_the_edge_and_keeps_its_dot_inside() -> None:
@@ -116,26 +154,27 @@ def test_roc_ends_at_the_edge_and_keeps_its_dot_inside() -> None:
     )
     cut, whole = (roc("t", [line], end=end, partial=0.1, told="AUC 0.75") for end in (0.1, 1.0))
 
-    assert points(cut, "first")[0][-1] == (346.0, 135.0)
-    assert points(whole, "first")[0][-1] == (346.0, 26.0)
-    assert "<circle" not in cut
-    assert 'cx="198.0" cy="135.0"' in whole
-    assert "<title>ROC, t. AUC 0.75</title>" in whole
+    assert paths(cut, "line-source")[0][-1] == (346, 135)
+    assert paths(whole, "line-source")[0][-1] == (346, 26)
+    assert markers(cut, "dot-source") == []
+    assert markers(whole, "dot-source") == [(198, 135)]
+    assert "<title>ROC, t. AUC 0.75</title>" in whole.svg
 
 
 def test_best_of_the_yardsticks_is_thin_and_has_no_legend() -> None:
-    """Kinds go to the lines that have a name, in their order."""
+    """Those that have a name are in the legend, in their order."""
     labels, scores = np.array([False, True]), np.array([0.0, 1.0])
     names = (None, "source", "target")
     lines = [RocLine(name=name, labels=labels, scores=scores) for name in names]
 
     drawing = roc("t", lines, end=1.0, partial=0.1, told="")
 
-    assert [len(points(drawing, kind)) for kind in ("thin", "first", "second")] == [1, 2, 2]
+    assert [len(paths(drawing, name)) for name in ("thin", "line-source", "line-target")] == [1] * 3
+    assert [text for text in texts(drawing) if text in names] == ["source", "target"]
 
 
 def test_interval_of_a_figure_lies_about_it() -> None:
-    """Our own is a square, a yardstick a ring, and what is not known is left out."""
+    """What is not known is left out; its name stands there all the same."""
     drawing = forest(
         [
             ("own", 0.5, (0.25, 0.75), "own"),
@@ -147,47 +186,45 @@ def test_interval_of_a_figure_lies_about_it() -> None:
         told="t",
     )
 
-    assert points(drawing, "whisker") == [[(191.5, 20.0), (294.5, 20.0)]]
-    assert '<rect x="238.0" y="15.0"' in drawing
-    assert re.findall(r'cx="([\d.]+)"', drawing) == ["294.5"]
-
-
-def test_curve_about_zero_has_zero_in_the_middle() -> None:
-    """Both lines share one scale; a single value is a dot."""
-    drawing = curves(
-        "t",
-        [("least", [0.0, 0.5, -0.5]), ("most", [2.0])],
-        what="band",
-        first=0,
-        around_zero=True,
-        told="t",
-    )
-
-    line, _ = points(drawing, "first")
-    assert line == [(50.0, 102.0), (198.0, 87.5), (346.0, 116.5)]
-    assert 'cx="50.0" cy="44.0"' in drawing
+    ((left, y), (right, _)) = paths(drawing, "whisker")[0]
+    ((x, own_y),) = markers(drawing, "own")
+    assert (left + right) / 2 == pytest.approx(x)
+    assert y == own_y
+    assert x == paths(drawing, "chance")[0][0][0]
+    assert [place for place, _ in markers(drawing, "yardstick")] == [right]
+    assert {"own", "knn", "none"} <= set(texts(drawing))
 
 
 def test_curve_of_losses_counts_from_one() -> None:
     """The first epoch is at the left end and the last at the right."""
-    drawing = curves("t", [("trained", [3.0, 2.0])], what="epoch", first=1, told="t")
+    assert {"1", "2"} <= set(texts(line_of_losses()))
+    assert "trained" in texts(line_of_losses())
 
-    line, _ = points(drawing, "first")
-    assert [x for x, _ in line] == [50.0, 346.0]
+
+def test_curve_about_zero_has_zero_in_the_middle() -> None:
+    """As much is shown below 0 as above it."""
+    lines = [("least", [0.0, 0.5, -0.5]), ("most", [2.0])]
+
+    drawing = curves("t", lines, what="band", first=0, around_zero=True, told="t")
+
+    found = texts(drawing)
+    assert {"\N{MINUS SIGN}2", "0", "2"} <= set(found)
 
 
 def test_picture_holds_each_number_as_its_share_of_the_scale() -> None:
     """The first row is at the bottom; what is beyond the scale, or no number, has its end."""
     array = np.array([[0.0, 1.0, 2.0], [-9.0, 9.0, math.nan]], np.float32)
-    scale = Scale(low=0.0, high=2.0, diverging=False)
+    scale = ColourScale(low=0.0, high=2.0, diverging=False)
 
     drawing = picture("t", array, scale, columns=3, what="column", told="t")
 
-    encoded = re.search(r'href="data:image/png;base64,([^"]+)"', drawing)
+    encoded = re.search(r'href="data:image/png;base64,([^"]+)"', drawing.svg)
     assert encoded
-    content = base64.b64decode(encoded[1])
-    assert struct.unpack(">II", content[16:24]) == (3, 2)
-    start = content.index(b"IDAT")
-    (length,) = struct.unpack(">I", content[start - 4 : start])
-    rows = zlib.decompress(content[start + 4 : start + 4 + length])
-    assert rows == bytes([0, 0, 255, 0, 0, 0, 128, 255])
+    pixels = mpl_image.imread(io.BytesIO(base64.b64decode(encoded[1])), format="png")
+    assert pixels.shape[:2] == (2, 3)
+    # Upwards from the axis: the first row of pixels is the lowest.
+    assert re.search(r'transform="matrix\([0-9.]+ 0 0 -[0-9.]+ 50 160\)"', drawing.svg)
+    low, middle, high = pixels[0]
+    assert not np.array_equal(low, middle)
+    assert not np.array_equal(middle, high)
+    np.testing.assert_array_equal(pixels[1], [low, high, low])
