@@ -20,7 +20,8 @@ from contract.topics import Kind
 from node.scoring.release_store import read_release
 from training.errors import DestinationError
 from training.fleet.broker import retained
-from training.fleet.fleet import before, obstacles
+from training.fleet.fleet import before
+from training.fleet.obstacles import obstacles
 from training.fleet.orders import Access, Desk, Waiting, at_desk, carry_out, now_us
 from training.fleet.rollout_screen import Screen
 from training.fleet.rollout_tables import counted

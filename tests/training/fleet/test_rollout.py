@@ -41,16 +41,18 @@ from tests.training.fleet.test_push import (
     run,
 )
 from tests.training.packed import content, manifest, packed, release
-from training.fleet.fleet import Fleet, SerialsUsedUpError, before, obstacles
+from training.fleet.clearing import UnclearUseError, what_to_clear
+from training.fleet.fleet import Fleet, SerialsUsedUpError, before
+from training.fleet.obstacles import obstacles
 from training.fleet.orders import EXIT_NOT_ALL
 from training.fleet.push import PushRefusedError
+from training.fleet.retire import retire
 from training.fleet.rings import Rollout, Standing
 from training.fleet.rollout import (
     PromoteRequest,
     RollbackRequest,
     RolloutError,
     promote,
-    retire,
     rollback,
     status,
     withdraw,
@@ -59,10 +61,8 @@ from training.fleet.rollout_screen import Screen, _Careful, changed_line
 from training.fleet.rollout_tables import fleet_table, orders_table
 from training.fleet.shelf import (
     KeptRelease,
-    UnclearUseError,
     kept_releases,
     next_version,
-    what_to_clear,
 )
 
 

@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Clear them, once a person has agreed."""
-    from training.fleet.rollout import retire
+    from training.fleet.retire import retire
     from training.fleet.rollout_screen import Screen
 
     return retire(access(options, None), Screen(), _agreed if options.yes else _ask)
