@@ -4,24 +4,19 @@ import math
 import re
 import signal
 import subprocess
-import sys
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from itertools import count
+from contextlib import ExitStack
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from contract import topics
-from contract.desired import Desired, Wanted, cohort_percent
+from contract.desired import cohort_percent
 from contract.errors import EarshotError, TopicError
 from contract.messages import decode, encode
 from contract.release import CHUNK_BYTES, ENVELOPE_NAME, MANIFEST_NAME, encode_manifest
-from contract.session import Received
-from contract.settings import MqttSettings
-from contract.signature import MAX_ENVELOPE_BYTES, Signer, read_public_keys
+from contract.signature import MAX_ENVELOPE_BYTES, read_public_keys
 from contract.signed_desired import open_desired, sign_desired
 from contract.signed_manifest import sign_manifest
 from contract.states import UpdatePhase
@@ -32,112 +27,28 @@ from tests.rig.programs import ROOT
 from tests.rig.signers import SECOND, SIGNER, STRANGER, TRUSTED
 from tests.rig.virtual_nodes import Script, VirtualNode, birth
 from tests.rig.waiting import wait_until
+from tests.training.fleet.operating import (
+    ALL,
+    WAITING,
+    LiveEar,
+    access,
+    command,
+    fleet,
+    in_cohort,
+    kept,
+    operator,
+    order,
+    order_at,
+    pushed,
+    put,
+    run,
+)
 from tests.training.packed import content, manifest, packed, release
 from training.errors import DestinationError
-from training.fleet.broker import Operator, retained
-from training.fleet.orders import EXIT_NOT_ALL, EXIT_TIMED_OUT, Access, Waiting
+from training.fleet.broker import retained
+from training.fleet.orders import EXIT_NOT_ALL, EXIT_TIMED_OUT, Waiting
 from training.fleet.push import PushRefusedError, PushRequest, push
 from training.fleet.rollout_screen import Screen
-
-ALL = "earshot/1/all/desired"
-WAITING = Waiting(timeout_seconds=30.0)
-SETTLE_SECONDS = 0.2
-OURS = read_public_keys(SIGNER.public_pem)
-
-
-@pytest.fixture
-def broker(tmp_path: Path) -> Iterator[Mosquitto]:
-    """A broker of this test's own."""
-    with Mosquitto(tmp_path / "mosquitto") as server:
-        yield server
-
-
-def access(broker: Mosquitto) -> Access:
-    settings = MqttSettings(host=broker.host, port=broker.port)
-    return Access(broker=settings, trusted=OURS, settle_seconds=SETTLE_SECONDS)
-
-
-def pushed(
-    broker: Mosquitto,
-    folder: Path,
-    to: str = "all",
-    *percents: float,
-    waiting: Waiting | None = None,
-    threshold: float | None = None,
-    resend: bool = False,
-    signer: Signer = SIGNER,
-) -> int:
-    request = PushRequest(
-        release=folder,
-        to=to,
-        percents=percents or (100.0,),
-        threshold=threshold,
-        resend=resend,
-        waiting=waiting,
-    )
-    return push(request, signer, access(broker), Screen())
-
-
-def operator(broker: Mosquitto) -> Operator:
-    return Operator(
-        MqttSettings(host=broker.host, port=broker.port),
-        (),
-        lambda topic, payload: None,
-        note=lambda text: None,
-        settle_seconds=SETTLE_SECONDS,
-    )
-
-
-def kept(broker: Mosquitto, *filters: str) -> dict[str, bytes]:
-    with operator(broker) as ours:
-        return ours.read(*filters)
-
-
-def put(broker: Mosquitto, topic: str, payload: bytes) -> None:
-    with operator(broker) as ours:
-        assert [each.topic for each in ours.put([retained(topic, payload)])] == [topic]
-
-
-def order_at(broker: Mosquitto, to: str) -> Desired:
-    topic = topics.desired(to)
-    return open_desired(topic, kept(broker, topic)[topic], TRUSTED)
-
-
-def order(to: str, label: str, serial: int) -> Desired:
-    return Desired(
-        at_us=1,
-        to=to,
-        serial=serial,
-        wanted=Wanted(release=label, manifest_sha256="ab" * 32),
-        percent=100.0,
-        before=None,
-        allow_older=False,
-    )
-
-
-def in_cohort(low: float, high: float, many: int) -> list[str]:
-    """Names of nodes that stand between two percentages."""
-    names = (f"press-{number}" for number in count())
-    found = (name for name in names if low <= cohort_percent(name) < high)
-    return [next(found) for _ in range(many)]
-
-
-@contextmanager
-def fleet(nodes: Sequence[VirtualNode]) -> Iterator[None]:
-    with ExitStack() as stack:
-        for node in nodes:
-            stack.enter_context(node)
-        yield
-
-
-class LiveEar(Ear):
-    """Hears all that is said from now on, and nothing that was there."""
-
-    def __init__(self, broker: Mosquitto) -> None:
-        super().__init__(broker, "ear", "earshot/#")
-
-    def received(self) -> list[Received]:
-        return [message for message in super().received() if not message.retained]
 
 
 def kinds(ear: Ear) -> list[str]:
@@ -707,37 +618,6 @@ def test_a_broker_that_restarts_while_nodes_are_waited_for(
     err = capsys.readouterr().err
     assert "is away" in err
     assert "is back" in err
-
-
-def key_file(tmp_path: Path) -> Path:
-    from cryptography.hazmat.primitives.serialization import (
-        Encoding,
-        NoEncryption,
-        PrivateFormat,
-    )
-
-    path = tmp_path / "key.pem"
-    path.write_bytes(SIGNER._key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    path.chmod(0o600)
-    return path
-
-
-def command(broker: Mosquitto, tmp_path: Path, *words: str) -> list[str]:
-    where = f"{broker.host}:{broker.port}"
-    key = str(key_file(tmp_path))
-    return [sys.executable, "-m", "training", *words, "--broker", where, "--key", key]
-
-
-def run(broker: Mosquitto, tmp_path: Path, *words: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        command(broker, tmp_path, *words),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        stdin=subprocess.DEVNULL,
-    )
 
 
 def test_a_push_that_was_killed_is_given_again(broker: Mosquitto, tmp_path: Path) -> None:
