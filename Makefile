@@ -68,11 +68,11 @@ lock: ## resolve requirements/*.txt anew (needs uv)
 pi: ## on a Raspberry Pi: install or upgrade the node as a service (docs/pi.md)
 	@$(if $(filter 0,$(shell id -u)),,sudo) node/install-pi.sh
 
-secrets: $(VENV)/.demo ## certificates and passwords for docker-compose.yml; HOST=name-of-this-computer, RENEW=1
-	@$(BIN)/python -m training secrets $(addprefix --host ,$(HOST)) $(if $(RENEW),--renew)
+secrets: $(VENV)/.fleet ## certificates and passwords for docker-compose.yml; HOST=name-of-this-computer, RENEW=1
+	@$(BIN)/python -m earshot fleet secrets $(addprefix --host ,$(HOST)) $(if $(RENEW),--renew)
 
 sim: secrets ## three virtual nodes beside the servers of docker-compose.yml
-	@for n in 1 2 3; do test -e secrets/nodes/sim-$$n || $(BIN)/python -m training enroll sim-$$n \
+	@for n in 1 2 3; do test -e secrets/nodes/sim-$$n || $(BIN)/python -m earshot fleet enroll sim-$$n \
 		--group sim --source "synthetic:fan$$(test $$n != 3 || echo '?fault=bearing&after=600')" \
 		--out secrets/nodes/sim-$$n || exit 1; done
 	docker compose --profile sim up -d --build
@@ -91,6 +91,12 @@ $(VENV)/.demo: requirements/demo.txt pyproject.toml | $(VENV)/bin/python
 	@echo "Installing what the demo needs (once; a minute or two)"
 	@test -e $(VENV)/.dev || $(PIP) --require-hashes -r requirements/demo.txt
 	@$(PIP) --no-deps --no-build-isolation -e .
+	@touch $@
+
+# As well a subset: keys, secrets and rollouts from this folder, on a server of their own.
+$(VENV)/.fleet: requirements/fleet.txt pyproject.toml | $(VENV)/bin/python
+	@echo "Installing what an operator needs (once; 30 MB)"
+	@test -e $(VENV)/.dev -o -e $(VENV)/.demo || $(PIP) --require-hashes -r requirements/fleet.txt
 	@touch $@
 
 $(VENV)/.dev: requirements/dev.txt pyproject.toml | $(VENV)/bin/python
