@@ -1,7 +1,5 @@
 """What `training field` prints: for each place and noise the rules, one under the other."""
 
-from collections.abc import Iterable, Sequence
-
 from training.field.field_report import (
     ConditionReport,
     Faults,
@@ -10,6 +8,7 @@ from training.field.field_report import (
     RuleReport,
 )
 from training.judge.metrics import Interval
+from training.terminal import table_rows
 
 _LEGEND = """\
 armed: calibrations that were, of those tried; a refused one leaves the node as not calibrated
@@ -58,7 +57,7 @@ def _place_lines(place: PlaceReport, report: FieldReport) -> list[str]:
         )
     for condition in place.conditions:
         lines += ["", f"  {_name(condition)}"]
-        lines += _indented(_columns(_HEADS, [_row(rule) for rule in condition.rules]))
+        lines += table_rows(_HEADS, [_row(rule) for rule in condition.rules], indent=2)
         lines += [
             f"  {rule.rule}: {count} refused: {reason}"
             for rule in condition.rules
@@ -66,7 +65,7 @@ def _place_lines(place: PlaceReport, report: FieldReport) -> list[str]:
         ]
         if any(rule.faults or rule.control for rule in condition.rules):
             heads, rows = _FAULT_HEADS, [_fault_row(rule) for rule in condition.rules]
-            lines += ["", *_indented(_columns(heads, rows))]
+            lines += ["", *table_rows(heads, rows, indent=2)]
     return lines
 
 
@@ -157,19 +156,3 @@ def _percent(share: float | None) -> str:
     if share is None:
         return "-"
     return f"{100 * share:.0f} %" if share in (0.0, 1.0) else f"{100 * share:.1f} %"
-
-
-def _indented(lines: Iterable[str]) -> list[str]:
-    return [f"  {line}" for line in lines]
-
-
-def _columns(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    table = [heads, *rows]
-    widths = [max(len(row[column]) for row in table) for column in range(len(heads))]
-    return [
-        "  ".join(
-            cell.ljust(width) if column == 0 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in table
-    ]

@@ -1,14 +1,16 @@
 """What `train`, `evaluate` and `compare` print: figures in columns, for a terminal of 80."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from training.detector.outcome import Outcome
 from training.judge.compare import Comparison
 from training.judge.disturbances import FALSE_ALARM_RATE, Disturbance
 from training.judge.evaluation_report import DetectorFigures, EvaluationReport, FaultFigures
-from training.judge.intervals import Difference, Spread
+from training.judge.intervals import Difference
 from training.judge.recipe_table import PublishedFigures, RecipeTable, TableCell
+from training.pages.wording import figure_text, spread_text
+from training.terminal import table_rows
 
 
 def training_lines(outcome: Outcome, out: Path) -> list[str]:
@@ -52,8 +54,8 @@ def training_lines(outcome: Outcome, out: Path) -> list[str]:
     if outcome.seeds is not None and outcome.seeds.official.count > 1:
         seeds = outcome.seeds
         lines.append(
-            f"{'seeds':<10} official {_spread(seeds.official)}, AUC {_spread(seeds.auc)},"
-            f" pAUC {_spread(seeds.pauc)} over {seeds.official.count} seeds"
+            f"{'seeds':<10} official {spread_text(seeds.official)}, AUC {spread_text(seeds.auc)},"
+            f" pAUC {spread_text(seeds.pauc)} over {seeds.official.count} seeds"
         )
     return [*lines, "", *evaluation_lines(outcome.report)]
 
@@ -66,7 +68,7 @@ def evaluation_lines(report: EvaluationReport) -> list[str]:
         f" ({report.machine}, {report.layout}): {overall.normal_clips} normal and"
         f" {overall.anomaly_clips} anomalous clips",
         "",
-        *_columns(
+        *table_rows(
             (
                 f"rule of {report.rule}",
                 "official",
@@ -89,27 +91,24 @@ def evaluation_lines(report: EvaluationReport) -> list[str]:
             ],
         ),
         "",
-        *_columns(
+        *table_rows(
             ("threshold from", "value", "F1", "flag-all", "FPR", "TPR", "normal w.", "anomaly w."),
             [
                 (
                     name,
                     f"{found.value:.4g}",
-                    _number(found.overall.f1),
-                    _number(found.overall.flag_all_f1),
-                    _number(found.overall.fpr),
-                    _number(found.overall.tpr),
-                    _number(found.overall.normal_windows_flagged),
-                    _number(found.overall.anomaly_windows_flagged),
+                    figure_text(found.overall.f1),
+                    figure_text(found.overall.flag_all_f1),
+                    figure_text(found.overall.fpr),
+                    figure_text(found.overall.tpr),
+                    figure_text(found.overall.normal_windows_flagged),
+                    figure_text(found.overall.anomaly_windows_flagged),
                 )
                 for name, found in report.thresholds.items()
             ],
         ),
         "",
-        *_columns(
-            ("variant", "MB", "library", "AUC", "to float", "p50 ms", "p95 ms"),
-            _variant_rows(report),
-        ),
+        *_variant_lines(report),
     ]
     lines += ["F1, FPR, TPR: of clips, by their score; w.: share of their windows above"]
     if report.false_alarms is not None:
@@ -124,7 +123,7 @@ def evaluation_lines(report: EvaluationReport) -> list[str]:
         delays = report.delays
         lines.append(
             f"delay to the alarm after a splice: median {_seconds(delays.median_seconds)}, p90"
-            f" {_seconds(delays.p90_seconds)}; never: {_number(delays.never_detected)} of"
+            f" {_seconds(delays.p90_seconds)}; never: {figure_text(delays.never_detected)} of"
             f" {delays.splices}"
         )
     if report.faults:
@@ -142,13 +141,15 @@ def comparison_lines(found: Comparison) -> list[str]:
     rows = []
     for figure, (first, second) in found.figures.items():
         difference = found.differences[figure]
-        rows.append((figure, _number(first), _number(second), *_difference_cells(difference)))
+        rows.append(
+            (figure, figure_text(first), figure_text(second), *_difference_cells(difference))
+        )
     return [
         f"first:  {found.first}, {found.seeds[0]} seeds",
         f"second: {found.second}, {found.seeds[1]} seeds",
         f"{found.clips} clips, paired bootstrap over recordings",
         "",
-        *_columns(("", "first", "second", "first ahead by", "95 % interval"), rows),
+        *table_rows(("", "first", "second", "first ahead by", "95 % interval"), rows),
     ]
 
 
@@ -158,7 +159,7 @@ def table_lines(table: RecipeTable) -> list[str]:
         (
             row.name,
             *(_cell(row.cells[data]) for data in table.data),
-            _number(row.mean_official),
+            figure_text(row.mean_official),
             *_difference_cells(row.champion_ahead),
         )
         for row in table.rows
@@ -167,14 +168,14 @@ def table_lines(table: RecipeTable) -> list[str]:
     lines = [
         f"official score by the rule of {table.rule}, mean ± sd of {table.seeds} seeds",
         "",
-        *_columns(heads, rows),
+        *table_rows(heads, rows),
     ]
     if table.published:
         lines += [
             "",
             "in full, and what others have published for the development set:",
             "",
-            *_columns(
+            *table_rows(
                 ("", "official", "AUC", "AUC source", "AUC target", "pAUC"),
                 [
                     *((row.name, *_full(row.cells[table.data[0]])) for row in table.rows),
@@ -189,16 +190,16 @@ def table_lines(table: RecipeTable) -> list[str]:
 
 def _cell(cell: TableCell) -> str:
     spread = "" if cell.official_sd is None else f" ±{cell.official_sd:.3f}"
-    return _number(cell.official) + spread
+    return figure_text(cell.official) + spread
 
 
 def _full(figures: TableCell | PublishedFigures) -> tuple[str, ...]:
     return (
-        _number(figures.official),
-        _number(figures.auc),
-        _number(figures.auc_source),
-        _number(figures.auc_target),
-        _number(figures.pauc),
+        figure_text(figures.official),
+        figure_text(figures.auc),
+        figure_text(figures.auc_source),
+        figure_text(figures.auc_target),
+        figure_text(figures.pauc),
     )
 
 
@@ -230,10 +231,10 @@ def _session_rows(outcome: Outcome) -> list[tuple[str, str]]:
 
 
 def _fault_lines(faults: Mapping[str, FaultFigures]) -> list[str]:
-    return _columns(
+    return table_rows(
         ("planted", "clips", "AUC", "above their original"),
         [
-            (name, str(found.clips), _number(found.auc), _number(found.above_original))
+            (name, str(found.clips), figure_text(found.auc), figure_text(found.above_original))
             for name, found in faults.items()
         ],
     )
@@ -243,15 +244,15 @@ def _noise_lines(noise: Sequence[Disturbance]) -> list[str]:
     return [
         f"room noise in held-out normal clips, thresholds for {FALSE_ALARM_RATE:.0%} of clean"
         " windows of the same session:",
-        *_columns(
+        *table_rows(
             ("noise", "dB", "windows flagged", "clips with one", "clips alarmed by the vote"),
             [
                 (
                     found.kind,
                     "-" if found.ratio_db is None else f"{found.ratio_db:g}",
-                    _number(found.windows_flagged),
-                    _number(found.clips_flagged),
-                    _number(found.clips_alarmed),
+                    figure_text(found.windows_flagged),
+                    figure_text(found.clips_flagged),
+                    figure_text(found.clips_alarmed),
                 )
                 for found in noise
             ],
@@ -263,58 +264,43 @@ def _line_row(name: str, found: DetectorFigures) -> tuple[str, ...]:
     interval = found.official_interval
     return (
         name,
-        _number(found.official),
+        figure_text(found.official),
         "-" if interval is None else f"{interval[0]:.3f}..{interval[1]:.3f}",
-        _number(found.auc),
-        _number(found.pauc),
-        _number(found.domains.get("source")),
-        _number(found.domains.get("target")),
+        figure_text(found.auc),
+        figure_text(found.pauc),
+        figure_text(found.domains.get("source")),
+        figure_text(found.domains.get("target")),
     )
 
 
-def _variant_rows(report: EvaluationReport) -> Iterable[tuple[str, ...]]:
+def _variant_lines(report: EvaluationReport) -> list[str]:
+    """The variants in each library, and below them why one has not run."""
+    rows = []
+    reasons: dict[str, list[str]] = {}
     for name, variant in report.variants.items():
         for library, trial in variant.runtimes.items():
             shown = f"{library} {trial.version or ''}".strip()
-            if trial.latency_ms is None:
-                reason = " ".join((trial.reason or "").split())[:60]
-                yield name, f"{variant.size_bytes / 1e6:.3f}", shown, trial.outcome, reason
-                continue
-            yield (
-                name + (" *" if variant.released else ""),
-                f"{variant.size_bytes / 1e6:.3f}",
-                shown,
-                _number(trial.auc),
-                "-" if trial.auc_difference is None else f"{trial.auc_difference:+.4f}",
-                f"{trial.latency_ms.p50:.3f}",
-                f"{trial.latency_ms.p95:.3f}",
+            difference, latency = trial.auc_difference, trial.latency_ms
+            if latency is None:
+                reason = " ".join((trial.reason or "no reason given").split())
+                reasons.setdefault(f"{shown} {trial.outcome}: {reason}", []).append(name)
+            rows.append(
+                (
+                    name + (" *" if variant.released else ""),
+                    f"{variant.size_bytes / 1e6:.3f}",
+                    shown,
+                    trial.outcome if latency is None else figure_text(trial.auc),
+                    "-" if difference is None else f"{difference:+.4f}",
+                    "-" if latency is None else f"{latency.p50:.3f}",
+                    "-" if latency is None else f"{latency.p95:.3f}",
+                )
             )
-
-
-def _columns(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """Rows in columns; the last cell of a short row may run on."""
-    table = [list(heads), *map(list, rows)]
-    widths = [
-        max(len(row[column]) for row in table if len(row) == len(heads))
-        for column in range(len(heads))
-    ]
-    widths[0] = max(len(row[0]) for row in table)
+    heads = ("variant", "MB", "library", "AUC", "to float", "p50 ms", "p95 ms")
     return [
-        "  ".join(
-            cell.ljust(width) if column == 0 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=False))
-        ).rstrip()
-        for row in table
+        *table_rows(heads, rows),
+        *(f"{reason} ({', '.join(names)})" for reason, names in reasons.items()),
     ]
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
 
 
 def _seconds(value: float | None) -> str:
     return "never" if value is None else f"{value:.0f} s"
-
-
-def _spread(spread: Spread) -> str:
-    return f"{spread.mean:.3f}" + ("" if spread.sd is None else f" ± {spread.sd:.3f}")

@@ -35,6 +35,7 @@ from training.sound.dataset import (
     list_recordings,
 )
 from training.sound.measured import measure_all
+from training.terminal import table_rows
 
 _SHOWN_FILES = 3
 _WIDTH = 79
@@ -177,26 +178,30 @@ def _head(report: DataReport) -> list[str]:
 
 
 def _table(report: DataReport) -> list[str]:
-    form = "{:<7}{:<9}{:<8}{:<9}{:>8}{:>11}{:>13}"
-    rows = [
-        form.format(
-            "split", "section", "domain", "label", "files", "seconds",
+    return table_rows(
+        (
+            "split",
+            "section",
+            "domain",
+            "label",
+            "files",
+            "seconds",
             f"{report.window_seconds:g} s windows",
-        )
-    ]  # fmt: skip
-    rows += [
-        form.format(
-            group.split,
-            group.section,
-            group.domain,
-            group.label or "-",
-            group.files,
-            f"{group.seconds:.1f}",
-            group.windows,
-        )
-        for group in report.groups
-    ]
-    return rows
+        ),
+        [
+            (
+                group.split,
+                group.section,
+                group.domain,
+                group.label or "-",
+                str(group.files),
+                f"{group.seconds:.1f}",
+                str(group.windows),
+            )
+            for group in report.groups
+        ],
+        words=4,
+    )
 
 
 def _findings(findings: Sequence[DataFinding]) -> list[str]:

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -440,7 +441,7 @@ def test_command(press: Path, run_training: RunTraining, tmp_path: Path) -> None
     ended = run_training(["data", press.parent, "--machine", "press"])
 
     assert (ended.returncode, ended.stderr) == (0, "")
-    assert "train  00       source  normal         24       48.0           24" in ended.stdout
+    assert re.search(r"^train  00 +source  normal +24 +48.0 +24$", ended.stdout, re.MULTILINE)
     assert ended.stdout.endswith("problems: 0, warnings: 0\n")
 
 
