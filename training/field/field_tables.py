@@ -80,9 +80,9 @@ _HEADS = (
     "rule",
     "armed",
     "hours",
-    "rings/day",
+    "rings a day",
     "95 %",
-    "alarms/day",
+    "alarms a day",
     "95 %",
     "fast",
     "time",
@@ -145,14 +145,19 @@ def _seconds(found: Faults, value: float | None) -> str:
 
 
 def _rate(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3g}"
+    return "-" if value is None else _rounded(value, 3)
 
 
 def _interval(interval: Interval | None) -> str:
-    return "-" if interval is None else f"{interval[0]:.2g}..{interval[1]:.3g}"
+    return "-" if interval is None else f"{_rounded(interval[0], 2)}..{_rounded(interval[1], 3)}"
 
 
 def _percent(share: float | None) -> str:
     if share is None:
         return "-"
     return f"{100 * share:.0f} %" if share in (0.0, 1.0) else f"{100 * share:.1f} %"
+
+
+def _rounded(value: float, digits: int) -> str:
+    """To so many digits, and never as a power of ten, which is too wide for a column."""
+    return f"{float(f'{value:.{digits}g}'):.0f}" if value >= 100 else f"{value:.{digits}g}"
