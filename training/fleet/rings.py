@@ -63,7 +63,7 @@ class Ring(msgspec.Struct, frozen=True, kw_only=True):
         return self.above <= cohort_percent(node) < self.percent
 
 
-class NodeRow(msgspec.Struct, frozen=True, kw_only=True):
+class RolloutRow(msgspec.Struct, frozen=True, kw_only=True):
     """Where one node stands in a rollout."""
 
     node: str
@@ -135,7 +135,7 @@ class Rollout:
         self._rings.append(ring)
         return ring
 
-    def rows(self) -> list[NodeRow]:
+    def rows(self) -> list[RolloutRow]:
         """A row for each node at the address, those of the first ring first."""
         rows = [self._row(node) for node in self._fleet.targets(self._address)]
         return sorted(rows, key=lambda row: (row.ring is None, row.ring or 0, row.node))
@@ -166,13 +166,13 @@ class Rollout:
         node = min(nodes, key=cohort_percent, default=None)
         return None if node is None else (node, math.floor(cohort_percent(node)) + 1.0)
 
-    def _row(self, node: str) -> NodeRow:
+    def _row(self, node: str) -> RolloutRow:
         ring = next((ring for ring in self._rings if ring.holds(node)), None)
         said = self._fleet.updates.get(node)
         if ring is None or not _heard(said, self._address, ring.serial):
             said = None
         nearer, online = self._fleet.nearer(node, self._address), self._fleet.online(node)
-        return NodeRow(
+        return RolloutRow(
             node=node,
             ring=None if ring is None else ring.number,
             standing=self._standing(node, ring, said, nearer, online=online),
@@ -222,7 +222,7 @@ def _settled(said: Update, label: str) -> Standing | None:
     return None
 
 
-def _progress(ring: Ring, rows: list[NodeRow]) -> RingProgress:
+def _progress(ring: Ring, rows: list[RolloutRow]) -> RingProgress:
     standings = [row.standing for row in rows]
     return RingProgress(
         ring=ring,
@@ -233,7 +233,7 @@ def _progress(ring: Ring, rows: list[NodeRow]) -> RingProgress:
     )
 
 
-def phase(row: NodeRow) -> str:
+def phase(row: RolloutRow) -> str:
     """Where a node stands, in a word: its own one while it is under way."""
     if row.standing is Standing.UNDER_WAY and row.update is not None:
         return row.update.phase.replace("_", " ")

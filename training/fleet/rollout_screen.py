@@ -11,9 +11,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.segment import Segment
 
 from contract.printable import printable
-from training.fleet.rings import NodeRow, RingProgress, phase
+from training.fleet.rings import RingProgress, RolloutRow, phase
 
-Show = Callable[[Sequence[RingProgress], Sequence[NodeRow]], None]
+Show = Callable[[Sequence[RingProgress], Sequence[RolloutRow]], None]
 
 _PIPE_WIDTH = 200
 """A pipe has no width, and rich would cut lines at 80."""
@@ -82,7 +82,7 @@ class Screen:
         )
         tasks = [bars.add_task("", total=None, visible=False, phases="") for _ in range(count)]
 
-        def show(progress: Sequence[RingProgress], rows: Sequence[NodeRow]) -> None:
+        def show(progress: Sequence[RingProgress], rows: Sequence[RolloutRow]) -> None:
             self._say(row for row in rows if row.standing.failed)
             for task, ring in zip(tasks, progress, strict=False):
                 bars.update(
@@ -97,7 +97,7 @@ class Screen:
         with bars:
             yield show
 
-    def _say(self, rows: Iterable[NodeRow]) -> None:
+    def _say(self, rows: Iterable[RolloutRow]) -> None:
         for row in rows:
             text = changed_line(row)
             if row.ring is not None and self._said.get(row.node) != text:
@@ -105,7 +105,7 @@ class Screen:
                 self.note(text)
 
 
-def changed_line(row: NodeRow) -> str:
+def changed_line(row: RolloutRow) -> str:
     """A node in a rollout in one line, without what changes all the time."""
     text = f"ring {row.ring}, {row.node}: {phase(row)}"
     if row.nearer is not None:

@@ -12,7 +12,7 @@ from rich.text import Text
 from contract.desired import Wanted
 from contract.messages import Update
 from training.fleet.fleet import Fleet, Order
-from training.fleet.rings import NodeRow, Standing, phase
+from training.fleet.rings import RolloutRow, Standing, phase
 
 _STYLES = {
     Standing.COMMITTED: "green",
@@ -23,7 +23,7 @@ _STYLES = {
 }
 
 
-def rollout_table(rows: Iterable[NodeRow]) -> Table:
+def rollout_table(rows: Iterable[RolloutRow]) -> Table:
     """A table of where each node stands at the end."""
     table = _table("rollout", "ring", "node", "phase", "running", "flagged new/running", "p95 ms")
     for row in rows:
@@ -39,7 +39,7 @@ def rollout_table(rows: Iterable[NodeRow]) -> Table:
     return table
 
 
-def ended_lines(rows: Sequence[NodeRow], *, timed_out: bool) -> list[str]:
+def ended_lines(rows: Sequence[RolloutRow], *, timed_out: bool) -> list[str]:
     """How many nodes have committed it, and a line for each that has not, with the reason."""
     committed = sum(row.standing is Standing.COMMITTED for row in rows)
     have = "has" if 1 in (committed, len(rows)) else "have"
