@@ -7,39 +7,15 @@ import stat
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from contract.errors import KeyFileError
 from node.findings import Finding, ok, problem, warning
 from node.settings import UpdateSection
+from node.updates.trusted_keys import read_keys_file
 
-if TYPE_CHECKING:
-    from contract.signature import TrustedKeys
-
-_MOST_BYTES: Final = 8192
-"""Two keys are 226 bytes; more than this is another file."""
 _SHOWN_DIGITS: Final = 12
 _FOLDERS: Final = ("releases", "downloads")
-
-
-def read_keys_file(path: Path) -> "TrustedKeys":
-    """The public keys in a file, by their ids.
-
-    Raises:
-        KeyFileError: it cannot be read, or holds something else.
-    """
-    # Only here: a node that takes no updates does not load the 12 MB of cryptography.
-    from contract.signature import read_public_keys
-
-    try:
-        with path.open("rb") as stream:
-            pem = stream.read(_MOST_BYTES)
-    except OSError as error:
-        raise KeyFileError(f"{path}: cannot be read: {error.strerror}") from error
-    try:
-        return read_public_keys(pem)
-    except KeyFileError as error:
-        raise KeyFileError(f"{path}: {error}") from error
 
 
 def update_findings(update: UpdateSection, state_folder: Path) -> Iterator[Finding]:

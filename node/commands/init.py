@@ -341,7 +341,7 @@ def _release(text: str) -> str:
 
 
 def _release_keys(text: str) -> str:
-    from node.checks.update_checks import read_keys_file
+    from node.updates.trusted_keys import read_keys_file
 
     path = _absolute(text)
     read_keys_file(Path(path))

@@ -13,7 +13,6 @@ from contract.errors import KeyFileError, ReleaseError
 from contract.messages import Update
 from contract.session import SessionEvent
 from contract.signature import TrustedKeys
-from node.checks.update_checks import read_keys_file
 from node.delivery.publisher import Answer, Asked
 from node.ear import Ear
 from node.scoring.release_store import Release
@@ -36,6 +35,7 @@ from node.updates.tasks import (
     TryOut,
 )
 from node.updates.trial import Trial, TrialReport
+from node.updates.trusted_keys import read_keys_file
 from node.updates.update_report import UpdateReport
 from node.updates.updater import Updater
 from node.updates.updater_thread import UpdaterThread

@@ -46,8 +46,8 @@ def write(path: str) -> str:
 
 def release_keys() -> int:
     """How many keys the node finds in the file that root has left for it."""
-    checks = importlib.import_module("node.checks.update_checks")
-    return len(checks.read_keys_file(Path("/etc/earshot/release-keys.pem")))
+    keys = importlib.import_module("node.updates.trusted_keys")
+    return len(keys.read_keys_file(Path("/etc/earshot/release-keys.pem")))
 
 
 def self_test() -> str:

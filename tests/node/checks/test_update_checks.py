@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from contract.errors import KeyFileError
-from node.checks.update_checks import read_keys_file, update_findings
+from node.checks.update_checks import update_findings
 from node.findings import Finding, Grade
 from node.settings import UpdateSection
 from tests.rig.signers import SECOND, SIGNER, TRUSTED
@@ -138,13 +137,6 @@ def test_disk_without_room_is_a_warning(keys: Path, tmp_path: Path) -> None:
     assert room.grade is Grade.WARNING
     assert "may not fit" in room.found
     assert not (tmp_path / "not").exists()
-
-
-def test_keys_are_read_by_their_ids(keys: Path) -> None:
-    """The same as the node trusts."""
-    assert read_keys_file(keys).keys() == TRUSTED.keys()
-    with pytest.raises(KeyFileError, match="cannot be read"):
-        read_keys_file(keys / "none")
 
 
 def test_node_without_keys_loads_no_cryptography(tmp_path: Path) -> None:
