@@ -33,6 +33,7 @@ from tests.rig.examples import (
     WINDOW,
     Example,
 )
+from tests.rig.grown import as_published
 
 WINDOW_TOPIC = "earshot/1/n/press-07/window"
 STATUS_TOPIC = "earshot/1/n/press-07/status"
@@ -42,15 +43,6 @@ BACKLOG_TOPIC = "earshot/1/n/press-07/backlog"
 def golden_object(name: str) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(EXAMPLES[name].golden(name))
     return found
-
-
-def as_published(written: Any, golden: Any) -> Any:
-    """What was written, without the keys that the golden file does not have."""
-    if isinstance(golden, dict):
-        return {k: as_published(written[k], golden[k]) for k in written if k in golden}
-    if isinstance(golden, list):
-        return [as_published(w, g) for w, g in zip(written, golden, strict=True)]
-    return written
 
 
 def reason_for(topic: str, payload: bytes) -> str:

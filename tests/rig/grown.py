@@ -38,6 +38,15 @@ def grown_states(value: Any, paths: Iterable[Path]) -> Any:
     return changed
 
 
+def as_published(written: Any, golden: Any) -> Any:
+    """What was written, without the keys that the golden file does not have."""
+    if isinstance(golden, dict):
+        return {k: as_published(written[k], golden[k]) for k in written if k in golden}
+    if isinstance(golden, list):
+        return [as_published(w, g) for w, g in zip(written, golden, strict=True)]
+    return written
+
+
 def states_of(value: Any, path: Path = ()) -> list[Path]:
     """Where a message has a state, as the steps to get there in its JSON."""
     if isinstance(value, Enum):

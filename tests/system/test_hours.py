@@ -167,7 +167,7 @@ def test_hour_in_which_nothing_was_judged_has_no_score(sink: Sink) -> None:
             score_mean=None,
             score_max=None,
             mse_mean=None,
-            level_mean_dbfs=-31.0,
+            level_mean_dbfs=-31.25,
         )
     ]
 

@@ -120,7 +120,7 @@ def test_missing_columns_are_added(path: Path) -> None:
     with closing(SqliteSink(path)) as sink:
         sink.write(window_points(1))
 
-    assert rows(path, 'SELECT latency_ms FROM "window" ORDER BY seq') == [(None,), (4.0,)]
+    assert rows(path, 'SELECT latency_ms FROM "window" ORDER BY seq') == [(None,), (4.125,)]
     assert rows(path, "SELECT count(*) FROM health") == [(0,)]
 
 
