@@ -13,7 +13,7 @@ import pytest
 
 from contract.desired import Desired
 from contract.errors import MessageError, ReleaseError
-from contract.messages import TRAVELLING, Message, decode, encode
+from contract.messages import TRAVELLING, Backlog, Message, Window, decode, encode
 from contract.points import points
 from contract.release import Manifest, decode_manifest
 from contract.signed_desired import open_desired, sign_desired
@@ -60,6 +60,20 @@ def types_in(annotation: Any) -> set[Any]:
 def test_nothing_is_required_that_was_not_published(kind: type[Message]) -> None:
     """A field that came later has a default: messages of before have no such key."""
     assert required_but_not_published(kind, published(kind)) == []
+
+
+def test_field_that_came_later_and_is_required_is_found() -> None:
+    """Also in what is nested: it would cost every message of before."""
+
+    class LaterWindow(Window, frozen=True, kw_only=True):
+        crest_db: float | None
+
+    class LaterBacklog(Backlog, frozen=True, kw_only=True):
+        windows: tuple[LaterWindow, ...]
+
+    found = required_but_not_published(LaterBacklog, published(Backlog))
+
+    assert found == ["LaterWindow.crest_db"]
 
 
 @pytest.mark.parametrize("kind", TRAVELLING)
