@@ -54,7 +54,7 @@ class Batcher:
         return dropped
 
     def seconds_left(self, *, now_seconds: float) -> float | None:
-        """Until a batch is due: 0 when it is, None when nothing waits."""
+        """Seconds until a batch is due: 0 when it is, None when nothing waits."""
         if not self._waiting:
             return None
         if max(self._points, len(self._waiting)) >= self._batch_points:
@@ -63,12 +63,12 @@ class Batcher:
 
     @property
     def is_full(self) -> bool:
-        """Whether a batch holds no more."""
+        """Whether a batch could hold no more than what waits."""
         return self._is_full(messages=len(self._waiting), points=self._points)
 
     @property
     def oldest_seconds(self) -> float | None:
-        """When the oldest of what waits was added; None when nothing waits."""
+        """When the oldest of what waits was added, in seconds; None when nothing waits."""
         return self._waiting[0][0] if self._waiting else None
 
     def take(self) -> list[Item]:

@@ -89,7 +89,7 @@ class BrokerLink:
         delivery = Delivery(event.generation, event.packet_id)
         self.in_flight.discard(delivery)
         if not event.accepted:
-            self._once.warn("refused", "the broker refuses what we say: %s", event.reason)
+            self._once.warn("refused", "the broker has refused a message of ours: %s", event.reason)
         return delivery
 
     def rise(self, event: Connected) -> None:
@@ -123,6 +123,6 @@ class BrokerLink:
             self.down_since_us = time.time_ns() // 1000
         if self._broken_at is None:
             self._broken_at = time.monotonic()
-            logger.warning("no connection to the broker, trying on: %s", event.reason)
+            logger.warning("no connection to the broker, will try again: %s", event.reason)
         else:
             logger.debug("still no connection to the broker: %s", event.reason)

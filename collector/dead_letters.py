@@ -66,7 +66,7 @@ class DeadLetterFile:
             self._is_dirty = True
 
     def sync(self) -> None:
-        """Onto the disk."""
+        """Force what was appended onto the disk."""
         if self._file is None or not self._is_dirty:
             return
         self._is_dirty = False
@@ -78,7 +78,7 @@ class DeadLetterFile:
             self._failed = False
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file; the next letter opens it again."""
         if self._file is not None:
             try:
                 self._file.close()
@@ -113,7 +113,12 @@ class DeadLetterFile:
     def _say(self, error: OSError) -> None:
         level = logging.DEBUG if self._failed else logging.ERROR
         self._failed = True
-        logger.log(level, "%s: dead letters are told and not kept: %s", self._path, error.strerror)
+        logger.log(
+            level,
+            "%s: dead letters are published, but cannot be kept here: %s",
+            self._path,
+            error.strerror,
+        )
 
 
 def _write(file: FileIO, data: bytes) -> None:

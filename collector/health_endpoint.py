@@ -113,7 +113,7 @@ def served(listen: str | None, metrics: Metrics, *, stall_seconds: float) -> Ite
         reason = getattr(error, "strerror", None) or error
         raise HealthAddressError(f"[collector] health_listen: {listen}: {reason}") from error
     where = f"{listen.rpartition(':')[0]}:{server.server_port}"
-    logger.info("health is told at http://%s%s", where, PATH)
+    logger.info("health is served at http://%s%s", where, PATH)
     thread = threading.Thread(target=server.serve_forever, name="health", daemon=True)
     thread.start()
     try:

@@ -89,14 +89,14 @@ class HourCounter:
         except SinkUnavailableError as error:
             # Windows may well be stored meanwhile, so this is no reason to wait for the store.
             level = logging.DEBUG if self._failures else logging.ERROR
-            logger.log(level, "cannot count hours, trying on: %s", error)
+            logger.log(level, "cannot store hourly figures, will try again: %s", error)
             self._failures += 1
             # Others have their turn.
             self._hours.hear(hour, now_us=now_us)
             delay = self._policy.delay_seconds(self._failures, at_least=error.retry_after_seconds)
         else:
             if self._failures:
-                logger.warning("hours are counted again after %d tries", self._failures)
+                logger.warning("hourly figures are stored again after %d failures", self._failures)
             self._failures = 0
         now = self._monotonic()
         self._not_before = now + max(delay, (now - began) * _REST_AFTER_AN_HOUR)

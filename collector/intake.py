@@ -28,15 +28,15 @@ _SHOWN_CHARACTERS = 400
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One message on its way into the store, or to the dead letters."""
+    """A message on its way into the store, or to the dead letters."""
 
     received: Received | None
     """What to acknowledge, its payload cut to the start; None for a message of our own."""
     payload_bytes: int
-    """Size of the whole payload."""
+    """The size of the whole payload, in bytes."""
     arrived_us: int
     message: Message | None
-    """None for what cannot be stored."""
+    """The message itself; None for what cannot be stored."""
     letter: DeadLetter | None = None
     is_known: bool = False
     """Whether its points are stored already."""
@@ -49,7 +49,7 @@ class Item:
         return len(self.message.windows) if isinstance(self.message, Backlog) else 1
 
     def points(self) -> Iterator[Point]:
-        """Made only now that they are stored: they take more memory than the message."""
+        """The points to store, made only now because they take more memory than the message."""
         if self.message is not None and not self.is_known:
             yield from points(self.message, arrived_us=self.arrived_us)
 
@@ -62,7 +62,7 @@ class Intake:
         self._last: OrderedDict[str, Message] = OrderedDict()
 
     def take(self, received: Received, *, arrived_us: int) -> Item:
-        """What a message says, or why it cannot be stored."""
+        """Decode a message, or make the dead letter that says why it cannot be stored."""
         size = len(received.payload)
         known = False
         try:
@@ -80,7 +80,7 @@ class Intake:
     def dead_letter(
         self, item: Item, reason: MessageFault | Literal["rejected"], detail: str, *, at_us: int
     ) -> DeadLetter:
-        """What is told of a message that cannot be stored."""
+        """The letter that is published about a message that cannot be stored."""
         received = item.received
         return DeadLetter(
             at_us=at_us,

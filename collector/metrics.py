@@ -57,7 +57,7 @@ class Metrics:
         return None
 
     def pipeline(self, collector_id: str, *, now_us: int) -> Pipeline:
-        """All of it as a message to be stored; the lags are those since the last one."""
+        """Everything as a message to be stored; its lags are those since the last one."""
         lag_p50_s, lag_p95_s = self._take_lags()
         # Two at once, at the end, are still two points.
         self._last_us = max(now_us, self._last_us + 1)

@@ -31,17 +31,17 @@ def session_options(section: CollectorSection) -> SessionOptions:
 
 
 def online(section: CollectorSection) -> CollectorStatus:
-    """What is told and stored with each connection."""
+    """The status that is published and stored with each connection."""
     return _status(section, Presence.ONLINE, PresenceReason.CONNECTED)
 
 
 def stopped(section: CollectorSection) -> CollectorStatus:
-    """What is told and stored at the end."""
+    """The status that is published and stored at the end."""
     return _status(section, Presence.OFFLINE, PresenceReason.STOPPED)
 
 
 def last_will(section: CollectorSection) -> Will:
-    """What the broker says of us when we vanish."""
+    """The status that the broker publishes when we vanish."""
     return Will(publication=announcement(_status(section, Presence.OFFLINE, PresenceReason.LOST)))
 
 

@@ -51,7 +51,7 @@ class ReceiptSender:
         return len(self._schedule)
 
     def touch(self, written: Mapping[Key, Ranges]) -> None:
-        """Windows have been written: of each boot, the ranges that they have become part of."""
+        """Make receipts due: of each boot, the ranges that written windows have become part of."""
         now = time.monotonic()
         for key, ranges in written.items():
             for first, last in ranges:
@@ -75,11 +75,11 @@ class ReceiptSender:
         return None
 
     def confirm(self, delivery: Delivery) -> None:
-        """The broker has it."""
+        """Take in that the broker has a receipt; other deliveries are ignored."""
         self._in_flight.pop(delivery, None)
 
     def lose_connection(self) -> None:
-        """What was not confirmed has to be told again."""
+        """Take in that the connection is gone: what was not confirmed is due again."""
         now = time.monotonic()
         for key, written in self._in_flight.values():
             self._schedule.put_back(key, written, now_seconds=now)
@@ -90,7 +90,7 @@ class ReceiptSender:
             settled = self._ledger.settled(key)
         except SinkUnavailableError as error:
             # The node sends the windows again, and they are touched anew.
-            self._once.warn("receipt", "a receipt is not made: %s", error)
+            self._once.warn("receipt", "cannot make a receipt: %s", error)
             return
         if settled is None:
             return

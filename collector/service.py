@@ -255,7 +255,11 @@ class Collector:
                 self._link.fall(event)
                 self._receipts.lose_connection()
             case SubscribeRefused():
-                logger.error("nothing from %s: %s", event.topic_filter, event.reason)
+                logger.error(
+                    "the broker refuses the subscription to %s: %s",
+                    event.topic_filter,
+                    event.reason,
+                )
 
     def _begin_anew(self, blind_since_us: int) -> None:
         """Nothing is called missing because of a time in which nothing was heard or stored."""
@@ -268,7 +272,11 @@ class Collector:
         for dropped in self._batcher.add(item, now_seconds=now):
             self._metrics.counts["dropped"] += 1
             self._intake.forget(dropped)
-            self._once.warn("dropped", "too much waits: messages that may be lost are given up")
+            self._once.warn(
+                "dropped",
+                "too many messages wait for the store: those that the broker sends again, or never"
+                " promised to deliver, are dropped",
+            )
         self._metrics.waiting_messages = len(self._batcher)
 
     def _store_own(self, message: Message, *, at_us: int) -> None:
@@ -291,7 +299,9 @@ class Collector:
             try:
                 self._metrics.missing_windows = self._ledger.save_evaluated(now_us=now_us)
             except SinkUnavailableError as error:
-                self._once.warn("figures", "what is missing is not kept: %s", error)
+                self._once.warn(
+                    "figures", "the count of missing windows could not be saved: %s", error
+                )
         self._store_own(self._metrics.pipeline(self._section.id, now_us=now_us), at_us=now_us)
 
     def _say_goodbye(self, *, settle: bool) -> None:

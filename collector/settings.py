@@ -46,9 +46,9 @@ class CollectorSection(msgspec.Struct, frozen=True, kw_only=True):
     Of windows that come late, fifty to a message, up to ten times as many are written at once.
     """
     batch_seconds: Annotated[float, msgspec.Meta(ge=0.0, le=60.0)] = 1.0
-    """... or when its first message has waited this long."""
+    """A batch is written as well when its first message has waited this long."""
     state_folder: Name = "collector-state"
-    """Of this collector alone: its ledger and its dead letters. Made if absent."""
+    """The folder of its ledger and its dead letters, of this collector alone; made if absent."""
     receipt_seconds: Annotated[float, msgspec.Meta(ge=0.0, le=60.0)] = 1.0
     """A node is told what is stored of its windows at most this often."""
     figures_seconds: Annotated[float, msgspec.Meta(ge=0.1, le=3600.0)] = 60.0
@@ -64,13 +64,13 @@ class CollectorSection(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SinkSection(msgspec.Struct, frozen=True, kw_only=True):
-    """Which of the sections below counts."""
+    """Which of the stores below is used."""
 
     kind: SinkKind = SinkKind.SQLITE
 
 
 class SqliteSection(msgspec.Struct, frozen=True, kw_only=True):
-    """The embedded store: one file."""
+    """The embedded store, which is one file."""
 
     path: Name = "earshot.db"
 
@@ -87,7 +87,7 @@ class InfluxDbSection(msgspec.Struct, frozen=True, kw_only=True):
     token_file: str | None = None
     """A file that holds nothing but the token; keeps it out of settings and environment."""
     timeout_seconds: Annotated[float, msgspec.Meta(ge=0.1, le=300.0)] = 10.0
-    """For one write; also the longest that a stop waits for a database that hangs."""
+    """How long one write may take; also the longest that a stop waits for a database that hangs."""
 
     def __repr__(self) -> str:
         # The generated one would print the token.

@@ -50,7 +50,7 @@ class StoreRetry:
         self._metrics = metrics
 
     def succeeds(self, action: Callable[[], None]) -> bool:
-        """Do it; False when the program has to stop before it has worked."""
+        """Try until it works; False when the program has to stop before."""
         failures = 0
         said = ""
         since, since_us = time.monotonic(), time.time_ns() // 1000

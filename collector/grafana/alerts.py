@@ -32,7 +32,7 @@ class Severity(StrEnum):
 
 
 @dataclass(frozen=True)
-class Rule:
+class AlertRule:
     """One alert rule, which rings for each node or collector apart.
 
     Attributes:
@@ -135,7 +135,7 @@ def _last(field: str, measurement: str) -> str:
 
 
 RULES = (
-    Rule(
+    AlertRule(
         uid="earshot-machine-alarm",
         title="Machine sounds wrong",
         query=_last("state_code", "window"),
@@ -151,7 +151,7 @@ RULES = (
         page="earshot-machine",
         panel="State",
     ),
-    Rule(
+    AlertRule(
         uid="earshot-node-offline",
         title="Node offline",
         query=_last("state_code", "status"),
@@ -166,7 +166,7 @@ RULES = (
         page="earshot-node",
         panel="Presence",
     ),
-    Rule(
+    AlertRule(
         uid="earshot-no-data",
         title="No data from a node",
         query=f'SELECT count("windows") FROM "health" WHERE $timeFilter {_SILENCE}, "node" fill(0)',
@@ -182,7 +182,7 @@ RULES = (
         page="earshot-node",
         panel="Windows that wait",
     ),
-    Rule(
+    AlertRule(
         uid="earshot-microphone",
         title="Microphone trouble",
         query=_last("microphone_code", "health"),
@@ -198,7 +198,7 @@ RULES = (
         page="earshot-node",
         panel="Microphone over time",
     ),
-    Rule(
+    AlertRule(
         uid="earshot-backlog",
         title="Backlog growing",
         query='SELECT last("outbox_windows") - first("outbox_windows") FROM "health"'
@@ -215,7 +215,7 @@ RULES = (
         page="earshot-node",
         panel="Windows that wait",
     ),
-    Rule(
+    AlertRule(
         uid="earshot-clock",
         title="Clock off",
         query=_last("clock_code", "health"),
@@ -230,7 +230,7 @@ RULES = (
         page="earshot-node",
         panel="Clock over time",
     ),
-    Rule(
+    AlertRule(
         uid="earshot-update-failed",
         title="Update failed",
         query=_last("phase_code", "update"),
@@ -247,7 +247,7 @@ RULES = (
         page="earshot-rollout",
         panel="Wanted and running",
     ),
-    Rule(
+    AlertRule(
         uid="earshot-ledger-hole",
         title="Windows missing",
         query='SELECT max("missing") FROM "ledger" WHERE $timeFilter GROUP BY "node"',
@@ -263,7 +263,7 @@ RULES = (
         page="earshot-pipeline",
         panel="Missing and in transit",
     ),
-    Rule(
+    AlertRule(
         uid="earshot-collector-stopped",
         title="Collector stopped",
         query='SELECT count("received") FROM "pipeline" WHERE $timeFilter'

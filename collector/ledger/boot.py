@@ -32,13 +32,13 @@ _BRIEF = 10
 
 @dataclass(slots=True)
 class RunningBoot:
-    """Which boot of a node runs, as far as is known."""
+    """The boot of a node that runs, as far as is known."""
 
     boot: str
     since_us: int
-    """When it was first heard to run."""
+    """When it was first heard to run, by the collector's clock."""
     heard_us: int
-    """When it was last heard."""
+    """When it was last heard, by the collector's clock."""
     saved: object = field(default=None, compare=False, repr=False)
     """What of it is on disk; `collector.ledger.ledger_file` knows."""
 
@@ -53,10 +53,10 @@ class Patience:
     """
 
     steps: list[tuple[int, int]] = field(default_factory=list)
-    """Time in microseconds since 1970, and a count."""
+    """Each is a time in microseconds since 1970, UTC, and a count of windows."""
 
     def note(self, unexplained: int, *, now_us: int, gap_us: int) -> None:
-        """The count is this now."""
+        """Take in how many windows are unexplained now."""
         kept: list[tuple[int, int]] = []
         for since, count in self.steps:
             kept.append((since, min(count, unexplained)))
@@ -73,7 +73,7 @@ class Patience:
         self.steps = [] if unexplained == 0 else self._without_old(kept, now_us - gap_us)
 
     def missing(self, *, now_us: int, gap_us: int) -> int:
-        """How many have been unexplained for so long."""
+        """How many windows have been unexplained for at least `gap_us`."""
         return max((n for since, n in self.steps if since <= now_us - gap_us), default=0)
 
     def begin_anew(self, *, now_us: int, gap_us: int, blind_since_us: int) -> None:
@@ -114,14 +114,14 @@ class Boot:
     asked: bool = False
     """Whether `stored` is known to be all: the store was asked, or it began at the first window."""
     produced: int = 0
-    """The highest that the node has said."""
+    """How many windows the node has numbered: the highest count that it has said."""
     waiting: int = 0
     tail_windows: int = 0
     account_us: int | None = None
     """When the node last said its side, by the collector's clock."""
     goodbye: bool = False
     discarded: dict[str, int] = field(default_factory=dict)
-    """By reason."""
+    """How many windows the node has given up, by reason."""
     patience: Patience = field(default_factory=Patience)
     evaluated_us: int = 0
     """When it was last evaluated, by the collector's clock."""
@@ -130,7 +130,7 @@ class Boot:
     open: bool = True
     """Whether its figures may still change with the time alone."""
     entry: LedgerEntry | None = None
-    """The last that was made since the program began."""
+    """The last entry that was made since the program began."""
     saved: object = field(default=None, compare=False, repr=False)
     """What of it is on disk; `collector.ledger.ledger_file` knows."""
 
@@ -140,7 +140,7 @@ class Boot:
         return self.node, self.boot
 
     def take(self, account: Account, *, now_us: int) -> None:
-        """The node's side. A message that comes a second time never takes back what is final."""
+        """Take in the node's side; one that comes a second time takes back nothing final."""
         self.account_us = now_us
         self.produced = max(self.produced, account.produced)
         self.waiting = account.waiting
@@ -158,7 +158,7 @@ class Boot:
         return Ranges((*self.stored, *self.rejected))
 
     def balance(self, running: RunningBoot | None, *, gap_us: int) -> "BootBalance":
-        """Both sides now, and what neither explains."""
+        """Add up both sides as they are now, and what neither explains."""
         settled = self.settled
         highest = settled.highest
         produced = max(self.produced, 0 if highest is None else highest + 1)
@@ -175,7 +175,7 @@ class Boot:
         )
 
     def end(self, running: RunningBoot | None) -> BootEnd:
-        """How it ended, if it has."""
+        """How the boot ended, if it has."""
         if self.goodbye:
             return BootEnd.GOODBYE
         return BootEnd.RUNNING if running is None or running.boot == self.boot else BootEnd.LOST
@@ -189,7 +189,7 @@ class Boot:
 
 @dataclass(frozen=True, slots=True)
 class BootBalance:
-    """An account, added up."""
+    """An account that is added up; all but `end` are counts of windows."""
 
     produced: int
     stored: int

@@ -33,7 +33,7 @@ class Hours:
         return hour in self._heard_us
 
     def hear(self, hour: Hour, *, now_us: int) -> None:
-        """A window of this hour is stored now."""
+        """Take in that a window of this hour is stored now."""
         if hour not in self._heard_us:
             heappush(self._by_time, (now_us, hour))
         self._heard_us[hour] = now_us
@@ -53,5 +53,5 @@ class Hours:
         return None
 
     def done(self, hour: Hour) -> None:
-        """It is counted, and what was heard of it is in the count."""
+        """Take in that an hour is counted, with all that was heard of it."""
         self._heard_us.pop(hour, None)

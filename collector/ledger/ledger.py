@@ -40,18 +40,18 @@ class Ledger:
 
     def __init__(self, *, gap_seconds: float) -> None:
         self.running: dict[str, RunningBoot] = {}
-        """By node."""
+        """The boot that runs of each node, by the node's id."""
         self.boots: dict[Key, Boot] = {}
-        """In the order in which they were last heard of."""
+        """Accounts, in the order in which they were last heard of."""
         self._gap_us = round(gap_seconds * _SECOND_US)
         self._last_at_us = 0
 
     def put(self, boot: Boot) -> None:
-        """A boot that was read, or is heard of for the first time."""
+        """Add the account of a boot that was read, or is heard of for the first time."""
         self.boots[boot.key] = boot
 
     def hear(self, message: Message, *, now_us: int) -> Boot | None:
-        """What a node has said, but for its windows; its boot has been `put`.
+        """Take in what a node has said, but for its windows; its boot has been `put`.
 
         Returns:
             The boot that it is about; None for a message of nobody's boot.
@@ -70,15 +70,15 @@ class Ledger:
         return boot
 
     def store(self, key: Key, seqs: Iterable[int], *, now_us: int) -> Ranges:
-        """Windows that are stored now; the ranges that they have become part of."""
+        """Take in windows that are stored now; gives the ranges that they have become part of."""
         return self._settle(key, self.boots[key].stored, seqs, now_us)
 
     def reject(self, key: Key, seqs: Iterable[int], *, now_us: int) -> Ranges:
-        """Windows that the store refuses; likewise."""
+        """Take in windows that the store refuses; gives ranges, as `store` does."""
         return self._settle(key, self.boots[key].rejected, seqs, now_us)
 
     def evaluate(self, keys: Iterable[Key], *, now_us: int) -> list[Change]:
-        """The entries of those boots whose figures are not what they were."""
+        """Judge these boots; gives the entries of those whose figures are not what they were."""
         changes = []
         for key in keys:
             boot = self.boots[key]
@@ -104,7 +104,7 @@ class Ledger:
         return boot.patience.missing(now_us=now_us, gap_us=self._gap_us) > boot.missing
 
     def begin_anew(self, *, now_us: int, blind_since_us: int | None) -> None:
-        """After a time in which nothing could be heard or stored: see `Patience.begin_anew`.
+        """Take in that a time has passed in which nothing could be heard or stored.
 
         Args:
             now_us: it is over.
@@ -115,7 +115,7 @@ class Ledger:
             boot.patience.begin_anew(now_us=now_us, gap_us=self._gap_us, blind_since_us=since_us)
 
     def forget(self, key: Key) -> None:
-        """Let go of a boot, which has been saved."""
+        """Drop the account of a boot, which has been saved."""
         del self.boots[key]
 
     def _settle(self, key: Key, ranges: Ranges, seqs: Iterable[int], now_us: int) -> Ranges:

@@ -61,9 +61,9 @@ class LedgerCache:
         self._sink = sink
         self._ledger = Ledger(gap_seconds=gap_seconds)
         self._changed: set[Key] = set()
-        """Since they were last evaluated."""
+        """Boots that have changed since they were last evaluated."""
         self._evaluated: set[Key] = set()
-        """And not saved yet."""
+        """Boots that were evaluated and are not saved yet."""
         self._unsaved: defaultdict[Key, Ranges] = defaultdict(Ranges)
         self._unsaved_rejected: defaultdict[Key, Ranges] = defaultdict(Ranges)
         self._pruned_us = 0
@@ -166,7 +166,7 @@ class LedgerCache:
         return self._file.missing()
 
     def begin_anew(self, *, now_us: int, blind_since_us: int) -> None:
-        """After a time in which nothing could be heard or stored."""
+        """Take in that a time has passed in which nothing could be heard or stored."""
         self._ledger.begin_anew(now_us=now_us, blind_since_us=blind_since_us)
 
     def settled(self, key: Key) -> Ranges | None:
@@ -195,7 +195,7 @@ class LedgerCache:
                 found = self._sink.stored_seqs(*key)
             except SinkUnavailableError as error:
                 level = logging.WARNING if self._questions.unanswered_us is None else logging.DEBUG
-                logger.log(level, "what is stored of earlier windows is not known: %s", error)
+                logger.log(level, "cannot ask the store which earlier windows it has: %s", error)
                 self._questions.unanswered_us = now_us
                 return
             self._questions.unanswered_us = None
@@ -251,10 +251,11 @@ def _log_missing(change: Change) -> None:
     entry = change.entry
     if entry.missing and not change.missing_before:
         logger.warning(
-            "%s boot %s: %d windows are missing, neither stored nor accounted for",
+            "%s boot %s: %d %s missing, neither stored nor accounted for",
             entry.node,
             entry.boot,
             entry.missing,
+            "window is" if entry.missing == 1 else "windows are",
         )
     elif change.missing_before and not entry.missing:
         logger.warning("%s boot %s: no window is missing any more", entry.node, entry.boot)

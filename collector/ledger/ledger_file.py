@@ -115,7 +115,7 @@ class LedgerFile:
         """Write accounts, the ranges that have grown and hours to be counted, in one transaction.
 
         Raises:
-            SinkUnavailableError: not now; nothing is written.
+            SinkUnavailableError: the file cannot be written now; nothing is written.
         """
         rows: list[tuple[RunningBoot | Boot, str, _Row]] = [
             (boot, _SAVE_NODE, (node, boot.boot, boot.since_us, boot.heard_us))
@@ -147,7 +147,7 @@ class LedgerFile:
         """One account; None when there is none.
 
         Raises:
-            SinkUnavailableError: not now.
+            SinkUnavailableError: the file is locked, damaged or cannot be read.
         """
         found = self._boots("WHERE node = ? AND boot = ?", key)
         return found[0] if found else None
@@ -156,7 +156,7 @@ class LedgerFile:
         """Those whose figures may change with the time alone.
 
         Raises:
-            SinkUnavailableError: not now.
+            SinkUnavailableError: the file is locked, damaged or cannot be read.
         """
         return self._boots("WHERE open")
 
@@ -164,7 +164,7 @@ class LedgerFile:
         """Accounts, by node and in the order in which they began.
 
         Raises:
-            SinkUnavailableError: not now.
+            SinkUnavailableError: the file is locked, damaged or cannot be read.
         """
         where, values = "WHERE heard_us >= ?", (heard_since_us,)
         if node is None:
@@ -175,7 +175,7 @@ class LedgerFile:
         """Which boot of each node runs.
 
         Raises:
-            SinkUnavailableError: not now.
+            SinkUnavailableError: the file is locked, damaged or cannot be read.
         """
         try:
             rows = self._connection.execute("SELECT node, boot, since_us, heard_us FROM node")
@@ -187,7 +187,7 @@ class LedgerFile:
         """Hours that wait to be counted.
 
         Raises:
-            SinkUnavailableError: not now.
+            SinkUnavailableError: the file is locked, damaged or cannot be read.
         """
         try:
             return self._connection.execute("SELECT node, hour_us FROM dirty_hour").fetchall()
@@ -198,7 +198,7 @@ class LedgerFile:
         """It is counted.
 
         Raises:
-            SinkUnavailableError: not now.
+            SinkUnavailableError: the file is locked, damaged or cannot be read.
         """
         try:
             self._connection.execute("DELETE FROM dirty_hour WHERE node = ? AND hour_us = ?", hour)
@@ -209,7 +209,7 @@ class LedgerFile:
         """Windows that are missing, over all accounts.
 
         Raises:
-            SinkUnavailableError: not now.
+            SinkUnavailableError: the file is locked, damaged or cannot be read.
         """
         try:
             (count,) = self._connection.execute("SELECT total(missing) FROM boot").fetchone()
@@ -221,7 +221,7 @@ class LedgerFile:
         """Forget boots that have ended and have not been heard of for long.
 
         Raises:
-            SinkUnavailableError: not now; nothing is forgotten.
+            SinkUnavailableError: the file cannot be written now; nothing is forgotten.
         """
         try:
             self._connection.execute("BEGIN IMMEDIATE")

@@ -19,32 +19,32 @@ _WRITTEN_DOWN_SECONDS = 1.0
 
 
 class BootReport(msgspec.Struct, frozen=True, kw_only=True):
-    """One boot."""
+    """What became of the windows of one boot; counts are of windows."""
 
     node: str
     boot: str
     first_us: int
-    """When the collector first heard of it."""
+    """When the collector first heard of it, in microseconds since 1970, UTC."""
     heard_us: int
-    """When it last did."""
+    """When the collector last heard of it, likewise."""
     produced: int
     stored: int
     waiting: int
     discarded: dict[str, int]
-    """By the node, by reason, without those that never happened."""
+    """How many the node has given up, by reason, without those that never happened."""
     rejected: int
-    """By the store: dead letters."""
+    """How many the store has refused; they are dead letters."""
     in_transit: int
     missing: int
     end: BootEnd
     lost_tail: int
     """Of a boot that ended without goodbye: windows that went with its memory, as is known."""
     tail_windows: int
-    """Of such a boot: so many, at most, went with it, known or not."""
+    """How many windows, at most, went with a boot that ended without goodbye, known or not."""
     lost_by_store: int | None = None
     """Written down as stored, and not there any more; None when the store was not asked."""
     not_written_down: int | None = None
-    """There, and not written down."""
+    """How many are in the store and not in the ledger; None when the store was not asked."""
 
     @property
     def unexplained(self) -> int:

@@ -16,7 +16,7 @@ from contract.messages import Receipt
 from contract.ranges import Ranges
 
 MAX_HOLES = 100
-"""What the contract lets a receipt hold."""
+"""The contract lets a receipt hold so many holes."""
 
 
 def next_receipt(
@@ -65,7 +65,7 @@ class ReceiptSchedule:
         return len(self._due)
 
     def touch(self, key: Key, first: int, last: int, *, now_seconds: float) -> None:
-        """Windows have been written, or are to be told again."""
+        """Take in that windows have been written, or are to be told again."""
         if key not in self._due:
             told = self._told_at.get(key)
             due = now_seconds if told is None else max(now_seconds, told + self._seconds)
@@ -78,7 +78,7 @@ class ReceiptSchedule:
         return max(0.0, self._order[0][0] - now_seconds) if self._order else None
 
     def take(self, *, now_seconds: float, all_of_them: bool = False) -> tuple[Key, Ranges] | None:
-        """A boot that is due, and what of it was written; it is not due any more."""
+        """Take out a boot that is due, and what of it was written; None if there is none."""
         self._drop_stale()
         if not self._order or (self._order[0][0] > now_seconds and not all_of_them):
             return None
@@ -88,7 +88,7 @@ class ReceiptSchedule:
         return key, touched
 
     def put_back(self, key: Key, rest: Ranges, *, now_seconds: float) -> None:
-        """What did not fit, or could not be sent, is due at once."""
+        """Make due at once what did not fit, or could not be sent."""
         for first, last in rest:
             self.touch(key, first, last, now_seconds=now_seconds)
         if key in self._due:

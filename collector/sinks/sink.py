@@ -14,7 +14,7 @@ class SinkUnavailableError(EarshotError):
 
     def __init__(self, text: str, *, retry_after_seconds: float | None = None) -> None:
         self.retry_after_seconds = retry_after_seconds
-        """What the store asked for; None where it did not."""
+        """How long the store asked us to wait; None where it did not."""
         super().__init__(text)
 
 
@@ -36,15 +36,15 @@ class Sink(Protocol):
         """Store points so that they survive a crash once this returns.
 
         Raises:
-            SinkUnavailableError: not now.
-            PointsRejectedError: not these.
+            SinkUnavailableError: the store cannot take anything now.
+            PointsRejectedError: it works, and refuses some of these points.
         """
 
     def stored_seqs(self, node: str, boot: str) -> Ranges:
         """Numbers of the windows of one boot that are stored; asked rarely, and may take long.
 
         Raises:
-            SinkUnavailableError: not now.
+            SinkUnavailableError: the store cannot answer now.
         """
 
     def hours(self, node: str, hour_us: int) -> list[WindowHour]:
@@ -55,8 +55,8 @@ class Sink(Protocol):
             hour_us: when the hour began, in microseconds since 1970.
 
         Raises:
-            SinkUnavailableError: not now.
+            SinkUnavailableError: the store cannot answer now.
         """
 
     def close(self) -> None:
-        """Let go of the store."""
+        """Close the store; nothing may be written afterwards."""

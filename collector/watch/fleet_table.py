@@ -10,7 +10,7 @@ from rich.text import Text
 from collector.tables import new_table
 from collector.watch.fleet_view import SPARKLINE_SCORES, Condition, FleetView, NodeRow
 
-STYLES = {
+_STYLES = {
     Condition.HEALTHY: "green",
     Condition.ANOMALOUS: "bold red",
     Condition.WARNING: "yellow",
@@ -90,7 +90,7 @@ def sparkline(scores: tuple[float | None, ...]) -> str:
 
 
 def _cells(row: NodeRow, now_us: int, bars: int) -> dict[str, Text]:
-    style = STYLES[row.condition]
+    style = _STYLES[row.condition]
     level = "-" if row.level_dbfs is None else f"{row.level_dbfs:.0f} dBFS"
     return {
         "node": Text(row.node),

@@ -22,7 +22,7 @@ _MICROPHONES_TO_BELIEVE = frozenset((MicrophoneState.OK, MicrophoneState.UNKNOWN
 
 
 class Condition(StrEnum):
-    """What a node is, in one word."""
+    """How a node is, in one word."""
 
     HEALTHY = "healthy"
     ANOMALOUS = "anomalous"
@@ -32,35 +32,35 @@ class Condition(StrEnum):
     DEAF = "deaf"
     """The microphone, or a window without a score, says nothing of the machine."""
     SILENT = "silent"
-    """Online, as far as is known, and no window for a while."""
+    """The node is online, as far as is known, and has sent no window for a while."""
     WAITING = "waiting"
-    """Online, and no window yet."""
+    """The node is online and has sent no window yet."""
     OFFLINE = "offline"
 
 
 class NodeRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One node now; None is what it has not said."""
+    """How one node is now; None stands for what it has not said."""
 
     node: str
     condition: Condition
     mse: float | None
     score: float | None
-    """1 is the threshold."""
+    """The error as a share of the threshold: 1 is the threshold."""
     threshold: float | None
     scores: tuple[float | None, ...]
-    """The last ones, oldest first; None for a window without a score."""
+    """The last scores, oldest first; None for a window without one."""
     machine: str | None
     microphone: str | None
     model: str | None
     level_dbfs: float | None
     windows: int
-    """Seen by this view."""
+    """How many windows this view has seen."""
     heard_us: int | None
     """When the node last said anything."""
 
 
 class FleetView:
-    """Fed with messages, in order of arrival; gives rows."""
+    """The fleet as its messages tell it, fed with them in order of arrival."""
 
     def __init__(self) -> None:
         self._nodes: dict[str, _KnownNode] = {}
@@ -95,7 +95,7 @@ class FleetView:
                 node.birth = message
 
     def rows(self, *, now_us: int) -> list[NodeRow]:
-        """All nodes, by name."""
+        """All nodes, sorted by name."""
         return [node.row(name, now_us) for name, node in sorted(self._nodes.items())]
 
 

@@ -46,11 +46,11 @@ class Mode(Enum):
     """What is shown, and when."""
 
     LIVE = "live"
-    """A table that redraws itself."""
+    """A table is drawn again whenever something may have changed."""
     LINES = "lines"
-    """A line per node every few seconds."""
+    """A line per node is printed every few seconds."""
     ONCE = "once"
-    """One table at the end."""
+    """One table is printed at the end."""
 
 
 def run(
@@ -83,7 +83,9 @@ def _see(event: SessionEvent, settings: MqttSettings, view: FleetView) -> None:
         case ConnectFailed() | Disconnected():
             logger.info("no connection to %s: %s", settings.address, event.reason)
         case SubscribeRefused():
-            logger.warning("nothing from %s: %s", event.topic_filter, event.reason)
+            logger.warning(
+                "the broker refuses the subscription to %s: %s", event.topic_filter, event.reason
+            )
         case _:
             pass
 

@@ -141,6 +141,6 @@ def test_full_disk_is_one_line_and_no_error(
         file.append(letter(b"{"), b"{")
 
     (record,) = caplog.records
-    assert "dead letters are told and not kept" in record.getMessage()
+    assert "dead letters are published, but cannot be kept here" in record.getMessage()
     last = (tmp_path / DEAD_LETTERS).read_text().splitlines()[-1]
     assert json.loads(last)["payload_bytes"] == 1

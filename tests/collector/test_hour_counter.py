@@ -154,7 +154,7 @@ def test_store_that_is_away_leaves_the_hour_due(
     assert story.count(DUE_US + 9 * MINUTE_US) == 0
     assert story.count(DUE_US + 10 * MINUTE_US) == 1
     assert stored_hours(sink) == {("fan@17", BEGIN_US): 1}
-    assert "hours are counted again after 1 tries" in caplog.text
+    assert "hourly figures are stored again after 1 failures" in caplog.text
 
 
 def test_counting_rests_four_times_as_long_as_it_took(file: LedgerFile, sink: MemorySink) -> None:

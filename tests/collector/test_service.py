@@ -551,7 +551,7 @@ def test_hours_that_cannot_be_stored_hold_nobody_up(
     bench.sink.fails_for = "window_hour"
     with bench.running():
         send_old(bench, 0)
-        bench.wait(lambda: "cannot count hours" in caplog.text)
+        bench.wait(lambda: "cannot store hourly figures" in caplog.text)
         send_old(bench, 1)
         bench.wait(lambda: not bench.broker.unacknowledged)
         assert bench.metrics.storing
@@ -559,8 +559,8 @@ def test_hours_that_cannot_be_stored_hold_nobody_up(
         bench.sink.fails_for = None
         bench.wait(lambda: counted(bench) == [2])
 
-    assert caplog.text.count("cannot count hours, trying on: window_hour: away") == 1
-    assert caplog.text.count("hours are counted again") == 1
+    assert caplog.text.count("cannot store hourly figures, will try again: window_hour: away") == 1
+    assert caplog.text.count("hourly figures are stored again") == 1
     assert bench.metrics.counts["write errors"] == 0
 
 
@@ -614,7 +614,7 @@ def test_missing_windows_are_one_line_and_so_is_their_return(
         bench.wait(lambda: bench.stored("ledger")[-1].fields["missing"] == 0)
 
     assert [record.getMessage() for record in caplog.records] == [
-        f"press-07 boot {BOOT}: 1 windows are missing, neither stored nor accounted for",
+        f"press-07 boot {BOOT}: 1 window is missing, neither stored nor accounted for",
         f"press-07 boot {BOOT}: no window is missing any more",
     ]
 

@@ -99,7 +99,7 @@ def wait_for_collector(client: Client) -> None:
 
 def health_address(program: Program) -> str:
     """Of a collector that has chosen a port."""
-    found = re.search(r"health is told at http://(\S+)/health", program.log)
+    found = re.search(r"health is served at http://(\S+)/health", program.log)
     assert found is not None
     return found[1]
 
