@@ -52,22 +52,23 @@ def _publications(connection: socket.socket) -> bytes:
     return data[2 + data[1] :] or connection.recv(65_536)
 
 
+def _outbox(*, rules: OutboxRules | None = None, file: OutboxFile | None = None) -> Outbox:
+    """By default in memory, where the broker's word lets go of a window."""
+    return Outbox(
+        examples.WINDOW.boot,
+        node=examples.WINDOW.node,
+        hop_seconds=1.0,
+        file=file,
+        rules=rules or OutboxRules(receipts="broker", max_windows=100),
+    )
+
+
 def _publisher(
-    server: socket.socket,
-    birth: Callable[[], Birth],
-    *,
-    rules: OutboxRules | None = None,
-    file: OutboxFile | None = None,
+    server: socket.socket, birth: Callable[[], Birth], *, outbox: Outbox | None = None
 ) -> Publisher:
     return Publisher(
         _settings(server),
-        Outbox(
-            examples.WINDOW.boot,
-            node=examples.WINDOW.node,
-            hop_seconds=1.0,
-            file=file,
-            rules=rules or OutboxRules(receipts="broker", max_windows=100),
-        ),
+        outbox or _outbox(),
         birth,
         node=examples.WINDOW.node,
         boot=examples.WINDOW.boot,
@@ -276,8 +277,10 @@ def test_events_that_nobody_takes_are_told_at_the_end(
     publisher.start()
     with _Broker(listening, code) as broker:
         wait_until(lambda: len(broker.on("event")) == 3, "three events")
+        waiting = publisher.queue_lengths
         left = publisher.stop(drain_seconds=0.2)
 
+    assert (waiting.events, waiting.windows, waiting.asked) == (3, 0, 0)
     assert left.lost == 0
     assert "3 events were not delivered and are lost" in caplog.text
     assert len(broker.on("event")) == 3
@@ -384,9 +387,8 @@ def test_earlier_boots_account_for_themselves_for_as_long_as_they_wait(
     earlier.add(msgspec.structs.replace(examples.WINDOW, boot=earlier_boot, seq=0), 0.0)
     earlier.end(1.0)
     earlier.close()
-    publisher = _publisher(
-        listening, lambda: examples.BIRTH, rules=OutboxRules(), file=OutboxFile(path)
-    )
+    outbox = _outbox(rules=OutboxRules(), file=OutboxFile(path))
+    publisher = _publisher(listening, lambda: examples.BIRTH, outbox=outbox)
     publisher.start()
     with _Broker(listening, _takes_all) as broker:
 
@@ -406,10 +408,10 @@ def test_no_more_of_a_long_outbox_is_with_the_broker_than_on_credit(
 ) -> None:
     """A collector stores what the broker has for it; then, and not before, it gets the rest."""
     boot = examples.WINDOW.boot
-    outbox_file = OutboxFile(tmp_path / "outbox.db")
-    publisher = _publisher(listening, lambda: examples.BIRTH, rules=OutboxRules(), file=outbox_file)
+    outbox = _outbox(rules=OutboxRules(), file=OutboxFile(tmp_path / "outbox.db"))
     for seq in range(3000):
-        publisher._outbox.add(msgspec.structs.replace(examples.WINDOW, seq=seq), -1000.0)
+        outbox.add(msgspec.structs.replace(examples.WINDOW, seq=seq), -1000.0)
+    publisher = _publisher(listening, lambda: examples.BIRTH, outbox=outbox)
     publisher.start()
 
     def code(topic: str, before: int) -> int:
