@@ -6,4 +6,4 @@ which is how all of them are called.
 """
 
 VERSION = "0.1.0"
-"""Of all of earshot; pyproject.toml takes it from here, so that a plain checkout knows it, too."""
+"""The version of all of earshot; pyproject.toml takes it from here, so that a checkout knows it."""

@@ -21,18 +21,18 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
 
     release: ModelLabel
     manifest_sha256: Sha256
-    """Of the manifest's bytes: two releases of one name and version are told apart."""
+    """SHA-256 of the manifest's bytes, which tells two releases of one name and version apart."""
     threshold: Positive | None = None
-    """In place of the release's and of the site's, in the statistic's unit; None is no override."""
+    """Replaces the release's and the site's, in the statistic's unit; None replaces neither."""
 
     @property
     def name(self) -> str:
-        """Of the release."""
+        """The release's name, without its version."""
         return self.release.rpartition("@")[0]
 
     @property
     def version(self) -> int:
-        """Of the release."""
+        """The release's version, without its name."""
         return int(self.release.rpartition("@")[2])
 
 

@@ -78,7 +78,7 @@ Share = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
 ModelLabel = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,31}@[1-9][0-9]{0,8}\Z")]
 """A release as `name@version`."""
 Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
-"""In hex; of a public key it is the key's id, see `contract.signature.key_id`."""
+"""A SHA-256 in hex; that of a public key is the key's id, see `contract.signature.key_id`."""
 Positive = Annotated[float, msgspec.Meta(ge=1e-12)]
 """A divisor: not so small that a score would be infinite."""
 
@@ -116,7 +116,7 @@ class Discards(Message, frozen=True, kw_only=True):
 
     @property
     def discarded(self) -> int:
-        """All of them."""
+        """How many windows were given up for any reason."""
         return sum(getattr(self, f"discarded_{reason}") for reason in DiscardReason)
 
 
@@ -140,7 +140,7 @@ class Window(Message, frozen=True, kw_only=True):
     statistic: float | None
     """What the release decides on."""
     threshold: Positive
-    """In the statistic's unit."""
+    """The limit that is in force, in the statistic's unit."""
     score: float | None
     """`statistic / threshold`: above 1 is an anomaly."""
     anomaly: bool | None
@@ -155,7 +155,7 @@ class Window(Message, frozen=True, kw_only=True):
     """Blocks of sound that the capture has lost since the boot."""
     clock: Clock
     latency_ms: float | None
-    """From the window's last sample being there to its score."""
+    """Time from the window's last sample being there to its score."""
 
 
 class Backlog(Message, frozen=True, kw_only=True):
@@ -234,7 +234,7 @@ class State(Message, frozen=True, kw_only=True):
     microphone_note: Text | None
     """What is wrong with the sound and what to do about it; None while it is fine."""
     calibration: CalibrationPhase
-    """Of the newest calibration; an earlier one stays in force until this one has armed."""
+    """How far the newest calibration is; an earlier one is in force until this one has armed."""
     calibration_progress: Share
     calibration_blocks: Count
     """Blocks of normal sound behind the limits in force; 0 if they are the release's."""
@@ -254,7 +254,7 @@ class Event(Message, frozen=True, kw_only=True):
     """The same in every event of the episode, also when one is sent again."""
     phase: EpisodePhase
     state: MachineState
-    """Of the machine after this event."""
+    """What the machine does after this event."""
     opened_us: TimeUs
     rule: AlarmRule
     peak_score: float
@@ -282,7 +282,7 @@ class Health(Discards, frozen=True, kw_only=True):
     outbox_oldest_s: float
     """Age of the oldest of them."""
     outbox_disk_bytes: Count
-    """Of the outbox's file; it grows only while windows are not confirmed in time."""
+    """Size of the outbox's file; it grows only while windows are not confirmed in time."""
     reconnects: Count
     overruns: Count
     microphone: MicrophoneState
@@ -317,23 +317,23 @@ class Update(Message, frozen=True, kw_only=True):
     progress: Share
     """Within the phase."""
     reason: Text | None
-    """Why it was rejected or rolled back, or what the phase waits for."""
+    """Tells why it was rejected or rolled back, or what the phase waits for."""
     obeying: Text | None
     """Whose order is followed: `all`, `group:line-2` or `node:press-07`; None if there is none."""
     serial: Count | None
-    """Of that order."""
+    """The serial number of that order."""
     threshold: Positive | None
     """That the order gives in place of the release's and the site's; None if it gives none."""
     trial_windows: Count
     """Windows that both models have scored in the trial."""
     trial_flagged: Count
-    """Of these, how many the new model flags by its release's threshold."""
+    """How many of these the new model flags by its release's threshold."""
     running_flagged: Count
-    """Of these, how many the running model flags by the limits in force."""
+    """How many of these the running model flags by the limits in force."""
     trial_score: float | None
     """Median score of the new model in the trial; 1 is its release's threshold."""
     trial_latency_p95_ms: float | None
-    """Of the new model in the trial."""
+    """95th percentile of the new model's latency in the trial."""
 
 
 class Account(Discards, frozen=True, kw_only=True):

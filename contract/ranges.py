@@ -7,7 +7,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 
 Range = tuple[int, int]
-"""From the first number to the last, both included."""
+"""The numbers from the first to the last, both included."""
 
 
 def runs(numbers: Iterable[int]) -> Iterator[Range]:

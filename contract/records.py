@@ -48,9 +48,9 @@ class LedgerEntry(Discards, frozen=True, kw_only=True):
     missing: Count
     """Neither stored nor accounted for, for longer than a node takes to send again."""
     lost_tail: Count
-    """Of a boot that was lost: windows that went with its memory, as far as they are known."""
+    """Windows that went with the memory of a boot that was lost, as far as they are known."""
     tail_windows: Count
-    """Of a boot that was lost: so many, at most, went with its memory, known or not."""
+    """How many windows went, at most, with the memory of a boot that was lost, known or not."""
     end: BootEnd
 
 
@@ -82,7 +82,7 @@ class Pipeline(Message, frozen=True, kw_only=True):
     storing: bool
     """Whether the last write has worked."""
     lag_p50_s: float | None
-    """From the end of a live window to its being stored, since the last figures."""
+    """Median time from the end of a live window to its being stored, since the last figures."""
     lag_p95_s: float | None
     missing_windows: Count
     """Over all ledgers, now."""
@@ -105,9 +105,9 @@ class WindowHour(Message, frozen=True, kw_only=True):
     """The hour's beginning, in UTC."""
     windows: Count
     scored: Count
-    """Of these; the others could not be judged."""
+    """How many of these have a score; the others could not be judged."""
     flagged: Count
-    """Of these, anomalies."""
+    """How many of these are anomalies."""
     score_mean: float | None
     score_max: float | None
     mse_mean: float | None

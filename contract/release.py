@@ -51,7 +51,7 @@ class ReleaseFile(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def chunks(self) -> int:
-        """In how many messages it is published."""
+        """The number of messages in which it is published."""
         return -(-self.size_bytes // CHUNK_BYTES)
 
     def chunk_bytes(self, chunk: int) -> int:
@@ -79,11 +79,11 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     """What of the residual counts: `mse`, its mean square; `time_mean_mse`, the mean square of its
     mean over time, which is its last dimension."""
     log_error: LogNormals | None
-    """Of the error; makes the errors of several models comparable. None with a single model."""
+    """Makes the errors of several models comparable; None with a single model."""
     parameters: Annotated[int, msgspec.Meta(ge=0)] | None
     """Trainable parameters; None where the graph came from elsewhere."""
     quantisation: Literal["float32", "float16", "dynamic", "int8"] | None = None
-    """Of the weights, and with `int8` of the activations too; None where it is not known."""
+    """How weights are stored, with `int8` activations too; None where it is not known."""
     runtimes: Annotated[tuple[Text, ...], msgspec.Meta(max_length=8)]
     """Inference libraries that have loaded and run it."""
     operators: Annotated[tuple[Text, ...], msgspec.Meta(max_length=32)] = ()

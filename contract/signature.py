@@ -31,7 +31,7 @@ from cryptography.hazmat.primitives.serialization import (
 from contract.errors import KeyFileError, SignatureError
 
 MAX_ENVELOPE_BYTES = 8 * 1024
-"""Of what is published; half of it would do for any manifest there is."""
+"""The bound for what is published; half of it would do for any manifest there is."""
 MAX_TRUSTED_KEYS = 2
 """One that signs, and one that may take its place."""
 

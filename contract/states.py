@@ -44,7 +44,7 @@ class MicrophoneState(OpenEnum):
 
 
 class Problem(OpenEnum):
-    """Why a window has no score."""
+    """Tells why a window has no score."""
 
     MIC_SILENT = "mic_silent"
     MIC_CLIPPED = "mic_clipped"
@@ -108,7 +108,7 @@ class AlarmRule(OpenEnum):
     """What opened an episode."""
 
     VOTE = "vote"
-    """Of the last windows, on a node that was not calibrated where it hangs."""
+    """So many of the last windows are flagged, on a node that was not calibrated where it hangs."""
     BLOCK = "block"
     """The mean of a block of windows is above its prediction limit."""
     FAST = "fast"
@@ -148,7 +148,11 @@ class BootEnd(StrEnum):
 
 
 class DiscardReason(StrEnum):
-    """Why a node gave up a window; each has a counter `discarded_...` in what a node says."""
+    """Tells why a node gave up a window; each reason has a counter `discarded_...` in a message.
+
+    A further reason is a further counter, which an older collector does not add up: to it, those
+    windows are missing until it is upgraded.
+    """
 
     FULL = "full"
     """No room: the outbox had reached its size."""

@@ -86,9 +86,9 @@ class Topic(msgspec.Struct, frozen=True):
     owner: str | None
     """A node, group or collector; of a release its label, of a blob its SHA-256."""
     verb: str | None = None
-    """Of a command."""
+    """What a command asks for; None for all other kinds."""
     chunk: int | None = None
-    """Of a blob."""
+    """The number of a blob's chunk; None for all other kinds."""
 
 
 def node(node_id: str, kind: Kind) -> str:
