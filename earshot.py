@@ -14,6 +14,7 @@ COMMANDS = {
     "node": "node.commands",
     "collector": "collector.commands",
     "fleet": "training.fleet.commands",
+    "demo": "demo.command",
 }
 
 

@@ -24,7 +24,7 @@ _LEAVE_SECONDS = 5.0
 
 
 class Program:
-    """`python -m PACKAGE run`, configured through its environment, alive while entered.
+    """`earshot PACKAGE run`, configured through its environment, alive while entered.
 
     Args:
         package: `node` or `collector`.
@@ -38,7 +38,8 @@ class Program:
     ) -> None:
         self.name = name
         self._log = directory / f"{name}.log"
-        self._command = [sys.executable, "-m", package, "run"]
+        # Not the settings that may lie in this folder.
+        self._command = [sys.executable, "-m", package, "run", "--config", os.devnull]
         self._environment = {**_inherited(), **settings}
         self._process: subprocess.Popen[bytes] | None = None
         self._asked_to_end = False
@@ -95,12 +96,12 @@ class Program:
 
 
 def run_command(words: Sequence[str]) -> int:
-    """`python -m WORDS`, to the end, its output where ours goes; the exit code.
+    """`earshot WORDS`, to the end, its output where ours goes; the exit code.
 
     An interruption of ours is one of its own, so that it can say what it leaves.
     """
     with subprocess.Popen(
-        [sys.executable, "-m", *words],
+        [sys.executable, "-m", "earshot", *words],
         env=_inherited(),
         stdin=subprocess.DEVNULL,
         # One stream, in order, also where the demo's output goes to a file.

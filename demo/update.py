@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from rich.console import Console
 
+from contract.command_line import typed
 from contract.errors import EarshotError
 from contract.release import MANIFEST_NAME, Manifest
 from contract.states import UpdatePhase
@@ -73,7 +74,7 @@ def create_keys(folder: Path, console: Console) -> Keys:
         EarshotError: it cannot be made.
     """
     private = folder / "release-key.pem"
-    _run(["keys", "create", "--out", str(private)], console)
+    _run(["training", "keys", "create", "--out", str(private)], console)
     return Keys(private, folder / "release-key.pub.pem")
 
 
@@ -99,8 +100,12 @@ def send(update: Update, keys: Keys, broker: Broker, console: Console) -> None:
     console.print(f"\nA signed update, {update.label}, goes out to all nodes while they listen.")
     signed = ["--key", str(keys.private)]
     named = ["--name", update.name, "--version", str(update.version)]
-    _run(["release", _shown(update.trained), *named, "--out", str(release), *signed], console)
-    push = ["push", str(release), "--to", "all", "--wait", "--timeout", str(_TIMEOUT_SECONDS)]
+    _run(
+        ["training", "release", _shown(update.trained), *named, "--out", str(release), *signed],
+        console,
+    )
+    push = ["training", "push", str(release), "--to", "all", "--wait"]
+    push += ["--timeout", str(_TIMEOUT_SECONDS)]
     push += ["--broker", f"{broker.host}:{broker.port}", *signed]
     _run(push, console, expected=_SOME_NODES_FAILED)
     console.print(
@@ -126,10 +131,12 @@ def unexpected(update: Update, summaries: Sequence[NodeSummary]) -> list[str]:
 
 
 def _run(words: list[str], console: Console, *, expected: int = 0) -> None:
-    console.print(f"$ python -m training {shlex.join(words)}", soft_wrap=True, highlight=False)
-    code = run_command(["training", *words])
+    console.print(f"$ {typed(shlex.join(words))}", soft_wrap=True, highlight=False)
+    code = run_command(words)
     if code != expected:
-        raise EarshotError(f"training {words[0]} ended with exit code {code}, expected {expected}")
+        raise EarshotError(
+            f"{' '.join(words[:2])} ended with exit code {code}, expected {expected}"
+        )
 
 
 def _shown(path: Path) -> str:

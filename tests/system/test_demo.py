@@ -1,4 +1,4 @@
-"""`python -m demo`, as the README's first command runs it."""
+"""`earshot demo`, as the README's first command runs it."""
 
 import os
 import shutil
@@ -39,6 +39,7 @@ def test_demo_stores_every_window_and_flags_the_faulty_machine(broker: str, tmp_
 
     assert ended.returncode == 0, ended.stderr
     assert "produced windows is stored" in ended.stdout
+    assert "earshot node init" in ended.stdout.splitlines()[-4]
     assert len(nodes) == 3
     assert all(s.produced == s.stored == s.scored for s in nodes.values())
     assert all(s.stored >= _SECONDS - 6 for s in nodes.values())
