@@ -16,7 +16,8 @@
 #   /opt/earshot/venv-*      Python packages, hashes checked; made anew when the lock changes
 #   /opt/earshot/code-*      the node's code and the models that come with it
 #   /opt/earshot/current     link to the code in use; moved last, so a failed upgrade changes nothing
-#   /usr/local/bin/earshot-node, /etc/systemd/system/earshot-node.service
+#   /usr/local/bin/earshot, /usr/local/bin/earshot-node (`earshot node`),
+#   /etc/systemd/system/earshot-node.service
 #   /etc/earshot             settings and keys, /var/lib/earshot  what the node has learnt, and
 #                            releases that it took; both belong to the user earshot
 
@@ -34,10 +35,12 @@ closed_folders='^/(root|home|run/user|tmp|var/tmp)/'
 self_check='import importlib, pkgutil
 from pathlib import Path
 import contract, node
+names = ["earshot"]
 for package in contract, node:
-    for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
-        try: importlib.import_module(module.name)
-        except SystemExit as error: raise ImportError(f"{module.name} ended Python: {error!r}")
+    names += [m.name for m in pkgutil.walk_packages(package.__path__, package.__name__ + ".")]
+for name in names:
+    try: importlib.import_module(name)
+    except SystemExit as error: raise ImportError(f"{name} ended Python: {error!r}")
 from node.scoring.runtime import LoadedModel, find_runtime
 for model in Path("models").glob("*/*.tflite"): LoadedModel(model.read_bytes(), find_runtime())'
 root='' python=python3 site_packages='' dry_run=no action=install purge=no
@@ -156,7 +159,7 @@ make_folders() {
     local owner=(-o earshot -g earshot)
     [ -z "$root" ] || owner=()
     run mkdir -p "$opt" "$root/usr/local/bin" "$root/etc/systemd/system"
-    # `earshot-node init` writes settings as the user of the service, who cannot change them while
+    # `earshot node init` writes settings as the user of the service, who cannot change them while
     # it runs: the unit makes /etc read-only.
     run install -d -m 0750 "${owner[@]}" "$root/etc/earshot" "$root/var/lib/earshot"
 }
@@ -177,8 +180,8 @@ make_environment() {
             --require-hashes --only-binary=:all: -r "$lock"
         run drop_what_a_node_never_loads "$venv/lib/python$python_version/site-packages"
     fi
-    # From code-*/venv/lib/python*/site-packages up to the code: `python -m node` from any folder,
-    # also in the capture process.
+    # From code-*/venv/lib/python*/site-packages up to the code: it is found from any folder, also by
+    # the capture process.
     run write "$venv/lib/python$python_version/site-packages/earshot.pth" ../../../..
     run touch "$venv/.complete"
 }
@@ -207,7 +210,7 @@ copy_code() {
     run unpack_code "$new"
     run ln -s "../$(basename "$venv")" "$new/venv"
     # Later the service may not write there.
-    run "$venv/bin/python" -m compileall -q "$new/contract" "$new/node"
+    run "$venv/bin/python" -m compileall -q "$new/contract" "$new/node" "$new/earshot.py"
     # What does not start never becomes current.
     run try_code "$new" || fail "the new version does not start (the lines above say why):" \
         "nothing was switched, what was installed before goes on"
@@ -218,11 +221,11 @@ copy_code() {
 tar_code() {
     tar -C "$source" --exclude=__pycache__ --exclude='models/*/variants' --sort=name --mtime=@0 \
         --owner=0 --group=0 --numeric-owner --mode=u=rwX,go=rX -cf - \
-        contract node models LICENSE docs/pi.md docs/updates.md docs/notice.html
+        contract node models earshot.py LICENSE docs/pi.md docs/updates.md docs/notice.html
 }
 
 describe_try_code() {
-    echo "in $1, as the service would: import all modules, load all models, run python -m node --help"
+    echo "in $1, as the service would: import all modules, load all models, run earshot node --help"
 }
 
 # As the user of the service, who may not see all that root sees, and the way the unit starts it.
@@ -231,12 +234,12 @@ try_code() {
     [ -n "$root" ] || as_service=(setpriv --reuid=earshot --regid=earshot --clear-groups)
     as_service+=(env -C "$1" PYTHONSAFEPATH=1 PYTHONDONTWRITEBYTECODE=1 "$1/venv/bin/python")
     "${as_service[@]}" -c "$self_check" &&
-        "${as_service[@]}" -m node --help >/dev/null &&
+        "${as_service[@]}" -m earshot node --help >/dev/null &&
         "${as_service[@]}" -m node run --help >/dev/null
 }
 
 describe_unpack_code() {
-    echo "copy contract, node, models, LICENSE and the documents for the Pi to $1"
+    echo "copy contract, node, models, earshot.py, LICENSE and the documents for the Pi to $1"
 }
 
 unpack_code() {
@@ -252,7 +255,7 @@ switch() {
     fi
     run ln -sfn "$(basename "$code")" "$opt/.current"
     run mv -T "$opt/.current" "$opt/current"
-    run write_launcher "$root/usr/local/bin/earshot-node"
+    run write_launchers "$root/usr/local/bin"
     run install -m 0644 "$source/node/systemd/$unit" "$root/etc/systemd/system/$unit"
     keep=$(realpath -m "$opt"/{current,previous}{,/venv})
     for folder in "$opt"/code-* "$opt"/venv-*; do
@@ -263,17 +266,27 @@ switch() {
     [ "$dry_run" = yes ] || echo "Installed $(basename "$code") in $opt"
 }
 
-describe_write_launcher() {
-    echo "write $1, which starts python -m node of $opt/current"
+describe_write_launchers() {
+    echo "write $1/earshot and $1/earshot-node, which start the programs of $opt/current"
 }
 
-write_launcher() {
-    write "$1" '#!/bin/sh
-# The program of the service earshot-node, for people: sudo -u earshot earshot-node check
+write_launchers() {
+    write "$1/earshot" '#!/opt/earshot/current/venv/bin/python -P
+# For people: sudo -u earshot earshot node check
+import os, sys
+
 # The folder of whoever types that may be closed to the user earshot.
-test -x . || cd /var/lib/earshot
-PYTHONSAFEPATH=1 exec /opt/earshot/current/venv/bin/python -m node "$@"'
-    chmod 0755 "$1"
+if not os.access(".", os.X_OK):
+    os.chdir("/var/lib/earshot")
+# The capture process and others that this one starts must not import from that folder either.
+os.environ["PYTHONSAFEPATH"] = "1"
+
+from earshot import main
+
+sys.exit(main())'
+    write "$1/earshot-node" '#!/bin/sh
+exec /usr/local/bin/earshot node "$@"'
+    chmod 0755 "$1/earshot" "$1/earshot-node"
 }
 
 start() {
@@ -284,7 +297,7 @@ start() {
         [ "$dry_run" = yes ] || echo "Started; systemctl status earshot-node tells what it does"
     else
         echo "Next:
-  sudo -u earshot earshot-node init --out /etc/earshot/node.toml \\
+  sudo -u earshot earshot node init --out /etc/earshot/node.toml \\
       --model $opt/current/models/fan-synthetic --state-folder /var/lib/earshot/state
   sudo systemctl enable --now $unit"
     fi
@@ -297,7 +310,7 @@ uninstall_node() {
     if [ -z "$root" ]; then
         run systemctl disable --quiet --now "$unit" || true
     fi
-    run rm -rf "$opt" "$root/usr/local/bin/earshot-node" "$root/etc/systemd/system/$unit"
+    run rm -rf "$opt" "$root"/usr/local/bin/earshot{,-node} "$root/etc/systemd/system/$unit"
     if [ "$purge" = yes ]; then
         run rm -rf "$root/etc/earshot" "$root/var/lib/earshot"
         [ -n "$root" ] || ! id earshot >/dev/null 2>&1 || run userdel earshot || user_stays=yes

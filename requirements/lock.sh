@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 
 lock() {
     uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-        --no-emit-index-url --no-emit-find-links --no-emit-package earshot \
+        --no-emit-index-url --no-emit-find-links --no-emit-package earshot-fleet \
         --custom-compile-command "requirements/lock.sh" pyproject.toml "$@"
 }
 
@@ -17,7 +17,7 @@ for extra in node collector fleet training; do
 done
 # setuptools builds the editable install; the demo installs it from the same lock.
 echo setuptools | uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-    --no-emit-index-url --no-emit-find-links --no-emit-package earshot \
+    --no-emit-index-url --no-emit-find-links --no-emit-package earshot-fleet \
     --custom-compile-command "requirements/lock.sh" pyproject.toml - --extra demo \
     --constraint requirements/dev.txt --output-file requirements/demo.txt
 # numpy 1 and Python 3.11 at most: apart from the others.

@@ -16,7 +16,10 @@ from tests.rig.installed import require
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = "node/install-pi.sh"
-INSTALLED_PARTS = ("contract", "node", "models", "docs", "requirements", "LICENSE")
+INSTALLED_PARTS = (
+    *("contract", "node", "models", "earshot.py"),
+    *("docs", "requirements", "LICENSE"),
+)
 SHELL_SCRIPTS = (SCRIPT, "requirements/lock.sh", ".ci/run")
 
 
@@ -115,6 +118,28 @@ def test_installed_node_runs(target: Target) -> None:
     assert "-m earshot node score [-h]" in " ".join(node.stdout.split())
 
 
+def test_launcher_is_the_one_command(target: Target) -> None:
+    """`earshot` runs what is installed, in words that can be typed there."""
+    target.install()
+    done = subprocess.run(
+        [
+            target.opt / "current/venv/bin/python",
+            "-P",
+            target.root / "usr/local/bin/earshot",
+            "node",
+        ],
+        cwd=target.root,
+        env={"PATH": str(target.root / "usr/local/bin")},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("usage: earshot node [-h]")
+
+
 def test_everything_is_where_the_unit_looks(target: Target) -> None:
     """Code, launcher, unit, and private folders for settings and state are in their places."""
     target.install()
@@ -123,7 +148,8 @@ def test_everything_is_where_the_unit_looks(target: Target) -> None:
     assert (root / "opt/earshot/current/models/fan-synthetic/manifest.json").is_file()
     assert (root / "opt/earshot/current/docs/pi.md").is_file()
     assert (root / "opt/earshot/current/node/updates/self_test.py").is_file()
-    assert os.access(root / "usr/local/bin/earshot-node", os.X_OK)
+    for launcher in ("earshot", "earshot-node"):
+        assert os.access(root / "usr/local/bin" / launcher, os.X_OK)
     unit = "etc/systemd/system/earshot-node.service"
     assert (root / unit).read_text() == (ROOT / "node/systemd/earshot-node.service").read_text()
     for private in ("etc/earshot", "var/lib/earshot"):
@@ -166,6 +192,7 @@ def test_upgrade_keeps_one_version_to_return_to(changing: Target) -> None:
     [
         "node/sound/levels.py",
         "node/sound/capture.py",
+        "earshot.py",
         "node/__main__.py",
         "node/updates/self_test.py",
     ],

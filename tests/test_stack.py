@@ -245,7 +245,7 @@ def test_image_holds_what_its_program_needs_alone() -> None:
     assert "*" in ignored
     assert {path for path in copied if path.split("/")[0] not in kept and path not in kept} == set()
     assert {path.split("/")[0] for path in kept} <= {
-        *("contract", "collector", "node", "models", "requirements")
+        *("contract", "collector", "earshot.py", "node", "models", "requirements")
     }
 
 

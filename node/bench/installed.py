@@ -26,7 +26,7 @@ class Installed(msgspec.Struct, frozen=True, kw_only=True):
 def node_requirements() -> tuple[str, ...] | None:
     """Names of the packages that a node asks for by itself; None where earshot is not installed."""
     try:
-        lines = distribution("earshot").requires or []
+        lines = distribution("earshot-fleet").requires or []
     except PackageNotFoundError:
         return None
     runtime = "node" if _found("ai-edge-litert") else "node-tflite"

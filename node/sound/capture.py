@@ -226,7 +226,7 @@ def _load_sounddevice() -> Any:
         raise CaptureError(
             "no_portaudio",
             f"The Python package sounddevice does not load ({error}): run"
-            " `pip install 'earshot[node]'`",
+            " `pip install 'earshot-fleet[node]'`",
         ) from error
     except OSError as error:
         raise CaptureError(

@@ -275,7 +275,7 @@ _NOT_INSTALLED = """
 import importlib.metadata, sys
 real = importlib.metadata.version
 def version(name):
-    if name == "earshot":
+    if name == "earshot-fleet":
         raise importlib.metadata.PackageNotFoundError(name)
     return real(name)
 importlib.metadata.version = version

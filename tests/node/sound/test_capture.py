@@ -664,7 +664,7 @@ def test_missing_python_package_is_one_line() -> None:
 
     fault = json.loads(done.stdout)["problem"]
     assert fault["reason"] == "no_portaudio"
-    assert "pip install 'earshot[node]'" in fault["message"]
+    assert "pip install 'earshot-fleet[node]'" in fault["message"]
     assert done.stderr == b""
 
 
