@@ -13,6 +13,7 @@ SUMMARY = "a fleet of listening nodes, from the microphone to the dashboard"
 COMMANDS = {
     "node": "node.commands",
     "collector": "collector.commands",
+    "training": "training.commands",
     "fleet": "training.fleet.commands",
     "demo": "demo.command",
 }

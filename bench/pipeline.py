@@ -162,7 +162,7 @@ class BareSubscriber:
 
 
 class CollectorProcess:
-    """`python -m collector run`, with a store of its own."""
+    """`earshot collector run`, with a store of its own."""
 
     client_id = _SECTION.id
 

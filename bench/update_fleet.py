@@ -3,8 +3,8 @@
     python -m bench.update_fleet --nodes 50 --kilobytes 600 --out fleet.json
     python -m bench.update_fleet --nodes 1 --kilobytes 600 --rate 20 --out link.json
 
-Every node is a process (`python -m node run`, generated sound in real time) with the settings that
-it has by default. For a minute they are left alone; then `python -m training push --wait` sends
+Every node is a process (`earshot node run`, generated sound in real time) with the settings that
+it has by default. For a minute they are left alone; then `earshot fleet push --wait` sends
 them a release, and it is measured how long a window takes from the end of its sound to a
 subscriber, before and meanwhile, when each node has committed, and that every window that a node
 has numbered has arrived.

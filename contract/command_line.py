@@ -193,11 +193,14 @@ class _Line:
         package = name.partition(".")[0]
         if not _is_installed(package):
             raise EarshotError(f"{package} is not part of this installation")
-        module = importlib.import_module(name)
-        self._modules.append(module)
-        for variable, value in getattr(module, "ENVIRONMENT", {}).items():
-            os.environ.setdefault(variable, value)
-        return module
+        # A command that two groups list has the words of the one that it lies in.
+        for dotted in (name.rpartition(".")[0], name):
+            if not dotted or dotted in (module.__name__ for module in self._modules):
+                continue
+            self._modules.append(importlib.import_module(dotted))
+            for variable, value in getattr(self._modules[-1], "ENVIRONMENT", {}).items():
+                os.environ.setdefault(variable, value)
+        return self._modules[-1]
 
     def _take_options(self, module: ModuleType) -> None:
         """What stands before the command's name."""
@@ -308,7 +311,7 @@ def _program() -> str:
     if Path(script).name == _PROGRAM:
         found = shutil.which(_PROGRAM)
         return _PROGRAM if found and Path(found).samefile(script) else _as_typed_here(script)
-    # `python -m node`, or a service.
+    # As a module, or by a service.
     if shutil.which(_PROGRAM):
         return _PROGRAM
     return f"{_as_typed_here(sys.orig_argv[0])} -m {_PROGRAM}"

@@ -74,7 +74,7 @@ def create_keys(folder: Path, console: Console) -> Keys:
         EarshotError: it cannot be made.
     """
     private = folder / "release-key.pem"
-    _run(["training", "keys", "create", "--out", str(private)], console)
+    _run(["fleet", "keys", "create", "--out", str(private)], console)
     return Keys(private, folder / "release-key.pub.pem")
 
 
@@ -104,7 +104,7 @@ def send(update: Update, keys: Keys, broker: Broker, console: Console) -> None:
         ["training", "release", _shown(update.trained), *named, "--out", str(release), *signed],
         console,
     )
-    push = ["training", "push", str(release), "--to", "all", "--wait"]
+    push = ["fleet", "push", str(release), "--to", "all", "--wait"]
     push += ["--timeout", str(_TIMEOUT_SECONDS)]
     push += ["--broker", f"{broker.host}:{broker.port}", *signed]
     _run(push, console, expected=_SOME_NODES_FAILED)

@@ -36,12 +36,12 @@ class Shop:
         self.broker = broker
         self.folder = folder
         put_release(folder / "factory", packed(1))
-        self.training("keys", "create", "--out", str(folder / "key.pem"))
+        self.earshot("fleet", "keys", "create", "--out", str(folder / "key.pem"))
 
-    def training(self, *arguments: str, code: int = 0) -> str:
-        """`python -m training ...`; its output."""
+    def earshot(self, *arguments: str, code: int = 0) -> str:
+        """What the command says to it."""
         done = subprocess.run(
-            [sys.executable, "-m", "training", *arguments],
+            [sys.executable, "-m", "earshot", *arguments],
             cwd=ROOT,
             env=environment({}),
             stdin=subprocess.DEVNULL,
@@ -55,11 +55,12 @@ class Shop:
 
     def operate(self, *arguments: str, code: int = 0) -> str:
         """One of the commands that give orders."""
-        return self.training(*arguments, *self._at_broker, "--key", self._key, code=code)
+        return self.earshot("fleet", *arguments, *self._at_broker, "--key", self._key, code=code)
 
     def release(self, version: int) -> Path:
         out = self.folder / f"fan-{version}"
-        self.training(
+        self.earshot(
+            "training",
             "release",
             str(self.folder / "factory"),
             *("--name", "fan-synthetic", "--version", str(version), "--out", str(out)),

@@ -81,14 +81,14 @@ def write_wav() -> WriteWav:
 
 @pytest.fixture(scope="session")
 def training_environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Environment variables for `python -m training`; features are kept for this test run alone."""
+    """Environment variables for `earshot training`; features are kept for this test run alone."""
     cache = str(tmp_path_factory.mktemp("cache"))
     return {**os.environ, "PYTHONWARNINGS": "", "XDG_CACHE_HOME": cache}
 
 
 @pytest.fixture(scope="session")
 def run_training(training_environment: dict[str, str]) -> RunTraining:
-    """Run `python -m training` with these arguments."""
+    """Run `earshot training` with these arguments."""
 
     def run(arguments: Sequence[str | Path]) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(

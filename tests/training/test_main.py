@@ -1,4 +1,4 @@
-"""`python -m training`, as a person runs it."""
+"""`earshot training`, as a person runs it."""
 
 import json
 import re
@@ -149,7 +149,6 @@ def test_one_line_for_what_is_wrong(
 @pytest.mark.parametrize(
     "arguments",
     [
-        [],
         ["train", "--data", "x", "--out", "y", "--epochs", "0"],
         ["train", "--data", "x", "--out", "y", "--false-alarm-rate", "1"],
         ["train", "--data", "x", "--out", "y", "--seed", "-1"],
@@ -170,8 +169,17 @@ def test_arguments_out_of_range(run_training: RunTraining, arguments: list[str])
     done = run_training(arguments)
 
     assert done.returncode == 2
-    assert "usage: python -m training" in done.stderr
+    assert f"earshot training {arguments[0]} [-h]" in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
+
+
+def test_nothing_asked_for_is_the_whole_help(run_training: RunTraining) -> None:
+    """The operator's commands are listed with those that train."""
+    done = run_training([])
+
+    assert done.returncode == 0
+    for command in ("train ", "import ", "push "):
+        assert f"    {command}" in done.stdout
 
 
 def test_synthesize_refuses_what_cannot_be(tmp_path: Path, run_training: RunTraining) -> None:

@@ -1,4 +1,4 @@
-"""`python -m training compare`: which of two runs is better, and how surely."""
+"""`earshot training compare`: which of two runs is better, and how surely."""
 
 import argparse
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`python -m training data`: what a data set holds, and what is wrong with it."""
+"""`earshot training data`: what a data set holds, and what is wrong with it."""
 
 import argparse
 from pathlib import Path

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from contract.command_line import typed
 from training.commands.argument_types import whole
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def add_data_folder(parser: argparse.ArgumentParser) -> None:
         required=True,
         metavar="DIR",
         help="recordings: the machine's folder or the one above (DCASE Task 2, or normal/ and"
-        " anomaly/; `python -m training data DIR` says what is there)",
+        f" anomaly/; `{typed('training data DIR')}` says what is there)",
     )
     parser.add_argument("--machine", help="the machine's folder; not needed if there is only one")
     parser.add_argument(

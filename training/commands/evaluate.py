@@ -1,4 +1,4 @@
-"""`python -m training evaluate`: how good a release is, by labelled recordings."""
+"""`earshot training evaluate`: how good a release is, by labelled recordings."""
 
 import argparse
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`python -m training field`: what a node would do with a release, hour after hour."""
+"""`earshot training field`: what a node would do with a release, hour after hour."""
 
 import argparse
 from pathlib import Path

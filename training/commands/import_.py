@@ -1,4 +1,4 @@
-"""`python -m training import`: a release around a model that was trained elsewhere."""
+"""`earshot training import`: a release around a model that was trained elsewhere."""
 
 import argparse
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`python -m training quantize`: a trained run's other quantisation as a release of its own."""
+"""`earshot training quantize`: a trained run's other quantisation as a release of its own."""
 
 import argparse
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`python -m training release`: a trained run, versioned, self-tested and signed for a fleet."""
+"""`earshot training release`: a trained run, versioned, self-tested and signed for a fleet."""
 
 import argparse
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`python -m training reproduce`: every recipe on every data set, beside published figures."""
+"""`earshot training reproduce`: every recipe on every data set, beside published figures."""
 
 import argparse
 from pathlib import Path

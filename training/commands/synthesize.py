@@ -1,4 +1,4 @@
-"""`python -m training synthesize`: data sets of generated sound, and hard ones of any sound."""
+"""`earshot training synthesize`: data sets of generated sound, and hard ones of any sound."""
 
 import argparse
 import re

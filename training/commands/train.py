@@ -1,4 +1,4 @@
-"""`python -m training train`: a detector out of normal sound, and a release with its report."""
+"""`earshot training train`: a detector out of normal sound, and a release with its report."""
 
 import argparse
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from contract.command_line import typed
 from contract.errors import KeyFileError
 from contract.signature import (
     MAX_TRUSTED_KEYS,
@@ -31,7 +32,6 @@ _KEY_NAME = "release-key.pem"
 _SUFFIX = ".pem"
 # A key has a few hundred bytes; the bound is there so that reading has one.
 _MAX_FILE_BYTES = 64 * 1024
-_MISSING = "no such key; `python -m training keys create` makes one"
 
 
 class CreatedKey(msgspec.Struct, frozen=True, kw_only=True):
@@ -175,7 +175,7 @@ def public_pems(path: Path | None, passphrase_file: Path | None, ask: Ask | None
         KeyFileError: it is neither.
     """
     path = path or default_key_file()
-    if b"PRIVATE KEY" in _read(path, missing=_MISSING):
+    if b"PRIVATE KEY" in _read(path, missing=_missing()):
         signer = load_signer(path, passphrase_file, ask)
         return {signer.key_id: signer.public_pem.decode()}
     return {
@@ -205,7 +205,7 @@ def created_lines(created: CreatedKey) -> list[str]:
 
 
 def _read_private(path: Path) -> bytes:
-    pem = _read(path, missing=_MISSING)
+    pem = _read(path, missing=_missing())
     mode = stat.S_IMODE(path.stat().st_mode)
     if mode & 0o077:
         raise KeyFileError(
@@ -243,3 +243,7 @@ def _refuse_work_tree(path: Path) -> None:
                 f"{path}: is inside the Git work tree {folder}, where a private key is soon"
                 " published; choose another place, or say --anyway"
             )
+
+
+def _missing() -> str:
+    return f"no such key; `{typed('fleet keys create')}` makes one"

@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from contract import topics
+from contract.command_line import typed
 from contract.desired import Desired, Wanted
 from contract.errors import ReleaseError, SignatureError
 from contract.release import ENVELOPE_NAME, MANIFEST_NAME, Manifest, encode_manifest
@@ -86,7 +87,7 @@ def read_packed(folder: Path, signer: Signer) -> PackedRelease:
         DestinationError: it has no such envelope.
     """
     release = read_release(folder)
-    pack = f"`python -m training release {folder} --out ...` packs and signs a release"
+    pack = f"`{typed(f'training release {folder} --out ...')}` packs and signs a release"
     try:
         envelope = (folder / ENVELOPE_NAME).read_bytes()
     except FileNotFoundError as error:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from contract.command_line import typed
 from contract.errors import ReleaseError, SignatureError
 from contract.printable import printable
 from contract.release import (
@@ -100,8 +101,8 @@ def _signature(folder: Path, keys: Path | None) -> _SignatureWords:
     path = folder / ENVELOPE_NAME
     if not path.exists():
         return _SignatureWords(
-            f"no: nodes take it from a folder, not over MQTT; `python -m training release {folder}"
-            " ...` signs",
+            "no: nodes take it from a folder, not over MQTT;"
+            f" `{typed(f'training release {folder} ...')}` signs",
             refused=False,
         )
     envelope = _read(path)
@@ -191,7 +192,7 @@ def _calibration(calibration: Calibration | None) -> str:
 
 def _self_test(manifest: Manifest) -> str:
     if manifest.self_test is None:
-        return "none; `python -m training release` makes one"
+        return f"none; `{typed('training release')}` makes one"
     expected = manifest.self_test
     return (
         f"the probe sound gives {expected.statistic:.6g} ± {expected.relative_tolerance:.1%}"

@@ -3,6 +3,7 @@
 import msgspec
 
 from contract import topics
+from contract.command_line import typed
 from contract.desired import Desired, Wanted
 from contract.errors import EarshotError
 from contract.release import Manifest
@@ -172,7 +173,7 @@ def _wanted_before(desk: Desk, to: str) -> Wanted:
         raise RolloutError(
             f"the order for {to} names nothing to go back to; name a release that was pushed with"
             " --release NAME@VERSION, or take a single node to what it ran before with"
-            " `python -m collector command NODE rollback`"
+            f" `{typed('collector command NODE rollback')}`"
         )
     return present.before
 

@@ -45,7 +45,7 @@ class Screen:
 
     def note(self, text: str) -> None:
         """Write one line to standard error, whatever line breaks are in the text."""
-        self._err.print(f"earshot training: {' '.join(text.split())}", markup=False)
+        self._err.print(f"earshot fleet: {' '.join(text.split())}", markup=False)
 
     def print(self, shown: RenderableType) -> None:
         """Write a table, or a text, to standard output."""

@@ -4,6 +4,7 @@ What is packed are the run's models and figures as they are; nothing is trained 
 """
 
 import math
+import shlex
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from contract.command_line import typed
 from contract.errors import ReleaseError
 from contract.features import FeatureExtractor
 from contract.release import (
@@ -118,7 +120,7 @@ def packed_lines(packed: Packed, out: Path) -> list[str]:
         f"{manifest.label} in {out}: {manifest.models_bytes / 1e6:.2f} MB, signed by"
         f" {packed.key_id[:12]}; the probe gives {manifest.self_test.statistic:.4g} in"
         f" {', '.join(manifest.runtimes)}",
-        f"next: python -m training push {out} --to all",
+        f"next: {typed(f'fleet push {shlex.quote(str(out))} --to all')}",
     ]
 
 

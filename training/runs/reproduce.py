@@ -109,7 +109,7 @@ def _run(
     own = recipe if request.epochs is None else with_epochs(recipe, request.epochs)
     command = " ".join(
         [
-            f"python -m training train --data {shlex.quote(data.resolve().name)}",
+            f"earshot training train --data {shlex.quote(data.resolve().name)}",
             *([f"--machine {shlex.quote(request.machine)}"] if request.machine else []),
             f"--recipe {recipe.name} --seed {request.seed} --seeds {request.seeds} --folds 0",
             *([f"--epochs {request.epochs}"] if request.epochs else []),
@@ -153,4 +153,6 @@ def _is_run_of(out: Path, command: str, recipe: Recipe) -> bool:
         run = read_run(out)
     except EarshotError:
         return False
-    return run.command == command and run.recipe == recipe
+    # Earlier versions wrote down `python -m training`.
+    commands = (command, command.replace("earshot", "python -m", 1))
+    return run.command in commands and run.recipe == recipe

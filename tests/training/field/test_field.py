@@ -372,7 +372,7 @@ def run(
         minutes=2.0,
         seed=42,
         json=json,
-        command="python -m training field",
+        command="earshot training field",
     )
     return try_in_field(request, note=lambda text: None, progress=silent)
 

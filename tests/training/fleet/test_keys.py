@@ -148,7 +148,7 @@ def test_key_that_others_can_reach_is_not_used(tmp_path: Path, mode: int) -> Non
     [
         (SIGNER.public_pem, "Expected an Ed25519 private key"),
         (b"", "Expected an Ed25519 private key"),
-        (None, "no such key; `python -m training keys create` makes one"),
+        (None, "earshot fleet keys create` makes one"),
     ],
 )
 def test_file_without_a_private_key(tmp_path: Path, content: bytes | None, message: str) -> None:

@@ -176,7 +176,7 @@ def test_a_folder_without_signature_is_refused(broker: Mosquitto, tmp_path: Path
     folder = release(tmp_path)
     (folder / ENVELOPE_NAME).unlink()
 
-    with pytest.raises(DestinationError, match=r"is not signed; `python -m training release"):
+    with pytest.raises(DestinationError, match=r"is not signed; `.*earshot training release"):
         pushed(broker, folder)
 
 
@@ -679,7 +679,7 @@ def test_the_command_says_what_it_does(broker: Mosquitto, tmp_path: Path) -> Non
         done = run(broker, tmp_path, "push", str(folder), "--to", "all", "--wait")
 
     assert done.returncode == 0, done.stderr
-    assert done.stderr.splitlines()[0] == "earshot training: sent fan@2: 0.10 MB, 4 chunks"
+    assert done.stderr.splitlines()[0] == "earshot fleet: sent fan@2: 0.10 MB, 4 chunks"
     assert done.stdout.startswith("rollout ")
     assert "1 of 1 node has committed it" in done.stdout
 
@@ -715,7 +715,7 @@ def test_a_broker_that_is_not_there_is_one_line(tmp_path: Path, broker: Mosquitt
     assert done.returncode == 2
     (warning, line) = done.stderr.splitlines()
     assert "signatures are not checked" in warning
-    assert line.startswith(f"earshot training: no connection to the broker at {broker.host}")
+    assert line.startswith(f"earshot fleet: no connection to the broker at {broker.host}")
 
 
 def test_every_refusal_is_an_error_for_people() -> None:

@@ -35,7 +35,7 @@ def evaluate() -> Evaluate:
             "data": data,
             "machine": None,
             "json": None,
-            "command": "python -m training evaluate",
+            "command": "earshot training evaluate",
             "channel": None,
             "room_noise": None,
             "tflite_python": None,

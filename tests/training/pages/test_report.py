@@ -127,7 +127,7 @@ def judged(
             recipe="reference",
             clip_score="mean",
             windows="all",
-            command="python -m training train --data fan",
+            command="earshot training train --data fan",
             tflite_python=None,
         )
     )

@@ -23,7 +23,7 @@ def request(file: Path, out: Path, *, overwrite: bool = False) -> ImportRequest:
         version=3,
         description=None,
         overwrite=overwrite,
-        command="python -m training import",
+        command="earshot training import",
     )
 
 

@@ -380,7 +380,7 @@ def test_on_the_command_line_without_tensorflow(tmp_path: Path) -> None:
 
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"fan@1 in {out}: 0.02 MB, signed by {key.key_id[:12]}; ")
-    assert f"python -m training push {out} " in done.stdout
+    assert f"earshot fleet push {out} " in done.stdout
     envelope = (out / ENVELOPE_NAME).read_bytes()
     manifest, _ = open_manifest(envelope, read_public_key_file(key.public))
     assert manifest.description == "Hm"

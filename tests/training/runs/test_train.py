@@ -57,7 +57,7 @@ def train(tmp_path: Path) -> Train:
             "cache": FeatureCache(None),
             "tflite_python": None,
             "overwrite": False,
-            "command": "python -m training train",
+            "command": "earshot training train",
         }
         notes: list[str] = []
         outcome = train_release(

@@ -1,4 +1,4 @@
-"""What `python -m training data` finds, in folders with something wrong in them."""
+"""What `earshot training data` finds, in folders with something wrong in them."""
 
 import json
 import math

@@ -1,8 +1,6 @@
-"""What an operator does with a fleet: keys, releases on their way, and who may talk to the broker.
+"""What an operator does with a fleet: keys, releases on their way, and who may talk to the broker."""
 
-One module for each command, as in `node.commands`. All of them run with the packages of
-requirements/fleet.txt alone: on a server, without TensorFlow.
-"""
+# All of them run with the packages of requirements/fleet.txt alone: on a server, without TensorFlow.
 
 SUMMARY = "sign, push and roll out releases; enrol nodes"
 

@@ -75,7 +75,7 @@ def reload_broker(options: argparse.Namespace) -> int:
 
 def say(text: str, file: TextIO | None = None) -> None:
     """Tell the person at the terminal."""
-    print(f"earshot training: {text}", file=file)
+    print(f"earshot fleet: {text}", file=file)
 
 
 def say_certificate(kept: "BrokerCertificate") -> None:

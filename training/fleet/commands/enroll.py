@@ -1,4 +1,4 @@
-"""`python -m training enroll`: a node's login at the broker, and the bundle that it needs."""
+"""`earshot fleet enroll`: a node's login at the broker, and the bundle that it needs."""
 
 import argparse
 from pathlib import Path

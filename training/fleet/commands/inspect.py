@@ -1,4 +1,4 @@
-"""`python -m training inspect`: what a release is, and who has signed it, in words."""
+"""`earshot fleet inspect`: what a release is, and who has signed it, in words."""
 
 import argparse
 from pathlib import Path

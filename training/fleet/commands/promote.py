@@ -1,4 +1,4 @@
-"""`python -m training promote`: the release that is wanted, for more nodes."""
+"""`earshot fleet promote`: the release that is wanted, for more nodes."""
 
 import argparse
 

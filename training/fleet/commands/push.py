@@ -1,4 +1,4 @@
-"""`python -m training push`: a signed release, sent to the nodes at an address."""
+"""`earshot fleet push`: a signed release, sent to the nodes at an address."""
 
 import argparse
 from pathlib import Path

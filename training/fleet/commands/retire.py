@@ -1,4 +1,4 @@
-"""`python -m training retire`: releases that nobody needs, cleared from the broker."""
+"""`earshot fleet retire`: releases that nobody needs, cleared from the broker."""
 
 import argparse
 import sys

@@ -1,4 +1,4 @@
-"""`python -m training revoke`: a node's login, taken away."""
+"""`earshot fleet revoke`: a node's login, taken away."""
 
 import argparse
 

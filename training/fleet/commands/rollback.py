@@ -1,4 +1,4 @@
-"""`python -m training rollback`: what was wanted before, or a release that the broker keeps."""
+"""`earshot fleet rollback`: what was wanted before, or a release that the broker keeps."""
 
 import argparse
 

@@ -1,4 +1,4 @@
-"""`python -m training rollout`: all orders, and where each node is with them."""
+"""`earshot fleet rollout`: all orders, and where each node is with them."""
 
 import argparse
 

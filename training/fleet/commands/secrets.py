@@ -1,4 +1,4 @@
-"""`python -m training secrets`: all that docker-compose.yml needs and nobody else may know.
+"""`earshot fleet secrets`: all that docker-compose.yml needs and nobody else may know.
 
 A certificate authority, the broker's certificate and users, passwords of the database and of
 Grafana, and .env. What is there stays as it is.

@@ -1,4 +1,4 @@
-"""`python -m training withdraw`: an order taken back."""
+"""`earshot fleet withdraw`: an order taken back."""
 
 import argparse
 

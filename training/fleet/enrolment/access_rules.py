@@ -6,6 +6,7 @@ Both are texts that people may edit as well: all that is not the user in questio
 import base64
 import hashlib
 
+from contract.command_line import typed
 from contract.topics import checked_id, desired
 from training.errors import EnrolmentError
 
@@ -17,7 +18,10 @@ BROKER_USERS = (COLLECTOR, OPERATOR, HEALTH)
 """Users that are no node; no node may have their names."""
 
 ENROLLED = "# --- Below: nodes with a group, kept by `python -m training enroll` and `revoke` ---"
-"""Above this line of the access file are the rules for all, below it those for some nodes."""
+"""Above this line of the access file are the rules for all, below it those for some nodes.
+
+It stands in the files of fleets that were set up long ago, and so keeps its old words.
+"""
 
 SALT_BYTES = 12
 """As many as mosquitto_passwd takes."""
@@ -64,7 +68,7 @@ def enrolled_part(access: str) -> str:
     if not line:
         raise EnrolmentError(
             f"Expected a line {ENROLLED!r} in the broker's access file, got none;"
-            " `python -m training secrets` writes the file anew"
+            f" `{typed('fleet secrets')}` writes the file anew"
         )
     return enrolled
 

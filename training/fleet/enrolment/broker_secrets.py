@@ -1,4 +1,4 @@
-"""The secrets of a fleet's servers: `python -m training secrets` makes what compose mounts.
+"""The secrets of a fleet's servers: `earshot fleet secrets` makes what compose mounts.
 
 A container sees a mounted file with the owner that it has on the host, and each image runs as a
 user of its own. So the files are readable for all, in folders that are mounted one by one, and the

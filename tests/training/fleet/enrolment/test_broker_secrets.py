@@ -1,4 +1,4 @@
-"""`python -m training secrets`, `enroll`, `revoke`: what is made, for whom, and what stays."""
+"""`earshot fleet secrets`, `enroll`, `revoke`: what is made, for whom, and what stays."""
 
 import datetime as dt
 import multiprocessing
