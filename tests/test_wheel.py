@@ -53,9 +53,7 @@ class Installed:
         self.home = folder / "home"
         self.home.mkdir()
         self._programs = folder / "venv" / "bin"
-        subprocess.run(
-            [sys.executable, "-m", "venv", "--without-pip", folder / "venv"], check=True
-        )
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "venv"], check=True)
         (packages,) = (folder / "venv" / "lib").glob("python3*/site-packages")
         _link_locked_packages(packages)
         _pip(
@@ -103,7 +101,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory, wheel: Path) -> Installe
 
 
 def test_wheel_carries_every_file_of_the_packages(wheel: Path) -> None:
-    """No template, model, dashboard or example is left behind, and no test or secret comes along."""
+    """No template, model or dashboard is left behind, and no test or secret comes along."""
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard", *_PACKAGES],
         cwd=ROOT,

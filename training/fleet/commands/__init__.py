@@ -1,6 +1,7 @@
-"""What an operator does with a fleet: keys, releases on their way, and who may talk to the broker."""
+"""What an operator does: keys, releases on their way, and who may talk to the broker."""
 
-# All of them run with the packages of requirements/fleet.txt alone: on a server, without TensorFlow.
+# All of them run with the packages of requirements/fleet.txt alone: on a server, without
+# TensorFlow.
 
 SUMMARY = "sign, push and roll out releases; enrol nodes"
 
