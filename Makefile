@@ -19,7 +19,7 @@ help: ## what each command does
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 demo: $(VENV)/.demo ## the whole fleet on this machine; `make demo SECONDS=60` ends by itself
-	@$(BIN)/python -m demo $(if $(SECONDS),--seconds $(SECONDS))
+	@$(BIN)/python -m earshot demo $(if $(SECONDS),--seconds $(SECONDS))
 
 setup: $(VENV)/.dev ## .venv with everything a developer needs (TensorFlow included: 2 GB)
 

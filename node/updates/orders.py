@@ -87,7 +87,7 @@ def check_version(target: Wanted, highest: Mapping[str, int], *, allow_older: bo
     if target.version < known and not allow_older:
         raise OrderError(
             f"expected {target.name}@{known} or newer, which this node has run, got"
-            f" {target.release}: an order to go back has to say so (training rollback)"
+            f" {target.release}: an order to go back has to say so (earshot fleet rollback)"
         )
 
 

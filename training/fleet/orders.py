@@ -15,6 +15,7 @@ from enum import Enum
 import msgspec
 
 from contract import topics
+from contract.command_line import typed
 from contract.desired import Desired
 from contract.errors import EarshotError
 from contract.settings import MqttSettings
@@ -260,7 +261,7 @@ def _not_shown(
         node, percent = first
         percents = [percent, *(each for each in later if each > percent)]
         text += f"the first node online is {node}, at {percent:g} %: "
-    words = f"training promote --to {address} --wait --percent "
+    words = f"fleet promote --to {address} --wait --percent "
     words += ",".join(f"{each:g}" for each in percents)
     words += f" --except {','.join(sorted(excepted))}" if excepted else ""
-    return f"{text}go on with `{words}`"
+    return f"{text}go on with `{typed(words)}`"

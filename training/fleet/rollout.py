@@ -25,7 +25,7 @@ from training.fleet.shelf import kept_releases
 
 
 class RolloutError(EarshotError):
-    """The rollout is not where this would make sense: look at `training rollout`."""
+    """The rollout is not where this would make sense: look at `fleet rollout`."""
 
 
 class PromoteRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,7 +92,7 @@ def promote(request: PromoteRequest, signer: Signer, access: Access, screen: Scr
         if lowest < present.percent:
             raise RolloutError(
                 f"{present.wanted.release} is ordered for {present.percent:g} % of {request.to}"
-                f" already, and {lowest:g} % is less; `training rollback` goes back"
+                f" already, and {lowest:g} % is less; `earshot fleet rollback` goes back"
             )
         if request.percents == (present.percent,):
             screen.note(f"{present.wanted.release} is ordered for {lowest:g} % already")

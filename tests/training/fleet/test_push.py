@@ -132,7 +132,7 @@ def test_nodes_that_cannot_run_it_are_listed_and_nothing_is_sent(
     assert "closed takes no updates" in text
     assert f"foreign does not trust the key {SIGNER.key_id[:12]}" in text
     assert "old-library has tflite-runtime" in text
-    assert "ahead runs fan@3, which is newer; `training rollback` goes back" in text
+    assert "ahead runs fan@3, which is newer; `earshot fleet rollback` goes back" in text
     assert "fine" not in text
     assert "elsewhere" not in text
     assert kept(broker, "earshot/1/release/+/+", "earshot/1/blob/+/+", "earshot/1/+/desired") == {}
@@ -389,7 +389,7 @@ def test_a_first_ring_without_nodes_ends_the_rollout(
         code = pushed(broker, release(tmp_path), "all", 10.0, 100.0, waiting=WAITING)
         err = capsys.readouterr().err
         ended = (code, node.running, order_at(broker, "all").percent)
-        (words,) = re.findall(r"go on with `training (promote .*)`", " ".join(err.split()))
+        (words,) = re.findall(r"go on with `.*earshot fleet (promote .*)`", " ".join(err.split()))
         gone_on = run(broker, tmp_path, *words.split())
 
     percent = math.floor(cohort_percent(name)) + 1
@@ -415,7 +415,7 @@ def test_a_ring_that_is_away_ends_the_rollout(
     assert order_at(broker, "all").percent == 10
     err = capsys.readouterr().err
     assert "has 1 offline" in err
-    assert "go on with `training promote --to all --wait --percent" in err
+    assert "earshot fleet promote --to all --wait --percent" in err
 
 
 def test_a_last_ring_that_is_away_ends_nothing(broker: Mosquitto, tmp_path: Path) -> None:

@@ -23,13 +23,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options."""
     parser.epilog = EXIT_CODES
     parser.add_argument(
-        "release", type=Path, metavar="RELEASE", help="folder that `training release` wrote"
+        "release", type=Path, metavar="RELEASE", help="folder that `earshot training release` wrote"
     )
     add_to(parser)
     add_percent(
         parser,
         text="share of the nodes; 10,50,100 with --wait are rings, each waits for the one before,"
-        " and none follows one in which no node was there to show what the release does; `training"
+        " and none follows one in which no node was there to show what the release does; `fleet"
         " promote` then goes on (default: 100)",
     )
     parser.add_argument(

@@ -8,7 +8,7 @@ folder around them, which no container sees, is closed to everybody else on the 
       authority/        the certificate authority; its key is mounted nowhere
       mosquitto/        certificate, passwords (hashed), access rules, the health check's login
       collector/ grafana/ influxdb/    each to its container
-      operator/         for `training push`, `collector watch` and `command`
+      operator/         for `fleet push`, `collector watch` and `command`
       nodes/            bundles of enrolled nodes, until they are carried to them
 """
 
