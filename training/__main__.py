@@ -1,4 +1,4 @@
-"""`earshot training COMMAND` is `earshot training COMMAND`: see `training.commands`."""
+"""`python -m training COMMAND` is `earshot training COMMAND`: see `training.commands`."""
 
 import sys
 from collections.abc import Sequence

@@ -55,6 +55,6 @@ def _reasons(
     running = fleet.running(node)
     name, _, version = (running or "@0").rpartition("@")
     if name == manifest.name and int(version) > manifest.version and not allow_older:
-        yield f"runs {running}, which is newer; `training rollback` goes back"
+        yield f"runs {running}, which is newer; `earshot fleet rollback` goes back"
     if running == birth.model == manifest.label and birth.model_sha256 != manifest.models_sha256:
         yield f"runs another {running}; give this one version {manifest.version + 1}"

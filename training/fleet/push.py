@@ -117,7 +117,8 @@ def check_release(packed: PackedRelease, kept: Mapping[str, KeptRelease], *, now
     label, not_after_us = packed.manifest.label, packed.manifest.not_after_us
     if not_after_us is not None and now_us > not_after_us:
         raise PushRefusedError(
-            f"{label} is too old to be taken on by any node; `training release` packs it anew"
+            f"{label} is too old to be taken on by any node;"
+            f" `{typed('training release')}` packs it anew"
         )
     there = kept.get(label)
     if there is not None and there.manifest_sha256 != packed.manifest_sha256:
@@ -125,7 +126,7 @@ def check_release(packed: PackedRelease, kept: Mapping[str, KeptRelease], *, now
         raise PushRefusedError(
             f"the broker keeps another {label} already"
             + (f" (not signed by us: {there.trouble})" if there.trouble else "")
-            + f"; pack this one as version {free}: `training release --version {free}`"
+            + f"; pack this one as version {free}: `{typed(f'training release --version {free}')}`"
         )
 
 

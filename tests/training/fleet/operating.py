@@ -142,7 +142,7 @@ def key_file(tmp_path: Path) -> Path:
 def command(broker: Mosquitto, tmp_path: Path, *words: str) -> list[str]:
     where = f"{broker.host}:{broker.port}"
     key = str(key_file(tmp_path))
-    return [sys.executable, "-m", "training", *words, "--broker", where, "--key", key]
+    return [sys.executable, "-m", "earshot", "fleet", *words, "--broker", where, "--key", key]
 
 
 def run(broker: Mosquitto, tmp_path: Path, *words: str) -> "subprocess.CompletedProcess[str]":
