@@ -66,7 +66,7 @@ MANIFEST = Manifest(
     ),
     calibration=Calibration(log_statistic=LogNormals(mean=3.25, sd=0.125), sessions=None),
     training=Training(
-        command="earshot training train recordings/fan",
+        command="python -m training train recordings/fan",
         recipe="reference",
         data="recordings/fan",
         files=120,
@@ -133,7 +133,7 @@ SEVERAL = Manifest(
         sessions=4,
     ),
     training=Training(
-        command="earshot training train recordings/pump",
+        command="python -m training train recordings/pump",
         recipe="ensemble",
         data="recordings/pump",
         files=120,

@@ -96,5 +96,5 @@ def test_update_that_went_otherwise_is(node: str, model: str, phase: UpdatePhase
 def test_command_that_fails_ends_the_chapter(tmp_path: Path) -> None:
     """With the exit code that it ended with, after its own words."""
     (tmp_path / "release-key.pem").touch()
-    with pytest.raises(EarshotError, match=r"^training keys ended with exit code 2, expected 0$"):
+    with pytest.raises(EarshotError, match=r"^fleet keys ended with exit code 2, expected 0$"):
         update.create_keys(tmp_path, Console(quiet=True))

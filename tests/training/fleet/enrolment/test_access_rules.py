@@ -81,7 +81,7 @@ def test_rules_for_all_are_replaced_and_nodes_kept() -> None:
 
 def test_a_file_without_the_line_is_refused() -> None:
     """Where rules for all end and those of nodes begin is not guessed."""
-    with pytest.raises(EnrolmentError, match="training secrets"):
+    with pytest.raises(EnrolmentError, match="fleet secrets"):
         users.enrolled_part("pattern write a\n")
 
 
