@@ -24,7 +24,7 @@ demo: $(VENV)/.demo ## the whole fleet on this machine; `make demo SECONDS=60` e
 setup: $(VENV)/.dev ## .venv with everything a developer needs (TensorFlow included: 2 GB)
 
 # Tests wait for programs and brokers more than they compute: four at once suit two cores.
-PYTEST := $(BIN)/python -m pytest -q -r fE -p tests.rig.progress -n 4 --dist loadgroup
+PYTEST := $(BIN)/python -m pytest -q -r fE -p tests.rig.progress -n 4 --dist loadgroup --no-loadscope-reorder
 
 test: $(VENV)/.dev $(VENV)-tflite/.installed ## all tests this machine can run; TESTS=tests/node runs a part
 	$(PYTEST) $(TESTS)

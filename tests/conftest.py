@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+from _pytest.nodeid import NodeId
 from hypothesis import settings
 
 from tests.rig.brokers import Mosquitto
@@ -33,14 +34,17 @@ _GROUPS: Final = {
 """The group of pytest-xdist of a fixture that takes up to a minute to make: a group is run by one
 worker, which makes it once."""
 
+_LONGEST: Final = ("networks", "trainings", "calibrate", "privacy", "refused updates", "bench")
+"""Groups that take minutes, the longest first."""
+
 _COSTLY_FOLDERS: Final = ("bench", "rig", "system")
 _COSTLY_FIXTURES: Final = {*_GROUPS, "influxdb", "mosquitto", "run_training", "tflite_python"}
 
 
 # First: pytest-xdist reads the groups in its own turn.
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Say of each test which worker runs it, and whether `make test-fast` leaves it out."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Say of each test which worker runs it, when, and whether `make test-fast` leaves it out."""
     tests = Path(__file__).parent
     for item in items:
         fixtures = set(getattr(item, "fixturenames", ()))
@@ -49,6 +53,36 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         folder = item.path.relative_to(tests).parts[0]
         if folder in _COSTLY_FOLDERS or fixtures & _COSTLY_FIXTURES:
             item.add_marker(pytest.mark.costly)
+    items.sort(key=_turn)
+    if getattr(config.option, "loadgroup", False):
+        for item in items:
+            _name_group(item)
+
+
+def _turn(item: pytest.Item) -> tuple[int, int]:
+    """Groups first, the longest of them before all, then what is costly, then the rest.
+
+    Otherwise the last minutes are those of one worker, and the others have nothing to do.
+    """
+    group = _group_of(item)
+    rank = _LONGEST.index(group) if group in _LONGEST else len(_LONGEST)
+    return rank, 0 if group else 1 if item.get_closest_marker("costly") else 2
+
+
+def _group_of(item: pytest.Item) -> str | None:
+    mark = item.get_closest_marker("xdist_group")
+    return None if mark is None else str(mark.args[0])
+
+
+def _name_group(item: pytest.Item) -> None:
+    """Have a group in the id of a test, where workers look for it.
+
+    pytest-xdist 3.8 writes it where pytest 9.2 does not read it any more, and every worker made
+    every costly fixture: https://github.com/pytest-dev/pytest-xdist/issues/1386
+    """
+    group = _group_of(item)
+    if group is not None and not item.nodeid.endswith(f"@{group}"):
+        item._id = NodeId.parse(f"{item.nodeid}@{group}")
 
 
 @pytest.fixture
@@ -58,16 +92,16 @@ def mosquitto(tmp_path: Path) -> Iterator[Mosquitto]:
         yield server
 
 
-@pytest.fixture(scope="module")
-def _influxdb_of_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InfluxDb]:
+@pytest.fixture(scope="session")
+def _influxdb_of_worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InfluxDb]:
     with InfluxDb(tmp_path_factory.mktemp("influxdb")) as server:
         yield server
 
 
 @pytest.fixture
-def influxdb(_influxdb_of_module: InfluxDb) -> InfluxDb:
-    """The module's InfluxDB, running and with an empty bucket, whatever the test before did."""
-    server = _influxdb_of_module
+def influxdb(_influxdb_of_worker: InfluxDb) -> InfluxDb:
+    """An InfluxDB that runs and has an empty bucket, whatever the test before did."""
+    server = _influxdb_of_worker
     if not server.running:
         server.start()
     server.new_bucket()

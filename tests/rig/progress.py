@@ -6,16 +6,20 @@ are named at once; their texts come at the end, as always.
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import pytest
 
 
 class Progress:
-    """Counts tests by file; lives in the process that writes to the terminal."""
+    """Counts tests by file; lives in the process that writes to the terminal.
 
-    def __init__(self, reporter: pytest.TerminalReporter) -> None:
-        self._reporter = reporter
+    Args:
+        write_line: writes a line to the terminal, in a colour.
+    """
+
+    def __init__(self, write_line: Callable[..., None]) -> None:
+        self._write_line = write_line
         self._started = time.monotonic()
         self._left: Counter[str] = Counter()
         """Tests that have still to run, by file."""
@@ -23,7 +27,7 @@ class Progress:
         self._total = 0
 
     def expect(self, ids: Sequence[str]) -> None:
-        """These tests will run; more than one worker may say so."""
+        """Take it that these tests will run; further workers say the same again."""
         if not self._total:
             self._left.update(map(_file_of, ids))
             self._total = len(ids)
@@ -39,18 +43,19 @@ class Progress:
     def pytest_report_teststatus(
         self, report: pytest.CollectReport | pytest.TestReport
     ) -> tuple[str, str, str] | None:
-        """No letters for tests that went as they should; the rest is told by its name."""
-        if isinstance(report, pytest.TestReport) and (report.passed or report.skipped):
-            counted = report.when == "call" or report.skipped
-            return (report.outcome if counted else "", "", "")
-        return None
-
-    @pytest.hookimpl(trylast=True)
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """No letters: what goes as it should is told by file, and what does not by its name."""
+        if not isinstance(report, pytest.TestReport) or hasattr(report, "wasxfail"):
+            return None
         if report.failed:
-            name = report.nodeid.rpartition("@")[0] or report.nodeid
-            self._reporter.write_line(f" {self._percent()} FAILED {name} ({report.when})", red=True)
+            return ("failed" if report.when == "call" else "error", "", "")
+        counted = report.when == "call" or report.skipped
+        return (report.outcome if counted else "", "", "")
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         file = _file_of(report.nodeid)
+        if report.failed:
+            test = report.nodeid.rpartition("@")[0] or report.nodeid
+            self._write_line(f"{self._how_far()} FAILED {test} ({report.when})", red=True)
         if report.failed or report.skipped or report.when == "call":
             self._outcomes[file][report.outcome] += 1
         if report.when == "teardown":
@@ -60,29 +65,37 @@ class Progress:
                 self._tell(file)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        skipped: Counter[str] = Counter()
-        for report in terminalreporter.getreports("skipped"):
-            reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else "no reason given"
-            skipped[reason.removeprefix("Skipped: ")] += 1
-        if not skipped:
+        lines = skips(terminalreporter.getreports("skipped"))
+        if not lines:
             terminalreporter.write_line("Nothing was skipped.")
             return
-        terminalreporter.section("what this machine did not run, and why")
-        for reason, count in skipped.most_common():
-            terminalreporter.write_line(f"{count:4} test{'s' if count > 1 else ' '}  {reason}")
+        terminalreporter.section("what was not run here, and why")
+        for line in lines:
+            terminalreporter.write_line(line)
 
     def _tell(self, file: str) -> None:
         counts = self._outcomes.pop(file)
-        words = ", ".join(
-            f"{counts[kind]} {kind}" for kind in ("passed", "failed", "skipped") if counts[kind]
-        )
+        kinds = ("passed", "failed", "skipped")
+        words = ", ".join(f"{counts[kind]} {kind}" for kind in kinds if counts[kind])
         color = {"red" if counts["failed"] else "green": True}
-        self._reporter.write_line(f" {self._percent()} {file}  {words}", **color)
+        self._write_line(f"{self._how_far()} {file}  {words}", **color)
 
-    def _percent(self) -> str:
+    def _how_far(self) -> str:
         done = self._total - self._left.total()
         minutes, seconds = divmod(round(time.monotonic() - self._started), 60)
-        return f"{100 * done // max(self._total, 1):3}% {minutes:2}:{seconds:02}"
+        return f"{100 * done // max(self._total, 1):4}% {minutes:2}:{seconds:02}"
+
+
+def skips(reports: Iterable[pytest.TestReport]) -> list[str]:
+    """A line for each reason for which tests were skipped, the commonest first."""
+    reasons: Counter[str] = Counter()
+    for report in reports:
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else "no reason was given"
+        reasons[reason.removeprefix("Skipped: ")] += 1
+    return [
+        f"{count:4} {'test ' if count == 1 else 'tests'}  {reason}"
+        for reason, count in reasons.most_common()
+    ]
 
 
 @pytest.hookimpl(trylast=True)
@@ -90,7 +103,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Nothing in a worker of pytest-xdist: what it finds is told by the process that started it."""
     reporter = config.pluginmanager.get_plugin("terminalreporter")
     if reporter is not None and not hasattr(config, "workerinput"):
-        config.pluginmanager.register(Progress(reporter), "progress")
+        config.pluginmanager.register(Progress(reporter.write_line), "progress")
 
 
 def _file_of(node_id: str) -> str:
