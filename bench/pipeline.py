@@ -37,11 +37,11 @@ from bench.pipeline_processes import NODES, SUBSCRIBER_ID, SharedCount
 from collector.presence import session_options
 from collector.settings import CollectorSection
 from contract.messages import MAX_BACKLOG_WINDOWS
-from contract.session import Session, SessionEvent, SessionOptions, Subscribed
-from contract.settings import MqttSettings
+from contract.session import SessionOptions, Subscribed
 from node.bench.measure import library_versions, machine_facts
 from tests.rig.brokers import Mosquitto
 from tests.rig.databases import InfluxDb
+from tests.rig.peers import Peer, mqtt
 from tests.rig.programs import ROOT, environment
 from tests.rig.waiting import wait_until
 
@@ -480,19 +480,11 @@ def _running(consumer: Consumer, broker: Mosquitto) -> Iterator["subprocess.Pope
 
 def _leave_session(broker: Mosquitto, client_id: str) -> None:
     """Subscribe as a consumer does, and go: the broker keeps messages for it from now on."""
-    subscribed = False
-
-    def take(event: SessionEvent) -> None:
-        nonlocal subscribed
-        subscribed = subscribed or isinstance(event, Subscribed)
-
     options: SessionOptions = msgspec.structs.replace(
         session_options(_SECTION), client_id=client_id
     )
-    session = Session(MqttSettings(host=broker.host, port=broker.port), options, take)
-    session.start()
-    wait_until(lambda: subscribed, "a subscription")
-    session.stop()
+    with Peer(mqtt(broker), options) as peer:
+        peer.expect(Subscribed)
 
 
 def _publish(

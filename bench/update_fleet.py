@@ -35,15 +35,7 @@ import numpy as np
 from contract import topics
 from contract.messages import Backlog, Health, Message, Update, Window, decode
 from contract.release import ENVELOPE_NAME
-from contract.session import (
-    Received,
-    Session,
-    SessionEvent,
-    SessionOptions,
-    Subscribed,
-    Subscription,
-)
-from contract.settings import MqttSettings
+from contract.session import Received
 from contract.signature import Signer
 from contract.signed_manifest import sign_manifest
 from contract.states import UpdatePhase
@@ -51,6 +43,7 @@ from node.bench.measure import machine_facts
 from node.scoring.release_store import read_release
 from tests.rig.brokers import Mosquitto
 from tests.rig.link import Link
+from tests.rig.peers import Ear
 from tests.rig.programs import ROOT, environment, node_settings, start
 from tests.rig.shelf import VARIANTS, packed
 from tests.rig.waiting import wait_until
@@ -133,38 +126,15 @@ class Heard(msgspec.Struct, frozen=True):
     message: Message
 
 
-class Subscriber:
+class Subscriber(Ear):
     """Takes down what nodes say and when, and when the order came."""
 
     def __init__(self, broker: Mosquitto) -> None:
-        self.heard: list[Heard] = []
-        self.ordered_at_s: float | None = None
-        self.subscribed = False
         self._order = topics.desired("all")
         filters = (*(topics.every_node(kind) for kind in topics.FROM_NODE), self._order)
-        self._session = Session(
-            MqttSettings(host=broker.host, port=broker.port),
-            SessionOptions(
-                client_id="subscriber",
-                expiry_seconds=300,
-                receive_maximum=1000,
-                subscriptions=tuple(Subscription(topic_filter=each) for each in filters),
-            ),
-            self._hear,
-        )
-
-    def __enter__(self) -> Self:
-        self._session.start()
-        wait_until(lambda: self.subscribed, "a subscription")
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._session.stop()
+        super().__init__(broker, "subscriber", *filters, expiry_seconds=300)
+        self.heard: list[Heard] = []
+        self.ordered_at_s: float | None = None
 
     def all_of(self, kind: type[Message]) -> list[Heard]:
         """Messages of that kind so far."""
@@ -188,15 +158,12 @@ class Subscriber:
                 found.setdefault(update.node, heard.at_s)
         return found
 
-    def _hear(self, event: SessionEvent) -> None:
+    def hear(self, received: Received) -> None:
         now = time.time()
-        if isinstance(event, Subscribed):
-            self.subscribed = True
-        if isinstance(event, Received):
-            if event.topic == self._order:
-                self.ordered_at_s = now
-            else:
-                self.heard.append(Heard(now, decode(event.topic, event.payload)))
+        if received.topic == self._order:
+            self.ordered_at_s = now
+        else:
+            self.heard.append(Heard(now, decode(received.topic, received.payload)))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

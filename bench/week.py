@@ -35,15 +35,7 @@ import numpy.typing as npt
 import soxr
 
 from contract.messages import Backlog, Window, decode
-from contract.session import (
-    Received,
-    Session,
-    SessionEvent,
-    SessionOptions,
-    Subscribed,
-    Subscription,
-)
-from contract.settings import MqttSettings
+from contract.session import Received
 from contract.states import MachineState, Problem
 from node import service
 from node.bench.measure import machine_facts
@@ -56,6 +48,7 @@ from node.settings import NodeSettings, load_settings
 from node.sound.source import Block, EndOfSound
 from node.sound.synthetic import MachineSound, Synthesizer
 from tests.rig.brokers import Mosquitto
+from tests.rig.peers import Ear
 from tests.rig.programs import MODEL, ROOT, environment
 from tests.rig.waiting import wait_until
 
@@ -370,46 +363,26 @@ def _the_only(kind: type[Any]) -> Any:
     return found
 
 
-class Subscriber:
+class Subscriber(Ear):
     """Counts what comes; keeps one byte for each window."""
 
     def __init__(self, broker: Mosquitto) -> None:
+        super().__init__(broker, "week", "earshot/#", expiry_seconds=3600, retained=False)
         self._seen = bytearray()
-        self._subscribed = threading.Event()
         self.windows = 0
         """Different ones."""
         self.messages: dict[str, int] = {}
         self.problems: dict[str, int] = dict.fromkeys(map(str, Problem), 0)
         self.states: dict[str, int] = dict.fromkeys(map(str, MachineState), 0)
-        options = SessionOptions(
-            client_id="week",
-            expiry_seconds=3600,
-            receive_maximum=1000,
-            subscriptions=(Subscription(topic_filter="earshot/#", retained=False),),
-        )
-        self._session = Session(
-            MqttSettings(host=broker.host, port=broker.port), options, self._hear
-        )
 
-    def __enter__(self) -> Self:
-        self._session.start()
-        assert self._subscribed.wait(10), "the subscriber was not let in"
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._session.stop()
-
-    def _hear(self, event: SessionEvent) -> None:
-        if isinstance(event, Subscribed):
-            self._subscribed.set()
-        if isinstance(event, Received):
-            message = decode(event.topic, event.payload)
-            self.messages[message.KIND] = self.messages.get(message.KIND, 0) + 1
-            if isinstance(message, Window):
-                self._count(message)
-            if isinstance(message, Backlog):
-                for window in message.windows:
-                    self._count(window)
+    def hear(self, received: Received) -> None:
+        message = decode(received.topic, received.payload)
+        self.messages[message.KIND] = self.messages.get(message.KIND, 0) + 1
+        if isinstance(message, Window):
+            self._count(message)
+        if isinstance(message, Backlog):
+            for window in message.windows:
+                self._count(window)
 
     def _count(self, window: Window) -> None:
         if window.seq >= len(self._seen):

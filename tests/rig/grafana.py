@@ -162,8 +162,8 @@ def evaluate(database: InfluxDb, rule: Json, *, at_us: int) -> Evaluation:
     values = {name: column[-1] for name, column in series.items()}
     (condition,) = threshold["conditions"]
     compare = _EVALUATORS[condition["evaluator"]["type"]]
-    (limit,) = condition["evaluator"]["params"]
-    return Evaluation(values, {name for name, value in values.items() if compare(value, limit)})
+    limits = condition["evaluator"]["params"]
+    return Evaluation(values, {name for name, value in values.items() if compare(value, *limits)})
 
 
 def firing(database: InfluxDb, rule: Json, *, at_us: int, every_seconds: int) -> set[str]:
@@ -243,7 +243,9 @@ _TRANSFORMATIONS: dict[str, Callable[[list[Row], Json], list[Row]]] = {
     "calculateField": _calculate,
     "groupBy": _group,
 }
-_EVALUATORS: dict[str, Callable[[float, float], bool]] = {
+_EVALUATORS: dict[str, Callable[..., bool]] = {
     "gt": lambda value, limit: value > limit,
     "lt": lambda value, limit: value < limit,
+    # Both ends excluded, as in Grafana.
+    "within_range": lambda value, low, high: low < value < high,
 }

@@ -136,12 +136,12 @@ class Ear:
         return [message for message in self.received() if part in message.topic]
 
     def hear(self, received: Received) -> None:
-        """Called with each message, in the session's thread."""
+        """Called with each message, in the session's thread: keeps it."""
+        with self._lock:
+            self._received.append(received)
 
     def _see(self, event: SessionEvent) -> None:
         if isinstance(event, Subscribed):
             self._subscribed.set()
         elif isinstance(event, Received):
-            with self._lock:
-                self._received.append(event)
             self.hear(event)
