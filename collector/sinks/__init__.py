@@ -1,1 +1,1 @@
-"""Where points are stored. Door: `open`; the protocol is in `sink`."""
+"""Where points are stored. Doors: `open`, and `sink` and `hour_figures`, which all stores share."""
