@@ -21,3 +21,6 @@ COMMANDS = (
 
 REQUIREMENTS = "fleet"
 INTERRUPTED = "interrupted; what was sent stays, and the same command may be given again"
+
+# What happens to the connection, `training.fleet.broker` tells.
+QUIET = ("contract.session",)

@@ -3,7 +3,6 @@ long to wait.
 """
 
 import argparse
-import logging
 import math
 import os
 import re
@@ -103,8 +102,6 @@ def access(options: argparse.Namespace, signer: "Signer | None") -> "Access":
     from training.fleet.keys import default_key_file, public_half, read_public_key_file
     from training.fleet.orders import Access
 
-    # What happens to the connection, the operator tells.
-    logging.getLogger("contract.session").setLevel(logging.ERROR)
     trusted: dict[str, Ed25519PublicKey] = {}
     if signer is not None:
         trusted |= read_public_keys(signer.public_pem)
