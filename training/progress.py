@@ -18,7 +18,7 @@ class Progress(Protocol):
 
 
 def silent(items: Iterable[_Item], what: str, total: int | None = None) -> Iterator[_Item]:
-    """Show nothing."""
+    """Pass the items through and show nothing."""
     yield from items
 
 

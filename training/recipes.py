@@ -28,7 +28,7 @@ class ModelRecipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     network: NetworkName
     error: Literal["mse", "time_mean_mse"]
-    """What of the residual counts; see `contract.release.Model.error`."""
+    """How the residual becomes the error; see `contract.release.Model.error`."""
     epochs: Annotated[int, msgspec.Meta(ge=1, le=100_000)]
     batch_size: Annotated[int, msgspec.Meta(ge=1, le=65_536)]
     learning_rate: Annotated[float, msgspec.Meta(gt=0, le=1)]
@@ -48,7 +48,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     clip_score: Literal["mean", "top10", "max"]
     """How the windows of a clip make its score."""
     quantisation: Quantisation
-    """Of the models in the release."""
+    """How the models of the release are quantised."""
     features: FeatureParams
     models: Annotated[tuple[ModelRecipe, ...], msgspec.Meta(min_length=1, max_length=4)]
     """Several make one statistic; see `contract.release.Manifest.statistic`."""

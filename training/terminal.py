@@ -23,7 +23,7 @@ def table_rows(
     indent: int = 0,
     width: int | None = None,
 ) -> list[str]:
-    """Rows below their heads.
+    """Give rows below their heads, in columns.
 
     Args:
         heads: of the columns.

@@ -7,7 +7,7 @@ SUMMARY = "say which of two runs is better, and how surely"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options."""
+    """Declare the options."""
     for name in ("first", "second"):
         parser.add_argument(
             name,

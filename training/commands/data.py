@@ -8,7 +8,7 @@ EXIT_PROBLEMS = 1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options."""
+    """Declare the options."""
     parser.epilog = f"Exit code {EXIT_PROBLEMS} says that training on it would be a mistake."
     parser.add_argument(
         "folder", type=Path, metavar="DIR", help="the machine's folder or the one above"

@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
-    """The recordings, and how their features are read."""
+    """Declare where the recordings are, and how their features are read."""
     add_data_folder(parser)
     add_reading_options(parser)
 
 
 def add_data_folder(parser: argparse.ArgumentParser) -> None:
-    """The recordings."""
+    """Declare where the recordings are."""
     parser.add_argument(
         "--data",
         type=Path,
@@ -34,14 +34,14 @@ def add_data_folder(parser: argparse.ArgumentParser) -> None:
 
 
 def add_reading_options(parser: argparse.ArgumentParser) -> None:
-    """Where features are kept, and what else runs the models."""
+    """Declare where features are kept, and what else runs the models."""
     parser.add_argument("--cache", type=Path, metavar="DIR", help="where features are kept")
     parser.add_argument("--no-cache", action="store_true", help="keep no features")
     add_tflite_python(parser)
 
 
 def add_tflite_python(parser: argparse.ArgumentParser) -> None:
-    """The other library that nodes run models in."""
+    """Declare where the other library is that nodes run models in."""
     parser.add_argument(
         "--tflite-python",
         type=Path,

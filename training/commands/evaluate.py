@@ -10,7 +10,7 @@ SUMMARY = "judge a release by labelled recordings"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options."""
+    """Declare the options."""
     parser.add_argument("release", type=Path, metavar="RELEASE", help="the release's folder")
     add_data_options(parser)
     parser.add_argument(

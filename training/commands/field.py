@@ -11,7 +11,7 @@ SUMMARY = "say what a node would do with a release: alarms a day, delays"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options."""
+    """Declare the options."""
     parser.add_argument("release", type=Path, metavar="RELEASE", help="the release's folder")
     add_data_folder(parser)
     parser.add_argument(

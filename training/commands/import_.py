@@ -11,7 +11,7 @@ SUMMARY = "write a release around a .tflite from elsewhere"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options."""
+    """Declare the options."""
     parser.add_argument("file", type=Path, metavar="FILE.tflite")
     parser.add_argument(
         "--threshold",

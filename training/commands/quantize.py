@@ -10,7 +10,7 @@ SUMMARY = "make a release of another quantisation of a trained run"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options."""
+    """Declare the options."""
     parser.add_argument("trained", type=Path, metavar="RUN", help="folder that `train` wrote")
     parser.add_argument("--to", choices=QUANTISATIONS, required=True)
     add_release_options(parser, described=False)

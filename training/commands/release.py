@@ -12,7 +12,7 @@ SUMMARY = "pack a trained run for a fleet: versioned, self-tested, signed"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options."""
+    """Declare the options."""
     parser.add_argument("trained", type=Path, metavar="RUN", help="folder that `train` wrote")
     parser.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="the release's folder"

@@ -10,7 +10,7 @@ from training.errors import DestinationError
 
 
 def add_release_options(parser: argparse.ArgumentParser, *, described: bool = True) -> None:
-    """The release's folder, name and version, and its description if it gets one."""
+    """Declare the release's folder, name and version, and its description if it gets one."""
     parser.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="the release's folder"
     )

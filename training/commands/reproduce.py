@@ -12,7 +12,7 @@ SUMMARY = "run recipes on data sets, beside published figures"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options."""
+    """Declare the options."""
     parser.add_argument(
         "--data",
         type=Path,

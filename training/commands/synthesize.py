@@ -29,7 +29,7 @@ _OF_HARD = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options."""
+    """Declare the options."""
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument(
         "--machine",

@@ -12,7 +12,7 @@ SUMMARY = "train a detector and write a release"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options."""
+    """Declare the options."""
     add_data_options(parser)
     parser.add_argument(
         "--recipe",

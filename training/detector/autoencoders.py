@@ -21,7 +21,7 @@ from training.recipes import ModelRecipe, NetworkName
 from training.tf import tf
 
 REFERENCE_PARAMETERS = 386_529
-"""Of the reference design. Another number is another network, and none of its figures hold."""
+"""The reference design's number. Another one is another network, and none of its figures hold."""
 
 # The dense baseline sees five neighbouring frames at once.
 _STACKED_FRAMES = 5
@@ -51,11 +51,11 @@ class Trained(msgspec.Struct, frozen=True):
     """Keras model: features (1, coefficients, frames) in, `output` out."""
     output: Literal["reconstruction", "residual"]
     parameters: int
-    """Trainable parameters."""
+    """How many numbers the training fits."""
     float_operators: tuple[str, ...]
     """Operators before and after the core, which stay in float32 when the core is quantised."""
     activations: Literal["int8", "int16"]
-    """Of the int8 variant. With int8, a network must err by more than the steps do."""
+    """The least loss for an int8 variant: a network must err by more than the steps of int8 do."""
 
     def __call__(self, features: Float32Array) -> Float32Array:
         """What the graph gives for features of shape (n, coefficients, frames)."""

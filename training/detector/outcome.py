@@ -22,7 +22,7 @@ class SeedFigures(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
     figures: DetectorFigures
     scores: tuple[float, ...]
-    """Of the test clips, in the order of `EvaluationReport.clips`."""
+    """The test clips' scores, in the order of `EvaluationReport.clips`."""
 
 
 class Seeds(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,7 +35,7 @@ class Seeds(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """What was trained."""
+    """What a training has made, and all that was measured of it."""
 
     manifest: Manifest
     recipe: Recipe
@@ -49,9 +49,9 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     trained_on: tuple[str, ...]
     """Content of every train clip, held-out ones too; see `training.judge.evaluate.fingerprint`."""
     losses: dict[str, tuple["Epoch", ...]]
-    """By network."""
+    """The epochs of each network, by its name."""
     seeds: Seeds | None
     report: EvaluationReport | None
     """None without labelled test clips."""
     seconds: dict[str, float]
-    """What each step took."""
+    """How long each step took."""

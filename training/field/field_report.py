@@ -32,7 +32,7 @@ class RuleReport(msgspec.Struct, frozen=True, kw_only=True):
 
     rule: str
     calibrations: int
-    """That were tried; 0 of a rule that needs none."""
+    """How many were tried; 0 for a rule that needs none."""
     armed: int
     refusals: dict[str, int]
     """How often for which reason."""
@@ -43,7 +43,7 @@ class RuleReport(msgspec.Struct, frozen=True, kw_only=True):
     alarms: int
     """Episodes that came to an alarm."""
     fast: int
-    """Of these by the fast path."""
+    """How many of the alarms came by the fast path."""
     episodes_per_day: float | None
     """None: no calibration has armed."""
     episodes_interval: Interval | None
@@ -57,7 +57,7 @@ class RuleReport(msgspec.Struct, frozen=True, kw_only=True):
     faults: Faults | None
     """None where the place has no anomalous clips."""
     control: Faults | None
-    """The same with single normal clips in place of faults."""
+    """What the rule makes of single normal clips that are repeated in place of faults."""
 
 
 class ConditionReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,7 +71,7 @@ class ConditionReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PlaceReport(msgspec.Struct, frozen=True, kw_only=True):
-    """One place."""
+    """What was found in one place."""
 
     name: str
     clips: tuple[int, int]

@@ -24,7 +24,7 @@ never rings: 0 a day and no fault; always rings: all of the time and every fault
 
 
 def field_lines(report: FieldReport) -> list[str]:
-    """The report as text."""
+    """Give the report as lines of text."""
     reference = report.reference_threshold
     lines = [
         f"{report.release} on {report.data}: {report.hours:g} h of simulated time for each rule,"

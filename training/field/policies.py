@@ -48,7 +48,7 @@ class SingleWindow:
 
 
 class NodePolicy:
-    """The node's own judgement.
+    """The node's own judgement, of the detector or of the level.
 
     Args:
         manifest: of the release.
@@ -63,14 +63,14 @@ class NodePolicy:
         self._view = view
 
     def hear(self, window: ScoredWindow) -> WindowVerdict:
-        """Judge the next window."""
+        """Judge the next window with all that was heard before."""
         evidence = _evidence(window, self._view)
         judgement = self.watch.hear(evidence, level_dbfs=window.level_dbfs)
         return WindowVerdict(judgement.state, self.watch.rule, judgement.anomaly)
 
 
 View = Literal["detector", "louder", "quieter"]
-"""What stands in the place of the error: the power of the window, or its inverse."""
+"""What is judged: the detector's error, or in its place the power of the window or its inverse."""
 
 
 def _viewed(manifest: Manifest, view: View) -> Manifest:

@@ -39,7 +39,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     """None where it is not known."""
     clips: tuple[ClipRow, ...]
     scores: tuple[tuple[float, ...], ...]
-    """Of the clips, in their order: one tuple for each seed."""
+    """The clips' scores in the order of `clips`: one tuple for each seed."""
     yardsticks: dict[str, tuple[float, ...]]
 
     @property
@@ -57,7 +57,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         ]
 
     def evaluations(self, rule: DcaseRule) -> list[Evaluation]:
-        """Figures of each seed."""
+        """Evaluate the scores of each seed."""
         return [evaluate_scores(clips, how="mean", rule=rule) for clips in self.scored]
 
     def official(self, rule: DcaseRule) -> float:

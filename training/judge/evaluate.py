@@ -69,17 +69,17 @@ class EvaluationInput(msgspec.Struct, frozen=True):
 
     folder: Path
     data: str
-    """What to call the data set."""
+    """The data set's name in the report."""
     dataset: Dataset
     test: Sequence[ClipFeatures]
-    """With the features of the release."""
+    """Test clips with the features that the release takes."""
     yardsticks: Yardsticks
     warnings: Sequence[str]
-    """What was found while getting ready."""
+    """Warnings of what was found while the recordings were read."""
     held_out: Sequence[ScoredClip]
     """Normal clips that the release was not trained on; empty where none are known."""
     unheard_sessions: ThresholdChoice | None
-    """From windows of sessions left out; None where training left none out."""
+    """The threshold from windows of sessions left out; None where training left none out."""
     recipe: str | None
     clip_score: ClipScore
     windows: WindowChoice

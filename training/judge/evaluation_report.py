@@ -35,7 +35,7 @@ class DetectorFigures(msgspec.Struct, frozen=True, kw_only=True):
     official: float | None
     official_interval: Interval | None
     domains: dict[Domain, float | None]
-    """AUC of each."""
+    """AUC of each domain."""
     remark: str = ""
 
 
@@ -54,7 +54,7 @@ class ThresholdReport(msgspec.Struct, frozen=True, kw_only=True):
     method: str
     value: float
     false_alarm_rate: float | None
-    """Asked of it; None where nobody did."""
+    """The rate that was asked for; None where nobody did."""
     count: int
     """Scores of held-out normal clips (or windows) that it was chosen from."""
     overall: ThresholdFigures
@@ -71,7 +71,7 @@ class RuntimeReport(msgspec.Struct, frozen=True, kw_only=True):
     pauc: float | None
     official: float | None
     auc_difference: float | None
-    """To float32 in the library that comes first."""
+    """AUC minus that of float32 in the library that comes first."""
     latency_ms: LatencyMs | None
 
 
@@ -126,7 +126,7 @@ class EvaluationReport(msgspec.Struct, frozen=True, kw_only=True):
     official: float | None
     official_interval: Interval | None
     rule: DcaseRule
-    """Whose `official` is; `overall`, `domains` and `sections` are always by the rule of 2021."""
+    """The rule that `official` follows; `overall`, `domains` and `sections` follow that of 2021."""
     overall: AucFigures
     domains: dict[Domain, AucFigures]
     sections: dict[str, SectionFigures]
@@ -140,12 +140,12 @@ class EvaluationReport(msgspec.Struct, frozen=True, kw_only=True):
     false_alarms: FalseAlarms | None
     delays: Delays | None
     faults: dict[str, FaultFigures]
-    """By kind and by severity; empty unless faults were planted by `synthesize --hard`."""
+    """Figures by kind and by severity; empty unless `synthesize --hard` has planted the faults."""
     room_noise: tuple[Disturbance, ...]
     """Empty where none was asked for."""
     yardsticks: dict[str, DetectorFigures]
     yardstick_scores: dict[str, tuple[float, ...]]
-    """Of the clips, in their order."""
+    """The clips' scores by each yardstick, in the order of `clips`."""
     variants: dict[str, VariantReport]
     clips: tuple[ClipRow, ...]
 

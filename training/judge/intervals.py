@@ -40,14 +40,14 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
 
     point: float
     low: float
-    """Of the 95 % percentile interval."""
+    """The lower end of the 95 % percentile interval."""
     high: float
     share_above_zero: float
-    """Of the resamples: in how many the first is better."""
+    """Share of the resamples in which the first is better."""
 
 
 class Spread(msgspec.Struct, frozen=True, kw_only=True):
-    """A figure over seeds."""
+    """The mean and the standard deviation of a figure over seeds."""
 
     mean: float
     sd: float | None

@@ -71,7 +71,7 @@ class ScoredClip(msgspec.Struct, frozen=True):
 
     @property
     def is_anomaly(self) -> bool:
-        """What its label says."""
+        """Whether its label says that it is an anomaly."""
         return self.clip.label == "anomaly"
 
 
@@ -110,11 +110,11 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
 
     how: ClipScore
     rule: DcaseRule
-    """Whose `official` is."""
+    """The rule that `official` follows."""
     official: float | None
     official_interval: Interval | None
     overall: AucFigures
-    """By the rule of 2021."""
+    """Figures of all clips by the rule of 2021."""
     by_domain: dict[Domain, AucFigures]
     by_section: dict[str, AucFigures]
     by_section_and_domain: dict[str, dict[Domain, AucFigures]]
@@ -136,10 +136,10 @@ class ThresholdFigures(msgspec.Struct, frozen=True, kw_only=True):
     precision: float | None
     """0 if nothing is flagged."""
     recall: float | None
-    """The same as `tpr`."""
+    """Share of the anomalous clips that are flagged, which is `tpr`."""
     f1: float | None
     flag_all_f1: float | None
-    """What flagging every clip gives: an F1 below it is worth nothing."""
+    """F1 of flagging every clip: one below it is worth nothing."""
     fpr: float | None
     """Share of the normal clips that are flagged."""
     tpr: float | None

@@ -49,11 +49,11 @@ class TableRow(msgspec.Struct, frozen=True, kw_only=True):
     mean_official: float | None
     """Over the data sets."""
     champion_ahead: Difference | None
-    """By how much the champion's mean official score is higher."""
+    """How much higher the champion's mean official score is."""
 
 
 class RecipeTable(msgspec.Struct, frozen=True, kw_only=True):
-    """All of it."""
+    """All recipes and yardsticks on all data sets, and what others have published."""
 
     schema: int = 1
     command: str

@@ -41,11 +41,11 @@ class Delays(msgspec.Struct, frozen=True, kw_only=True):
     """How long after a splice, normal sound before and an anomaly behind, the alarm begins."""
 
     splices: int
-    """That were quiet when the anomaly began: only these can show a delay."""
+    """Splices that were quiet when the anomaly began: only these can show a delay."""
     ringing_before: int
     """Splices left out: the normal clip had already raised the alarm."""
     median_seconds: float | None
-    """Of all quiet splices, those never detected counted as endless; None: endless."""
+    """Median over all quiet splices, where never detected is endless; None is an endless median."""
     p90_seconds: float | None
     never_detected: float | None
     """Share of the quiet splices; None if there is none."""

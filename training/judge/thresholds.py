@@ -51,14 +51,14 @@ class SessionShare(msgspec.Struct, frozen=True, kw_only=True):
     threshold: ThresholdChoice
     windows: int
     share_above: float
-    """Of its windows: false alarms, all of them."""
+    """Share of its windows above that threshold; all of them are false alarms."""
 
 
 class SessionCheck(msgspec.Struct, frozen=True, kw_only=True):
     """Whether a threshold holds for a session that was never heard."""
 
     sessions: tuple[SessionShare, ...]
-    """In the order given."""
+    """The sessions left out, in the order given."""
     worst_share_above: float
     mean_share_above: float
     """Over sessions, each counted once."""

@@ -22,7 +22,7 @@ from training.judge.metrics import BoolArray, Float64Array, auc
 from training.sound.dataset import Clip
 
 Yardstick = Callable[[Float64Array, Float64Array], Float64Array]
-"""From pooled vectors of train and test clips, (n, bands) and (m, bands), to (m,) scores."""
+"""Gives scores, shape (m,), for pooled train and test vectors of shapes (n, bands), (m, bands)."""
 
 # In dB^2, added to the variance of each band. The published recipe adds 1e-6, for 1000 clips a
 # section. With fewer clips than bands the covariance is singular and this is all the variance that

@@ -115,7 +115,7 @@ class Original(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Summary(msgspec.Struct, frozen=True):
-    """What was written."""
+    """How many clips were written, and how many of them were made quieter."""
 
     clips: int
     made_quieter: int

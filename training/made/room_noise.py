@@ -38,12 +38,12 @@ _KEPT_RECORDINGS = 256
 
 
 class Noise(msgspec.Struct, frozen=True):
-    """A stretch of noise."""
+    """A stretch of one recording of noise."""
 
     samples: Float32Array
     """Shape (n,), of rms 1."""
     sources: tuple[str, ...]
-    """What is heard, such as `rain/rain_03.ogg`."""
+    """The recording's name, such as `rain/rain_03.ogg`."""
 
 
 class NoiseLibrary:

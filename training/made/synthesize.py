@@ -45,7 +45,7 @@ _TARGET_NOISE_DB = 4.0
 
 
 class DatasetPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """What to generate.
+    """How many clips of which machine and units to generate, and with which faults.
 
     Raises:
         DataError: it cannot be generated.
@@ -150,15 +150,15 @@ class DatasetPlan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PlannedClip(msgspec.Struct, frozen=True):
-    """One clip to generate."""
+    """One clip to generate, and the name of its file."""
 
     unit: int
     domain: Domain
     split: Split
     attributes: str
-    """What the name says after the index; empty in the tests."""
+    """The end of the name, after the index; empty in the tests."""
     path: str
-    """Below the machine's folder."""
+    """The folder for it below the machine's."""
     sound: MachineSound
 
     @property

@@ -19,7 +19,7 @@ _TEMPLATES = jinja2.Environment(
     undefined=jinja2.StrictUndefined,
 )
 _NUMERIC = "0123456789+-"
-"""What a number begins with, and what stands for one that is not known."""
+"""First letters of numbers, and what stands for a number that is not known."""
 
 
 class Table(msgspec.Struct, frozen=True):
@@ -57,7 +57,7 @@ class Subheading(msgspec.Struct, frozen=True):
 
 
 class Code(msgspec.Struct, frozen=True):
-    """What can be typed."""
+    """A command that can be typed."""
 
     text: str
     kind: Literal["code"] = "code"
@@ -82,7 +82,7 @@ Block = str | Table | Facts | Subheading | Code | Drawings
 
 
 class Section(msgspec.Struct, frozen=True):
-    """Blocks below a title."""
+    """A title with blocks below it."""
 
     title: str
     blocks: Sequence[Block]

@@ -77,7 +77,7 @@ _STYLE: dict[Any, object] = {
     "legend.handlelength": 2,
 }
 _WIDTH = 360
-"""Of every drawing, in units that are pixels on a phone."""
+"""Width of every drawing, in units that are pixels on a phone."""
 _PIXELS_PER_INCH = 72
 _LEFT, _RIGHT = 50.0, _WIDTH - 14.0
 _BINS = 28
@@ -96,7 +96,7 @@ _DIVERGING = LinearSegmentedColormap.from_list(
 _SEQUENTIAL = mpl.colormaps["viridis"]
 
 
-class Range(msgspec.Struct, frozen=True, kw_only=True):
+class AxisRange(msgspec.Struct, frozen=True, kw_only=True):
     """From where to where an axis goes."""
 
     low: float
@@ -110,14 +110,14 @@ class Range(msgspec.Struct, frozen=True, kw_only=True):
         return spaced(self.low, self.high, _BINS + 1)
 
 
-def range_of(values: Sequence[float]) -> Range:
+def range_of(values: Sequence[float]) -> AxisRange:
     """A range with room for all values, logarithmic where they are positive and far apart."""
     low, high = min(values), max(values)
     if low > 0 and high / low >= _LOG_SCALE_FROM:
-        return Range(low=low / 1.2, high=high * 1.2, log=True)
+        return AxisRange(low=low / 1.2, high=high * 1.2, log=True)
     margin = (high - low) * 0.04 or abs(high) * 0.1 or 1.0
     lowest = max(low - margin, 0.0) if low >= 0 else low - margin
-    return Range(low=lowest, high=high + margin)
+    return AxisRange(low=lowest, high=high + margin)
 
 
 def forest(
@@ -155,7 +155,7 @@ def histogram(
     normal: Sequence[float],
     anomalous: Sequence[float] | None,
     threshold: float,
-    across: Range,
+    across: AxisRange,
     *,
     what: str,
 ) -> Drawing:
@@ -292,7 +292,7 @@ def curves(
     up = range_of(values)
     if around_zero:
         extent = max(map(abs, values)) or 1.0
-        up = Range(low=-extent, high=extent)
+        up = AxisRange(low=-extent, high=extent)
     with _drawn(198, told, top=44, bottom=160) as (axes, svg):
         axes.set_xlim(first, first + max(max(len(line) for _, line in lines) - 1, 1))
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
@@ -396,7 +396,7 @@ def _shortened(value: str) -> str:
     return re.sub(r"\s+", " ", numbers).strip()
 
 
-def _scale(axes: Axes, which: Literal["x", "y"], across: Range) -> None:
+def _scale(axes: Axes, which: Literal["x", "y"], across: AxisRange) -> None:
     axis = axes.xaxis if which == "x" else axes.yaxis
     (axes.set_xlim if which == "x" else axes.set_ylim)(across.low, across.high)
     if not across.log:
@@ -422,7 +422,7 @@ def _label(value: float) -> str:
     return text.replace("-", "\N{MINUS SIGN}")
 
 
-def _share_across(across: Range, value: float) -> float:
+def _share_across(across: AxisRange, value: float) -> float:
     """Where a value lies, 0 at the left end and 1 at the right."""
     low, high = across.low, across.high
     if across.log:

@@ -35,9 +35,6 @@ from training.sound.dataset import Dataset
 if TYPE_CHECKING:
     from training.detector.outcome import Outcome
 
-_NUMERIC = "0123456789+-"
-"""What a number begins with, and what stands for one that is not known."""
-
 
 def report_html(
     outcome: "Outcome",
@@ -47,7 +44,7 @@ def report_html(
     notes: Sequence[str],
     environment: Environment,
 ) -> str:
-    """The page.
+    """Render the page of a training.
 
     Args:
         outcome: of the training.

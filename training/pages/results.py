@@ -33,9 +33,9 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     device: str
     """The board, or else the processor."""
     git_hash: str | None
-    """Of the checkout that holds this package, `-dirty` behind it where files were changed."""
+    """The checkout's commit, with `-dirty` behind it where files were changed; None without Git."""
     versions: dict[str, str]
-    """Of earshot, Python and the libraries that figures depend on."""
+    """Versions of earshot, of Python and of the libraries that figures depend on."""
 
 
 def find_environment() -> Environment:

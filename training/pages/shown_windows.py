@@ -41,7 +41,7 @@ class ShownWindow(msgspec.Struct, frozen=True, kw_only=True):
     features: Float32Array
     """Shape (coefficients, frames)."""
     residuals: tuple[Float32Array, ...]
-    """Of each model, see `node.scoring.detector.Detector.residuals`."""
+    """What each model leaves over; see `node.scoring.detector.Detector.residuals`."""
 
 
 def extreme_windows(

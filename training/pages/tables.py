@@ -61,7 +61,7 @@ def training_lines(outcome: Outcome, out: Path) -> list[str]:
 
 
 def evaluation_lines(report: EvaluationReport) -> list[str]:
-    """Figures beside their yardsticks."""
+    """Give all figures beside those of their yardsticks."""
     overall = report.overall
     lines = [
         f"{report.release}, {report.recipe or 'recipe not known'}, on {report.data}"

@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 
 _CRIES_WOLF = 0.1
-"""Of normal clips flagged: whoever is called by more than these stops listening."""
+"""Share of normal clips flagged: whoever is called more often than this stops listening."""
 
 _NO_BETTER = 0.02
-"""Of F1 above that of flagging everything: less is worth nothing."""
+"""Least gain in F1 over flagging everything: less is worth nothing."""
 
 
 def make_header(outcome: "Outcome", dataset: Dataset, notes: Sequence[str]) -> Header:

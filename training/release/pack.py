@@ -64,7 +64,7 @@ class PackRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Packed(msgspec.Struct, frozen=True, kw_only=True):
-    """What was packed."""
+    """A release that was packed, the key that has signed it, and which libraries have run it."""
 
     manifest: Manifest
     key_id: str

@@ -45,7 +45,7 @@ class RuntimeTrial(msgspec.Struct, frozen=True, kw_only=True):
     reason: str | None
     """Why the library refused it, or why it was not tried."""
     operators: tuple[str, ...]
-    """Of all models, as the library names them."""
+    """The models' operators, as the library names them."""
     latency_ms: LatencyMs | None
     statistics: Float64Array | None
     """Shape (n,), one for each window."""

@@ -34,7 +34,7 @@ class ReproduceRequest(msgspec.Struct, frozen=True, kw_only=True):
     data: tuple[Path, ...]
     machine: str | None
     year: int | None
-    """Whose rule and published figures to print; None for data of one's own."""
+    """The year whose rule and published figures to print; None for data of one's own."""
     recipes: tuple[Recipe, ...]
     champion: str
     """The recipe that all others, and the yardsticks, are compared with."""

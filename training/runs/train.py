@@ -179,7 +179,7 @@ class _PreparedData(msgspec.Struct, frozen=True, kw_only=True):
     request: TrainRequest
     dataset: Dataset
     usable: list[ClipFeatures]
-    """All train clips."""
+    """All train clips, held-out ones too."""
     train: list[ClipFeatures]
     held_out: list[ClipFeatures]
     test: list[ClipFeatures]

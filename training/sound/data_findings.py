@@ -25,20 +25,20 @@ Severity = Literal["problem", "warning", "info"]
 
 _CLIPPED_SHARE = 0.001
 _SILENT_DBFS = -100.0
-"""Below the noise of any microphone."""
+"""A level below the noise of any microphone."""
 
 _DC_OFFSET = 0.01
-"""Of full scale: -40 dBFS, which is louder than many a machine."""
+"""Share of full scale: -40 dBFS, which is louder than many a machine."""
 
 _SHORT_SHARE = 0.5
-"""Of the median length: copies break off anywhere, recorders stop within a second."""
+"""Share of the median length: copies break off anywhere, recorders stop within a second."""
 
 _FEW_CLIPS = 20
 _RARE_SHARE = 0.1
 
 
 class DataFinding(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing to know."""
+    """One thing to know of a data set."""
 
     severity: Severity
     """A problem: training on this data set would be a mistake."""
@@ -46,9 +46,9 @@ class DataFinding(msgspec.Struct, frozen=True, kw_only=True):
     """A word for programs, such as "clipped"."""
     text: str
     files: tuple[str, ...] = ()
-    """Below the machine's folder, all of them."""
+    """All files that it is about, by their paths below the machine's folder."""
     copies: tuple[tuple[str, ...], ...] = ()
-    """Of copies: which of the files are the same sound."""
+    """Groups of files that hold the same sound; empty unless the finding is about copies."""
 
 
 class ReadClip(msgspec.Struct, frozen=True):
@@ -65,7 +65,7 @@ def find_all(
     *,
     window_seconds: float,
 ) -> list[DataFinding]:
-    """All findings, problems first.
+    """Find everything, and give the problems first.
 
     Args:
         listing: of the machine's folder.

@@ -69,9 +69,9 @@ class DataReport(msgspec.Struct, frozen=True, kw_only=True):
     seconds: tuple[float, float, float] | None
     """Shortest, median and longest file; None if no file can be read."""
     sessions: tuple[str, ...]
-    """Of normal sound to train on."""
+    """Sessions of normal sound to train on."""
     findings: tuple[DataFinding, ...]
-    """Problems first."""
+    """All findings, problems first."""
 
     @property
     def problems(self) -> int:

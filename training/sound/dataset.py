@@ -41,7 +41,7 @@ Split = Literal["train", "test"]
 Layout = Literal["DCASE 2020", "DCASE 2021", "DCASE 2022 and later", "folders"]
 
 FEW_SESSIONS = 5
-"""Below this, nothing is known of how one session differs from the next."""
+"""With fewer sessions, nothing is known of how one differs from the next."""
 
 _SUFFIX = rf"(?:{'|'.join(re.escape(suffix) for suffix in SUFFIXES)})"
 _NUMBER = "[0-9]{1,9}"
@@ -79,13 +79,13 @@ class ClipName(msgspec.Struct, frozen=True, kw_only=True):
     """What the name of a DCASE recording says; None where it does not."""
 
     section: str
-    """With its leading zeros, such as "03"; of 2020, the machine's id."""
+    """The section with its leading zeros, such as "03"; in data of 2020, the machine's id."""
     index: int
     domain: Domain | None = None
     split: Split | None = None
     label: Label | None = None
     attributes: str = ""
-    """What follows the index; empty for nothing and for `noAttribute`."""
+    """The end of the name, after the index; empty for nothing and for `noAttribute`."""
 
 
 class Clip(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,7 +102,7 @@ class Clip(msgspec.Struct, frozen=True, kw_only=True):
     session: str | None
     """Names what was recorded in one go; None where names do not say."""
     attributes: str = ""
-    """What the name or `attributes_NN.csv` says of the machine's state, such as "vel_21_loc_A"."""
+    """The machine's state by the name or by `attributes_NN.csv`, such as "vel_21_loc_A"."""
 
 
 class Listing(msgspec.Struct, frozen=True, kw_only=True):
@@ -113,7 +113,7 @@ class Listing(msgspec.Struct, frozen=True, kw_only=True):
     """The machine's folder."""
     layout: Layout
     clips: tuple[Clip, ...]
-    """Ordered by path."""
+    """All clips to train on, ordered by path."""
     unnamed: tuple[Path, ...] = ()
     """Sound files of which neither name nor folder says what they are."""
     supplemental: int = 0

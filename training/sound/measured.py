@@ -32,7 +32,7 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     sample_rate_hz: int
     channels: int
     sha256: str
-    """Of the samples as float32, so that the same sound is found in WAV and in FLAC."""
+    """Hash of the samples as float32, so that the same sound is found in WAV and in FLAC."""
     level_dbfs: float
     """RMS of the loudest channel; minus infinity for zeros."""
     full_scale_share: float

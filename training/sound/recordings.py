@@ -39,11 +39,11 @@ class ReadingTally(msgspec.Struct):
     silent: int = 0
     silent_example: str = ""
     silent_windows: int = 0
-    """Those of the silent files included."""
+    """How many windows were left out as silent, those of the silent files included."""
     unusable: list[str] = msgspec.field(default_factory=list)
     """Names of the files that were left out because they cannot be trusted."""
     unusable_reason: str = ""
-    """What is wrong with the first of them."""
+    """Why the first of them cannot be trusted."""
     cache_problem: str = ""
     """Why features are not kept for the next time."""
 

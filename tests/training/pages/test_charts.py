@@ -11,8 +11,8 @@ from matplotlib import image as mpl_image
 
 from training.pages.blocks import Drawing
 from training.pages.charts import (
+    AxisRange,
     ColourScale,
-    Range,
     RocLine,
     curves,
     forest,
@@ -113,7 +113,7 @@ def test_range_has_room_for_all_values(values: list[float], log: bool) -> None:
 def test_histogram_tells_and_draws_what_is_flagged() -> None:
     """Bars are shares of their own kind, normal ones up, anomalous ones down."""
     drawing = histogram(
-        "source", [1.0, 1.0, 1.0, 9.0], [9.0, 9.0], 5.0, Range(low=0, high=10), what="score"
+        "source", [1.0, 1.0, 1.0, 9.0], [9.0, 9.0], 5.0, AxisRange(low=0, high=10), what="score"
     )
 
     assert "source: 1 of 4 normal above the threshold 5, 2 of 2 anomalous" in drawing.svg
@@ -128,7 +128,7 @@ def test_histogram_tells_and_draws_what_is_flagged() -> None:
 def test_bars_beyond_the_threshold_lie_right_of_its_line() -> None:
     """So does an axis that counts in powers of ten."""
     drawing = histogram(
-        "t", [0.1, 2.0], [90.0], 10.0, Range(low=0.05, high=200, log=True), what="score"
+        "t", [0.1, 2.0], [90.0], 10.0, AxisRange(low=0.05, high=200, log=True), what="score"
     )
 
     ((x, _), _) = paths(drawing, "limit")[0]
@@ -138,7 +138,7 @@ def test_bars_beyond_the_threshold_lie_right_of_its_line() -> None:
 
 def test_histogram_of_normal_sound_alone_says_nothing_of_anomalies() -> None:
     """It has all the height to itself, and no second legend."""
-    drawing = histogram("held out", [1.0], None, 5.0, Range(low=0, high=10), what="statistic")
+    drawing = histogram("held out", [1.0], None, 5.0, AxisRange(low=0, high=10), what="statistic")
 
     assert "anomal" not in drawing.svg
     assert max(y for _, y in paths(drawing, "bars-normal")[0]) == 190
