@@ -35,12 +35,11 @@ from training.judge.metrics import (
     ScoredClip,
     auc,
     clip_scores,
-    decisions,
     evaluate_scores,
-    votes,
 )
 from training.judge.scoring import WindowChoice, chosen, scored, stacked
 from training.judge.stream import detection_delays, false_alarms
+from training.judge.threshold_figures import decisions, votes
 from training.judge.thresholds import (
     ThresholdChoice,
     conformal_quantile,

@@ -17,12 +17,11 @@ from training.judge.metrics import (
     Float64Array,
     Interval,
     ScoredClip,
-    ThresholdFigures,
-    Vote,
     evaluate_scores,
 )
 from training.judge.scoring import WindowChoice
 from training.judge.stream import Delays, FalseAlarms
+from training.judge.threshold_figures import ThresholdFigures, Vote
 from training.release.runtime_trial import LatencyMs
 from training.sound.dataset import Domain
 

@@ -1,4 +1,4 @@
-"""How well clips are told apart: AUC, pAUC, the official scores of DCASE Task 2, and decisions.
+"""How well clips are told apart: AUC, pAUC and the official scores of DCASE Task 2.
 
 A clip's score comes from its windows' statistics. Two official rules are always computed:
 
@@ -14,7 +14,6 @@ Every figure is computed for many resamples of the clips at once, of which the c
 are the first; `training.judge.intervals` draws them.
 """
 
-import math
 from collections.abc import Iterable, Sequence
 from typing import Final, Literal, NamedTuple
 
@@ -23,7 +22,6 @@ import numpy as np
 import numpy.typing as npt
 
 from training.errors import DataError, TrainingError
-from training.judge.stream import alarms
 from training.sound.dataset import Clip, Domain
 
 Float64Array = npt.NDArray[np.float64]
@@ -38,7 +36,7 @@ Group = Domain | Literal["overall"]
 
 MAX_FPR: Final = 0.1
 """Where pAUC ends, as in DCASE."""
-_DOMAINS: Final[tuple[Domain, ...]] = ("source", "target")
+DOMAINS: Final[tuple[Domain, ...]] = ("source", "target")
 _INTERVAL_PERCENTILES: Final = (2.5, 97.5)
 # With one clip of a label no resample varies it, and the interval would only look narrow.
 _CLIPS_FOR_INTERVAL: Final = 2
@@ -125,42 +123,6 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     left_out_2022: tuple[str, ...]
     pooled: AucFigures
     """All clips together, as if they were one section and domain."""
-
-
-class ThresholdFigures(msgspec.Struct, frozen=True, kw_only=True):
-    """What flagging all clips above a threshold gives; None where a label is missing."""
-
-    threshold: float
-    normal_clips: int
-    anomaly_clips: int
-    precision: float | None
-    """0 if nothing is flagged."""
-    recall: float | None
-    """Share of the anomalous clips that are flagged, which is `tpr`."""
-    f1: float | None
-    flag_all_f1: float | None
-    """F1 of flagging every clip: one below it is worth nothing."""
-    fpr: float | None
-    """Share of the normal clips that are flagged."""
-    tpr: float | None
-    """Share of the anomalous clips that are flagged."""
-    mcc: float | None
-    """Matthews correlation; 0 if all clips or none are flagged."""
-    balanced_accuracy: float | None
-    normal_windows_flagged: float | None
-    """Share of the normal clips' windows above the threshold."""
-    anomaly_windows_flagged: float | None
-
-
-class Vote(msgspec.Struct, frozen=True, kw_only=True):
-    """What is left of a threshold after the node's vote over each clip's consecutive windows."""
-
-    normal_windows_alarmed: float | None
-    """Share of the normal clips' windows after which the node is in alarm."""
-    anomaly_windows_alarmed: float | None
-    normal_clips_alarmed: float | None
-    """Share of the normal clips with such a window."""
-    anomaly_clips_alarmed: float | None
 
 
 class RocAreas(NamedTuple):
@@ -259,13 +221,6 @@ def roc_areas(labels: BoolArray, scores: Float64Array, weights: Float64Array) ->
     partial = np.sum(inside * (left + slope * inside / 2), axis=1)
     chance = MAX_FPR**2 / 2
     return RocAreas(area, 0.5 * (1 + (partial - chance) / (MAX_FPR - chance)))
-
-
-def flag_all_f1(*, normal_clips: int, anomaly_clips: int) -> float | None:
-    """F1 of calling every clip an anomaly; None if a label is missing."""
-    if not (normal_clips and anomaly_clips):
-        return None
-    return 2 * anomaly_clips / (2 * anomaly_clips + normal_clips)
 
 
 def evaluate_scores(
@@ -371,28 +326,6 @@ def percentile_interval(values: Float64Array) -> Interval:
     return float(low), float(high)
 
 
-def decisions(
-    clips: Sequence[ScoredClip], *, threshold: float, how: ClipScore
-) -> dict[Group, ThresholdFigures]:
-    """Decisions over all clips and over each domain that has clips.
-
-    A clip is flagged when its score is above the threshold, a window when its statistic is.
-    """
-    return {
-        group: _threshold_figures(members, threshold=threshold, how=how)
-        for group, members in _groups(clips).items()
-    }
-
-
-def votes(clips: Sequence[ScoredClip], *, threshold: float) -> dict[Group, Vote]:
-    """The node's vote over all clips and over each domain that has clips.
-
-    Each clip begins with an empty vote, as a node does that has just started: a clip of another
-    label before it would lend it its flags.
-    """
-    return {group: _vote(members, threshold=threshold) for group, members in _groups(clips).items()}
-
-
 class _Table:
     """Clips as columns, and how often each resample holds each clip (first row: once)."""
 
@@ -416,7 +349,7 @@ class _Table:
     @property
     def domain_names(self) -> list[Domain]:
         found = {domain for _, domain in self.cells}
-        return [domain for domain in _DOMAINS if domain in found]
+        return [domain for domain in DOMAINS if domain in found]
 
     @property
     def rule(self) -> DcaseRule:
@@ -493,7 +426,7 @@ def _figures_2022(
     sections = list(sections)
     by_domain = {
         domain: [section.aucs[domain] for section in sections if domain in section.aucs]
-        for domain in _DOMAINS
+        for domain in DOMAINS
     }
     paucs = [section.pauc for section in sections if section.pauc is not None]
     official = _harmonic([*by_domain["source"], *by_domain["target"], *paucs])
@@ -538,68 +471,6 @@ def _cumulative_share(weights: Float64Array, ends: npt.NDArray[np.intp]) -> Floa
     passed = np.cumsum(weights, axis=1)[:, ends]
     shares: Float64Array = np.pad(passed / passed[:, -1:], ((0, 0), (1, 0)))
     return shares
-
-
-def _groups(clips: Sequence[ScoredClip]) -> dict[Group, list[ScoredClip]]:
-    groups: dict[Group, list[ScoredClip]] = {"overall": list(clips)}
-    for domain in _DOMAINS:
-        members = [clip for clip in clips if clip.clip.domain == domain]
-        if members:
-            groups[domain] = members
-    return groups
-
-
-def _threshold_figures(
-    clips: Sequence[ScoredClip], *, threshold: float, how: ClipScore
-) -> ThresholdFigures:
-    labels = np.array([clip.is_anomaly for clip in clips], dtype=np.bool_)
-    flagged = clip_scores(clips, how) > threshold
-    hits, misses = int(np.sum(labels & flagged)), int(np.sum(labels & ~flagged))
-    false, rests = int(np.sum(~labels & flagged)), int(np.sum(~labels & ~flagged))
-    anomaly, normal = hits + misses, false + rests
-    both = bool(anomaly and normal)
-    tpr = hits / anomaly if anomaly else None
-    fpr = false / normal if normal else None
-    return ThresholdFigures(
-        threshold=threshold,
-        normal_clips=normal,
-        anomaly_clips=anomaly,
-        precision=hits / max(hits + false, 1) if both else None,
-        recall=tpr,
-        f1=2 * hits / (2 * hits + false + misses) if both else None,
-        flag_all_f1=flag_all_f1(normal_clips=normal, anomaly_clips=anomaly),
-        fpr=fpr,
-        tpr=tpr,
-        mcc=_matthews(hits, misses, false, rests) if both else None,
-        balanced_accuracy=None if tpr is None or fpr is None else (tpr + 1 - fpr) / 2,
-        normal_windows_flagged=_share(_above(threshold, clips, anomaly=False)),
-        anomaly_windows_flagged=_share(_above(threshold, clips, anomaly=True)),
-    )
-
-
-def _matthews(hits: int, misses: int, false: int, rests: int) -> float:
-    margins = (hits + false) * (hits + misses) * (rests + false) * (rests + misses)
-    return (hits * rests - false * misses) / math.sqrt(margins) if margins else 0.0
-
-
-def _vote(clips: Sequence[ScoredClip], *, threshold: float) -> Vote:
-    normal = [alarms(flags) for flags in _above(threshold, clips, anomaly=False)]
-    anomaly = [alarms(flags) for flags in _above(threshold, clips, anomaly=True)]
-    return Vote(
-        normal_windows_alarmed=_share(normal),
-        anomaly_windows_alarmed=_share(anomaly),
-        normal_clips_alarmed=_share([np.array([states.any()]) for states in normal]),
-        anomaly_clips_alarmed=_share([np.array([states.any()]) for states in anomaly]),
-    )
-
-
-def _above(threshold: float, clips: Sequence[ScoredClip], *, anomaly: bool) -> list[BoolArray]:
-    """For each clip of this label, which of its windows are above the threshold."""
-    return [clip.statistics > threshold for clip in clips if clip.is_anomaly == anomaly]
-
-
-def _share(flags: Sequence[BoolArray]) -> float | None:
-    return float(np.mean(np.concatenate(flags))) if flags else None
 
 
 def _refuse_not_finite(numbers: Float64Array, what: str) -> None:

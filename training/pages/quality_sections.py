@@ -8,7 +8,8 @@ import numpy as np
 from contract.release import Threshold
 from training.judge.disturbances import FALSE_ALARM_RATE, Disturbance
 from training.judge.evaluation_report import DetectorFigures, EvaluationReport, ThresholdReport
-from training.judge.metrics import MAX_FPR, ThresholdFigures
+from training.judge.metrics import MAX_FPR
+from training.judge.threshold_figures import ThresholdFigures
 from training.judge.thresholds import SessionCheck
 from training.pages import charts
 from training.pages.blocks import (

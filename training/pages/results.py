@@ -17,7 +17,8 @@ import msgspec
 from contract import VERSION
 from node.bench.result_row import COLUMNS, checkout_hash, device_name, platform_name
 from training.judge.evaluation_report import EvaluationReport, RuntimeReport
-from training.judge.metrics import AucFigures, Interval, ThresholdFigures
+from training.judge.metrics import AucFigures, Interval
+from training.judge.threshold_figures import ThresholdFigures
 
 if TYPE_CHECKING:
     from training.detector.outcome import Outcome

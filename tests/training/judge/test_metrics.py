@@ -23,17 +23,15 @@ from training.judge.metrics import (
     ScoredClip,
     auc,
     clip_score,
-    decisions,
     evaluate_scores,
-    flag_all_f1,
     harmonic_mean,
     pauc,
     percentile_interval,
     resampled_figure,
     rescored,
     roc_areas,
-    votes,
 )
+from training.judge.threshold_figures import decisions, flag_all_f1, votes
 from training.sound.dataset import Clip, Domain, Label
 
 
