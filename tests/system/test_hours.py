@@ -273,7 +273,7 @@ def test_collector_stores_hours_in_influxdb(
         node.publish(window(0, start_us=BEGIN_US))
         wait_for_windows(program, 1)
         clock.step(11 * MINUTE)
-        wait_for(lambda: "cannot count hours" in program.log, "a line")
+        wait_for(lambda: "cannot store hourly figures" in program.log, "a line")
         node.publish(window(1, start_us=BEGIN_US + 1))
         wait_for_windows(program, 2)
 

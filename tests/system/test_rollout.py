@@ -103,16 +103,6 @@ def shop(mosquitto: Mosquitto, tmp_path: Path) -> Shop:
     return Shop(mosquitto, tmp_path)
 
 
-def _running(listener: Listener) -> dict[str, str]:
-    """Node -> what it said last that it runs."""
-    found = {birth.node: birth.model for birth in listener.all_of(Birth)}
-    return {node: found[node] for node in sorted(found, key=(*NODES, *LATE).index)}
-
-
-def _all_run(release: str, *nodes: str) -> dict[str, str]:
-    return dict.fromkeys(nodes, release)
-
-
 def test_two_releases_go_through_a_fleet(shop: Shop) -> None:
     """Rings, a threshold alone, a release that is stopped, the way back, and who comes late."""
     with Listener(shop.broker) as listener, ExitStack() as fleet:
