@@ -35,6 +35,7 @@ SYSTEM_FOLDER: Final = Path("/etc/earshot")
 """Where the settings of a service are."""
 
 _PROGRAM: Final = "earshot"
+_DISTRIBUTION: Final = "earshot-fleet"
 _LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
@@ -75,7 +76,10 @@ def run(module: str, words: Sequence[str] = (), arguments: Sequence[str] | None 
         requirements = line.word_of_innermost("REQUIREMENTS")
         if not missing or requirements is None or _is_installed(missing):
             raise
-        line.tell(f"{missing} is not installed; install requirements/{requirements}.txt")
+        line.tell(
+            f"{missing} is not installed; install requirements/{requirements}.txt, or without a"
+            f" checkout {_DISTRIBUTION}[{requirements}]"
+        )
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:
         line.tell(line.word_of_innermost("INTERRUPTED") or "interrupted")
@@ -308,7 +312,7 @@ def _unknown_option(option: str, parser: argparse.ArgumentParser) -> str:
 def _program() -> str:
     """How this program is called where this process was started."""
     script = sys.argv[0]
-    if Path(script).name == _PROGRAM:
+    if Path(script).name == _PROGRAM and Path(script).exists():
         found = shutil.which(_PROGRAM)
         return _PROGRAM if found and Path(found).samefile(script) else _as_typed_here(script)
     # As a module, or by a service.
@@ -318,8 +322,11 @@ def _program() -> str:
 
 
 def _as_typed_here(program: str) -> str:
-    here = Path.cwd()
     path = Path(program)
+    try:
+        here = Path.cwd()
+    except OSError:  # it is gone, or closed to this user
+        return shlex.quote(str(path))
     return shlex.quote(str(path.relative_to(here) if path.is_relative_to(here) else path))
 
 

@@ -15,7 +15,7 @@ REQUIREMENTS = "demo"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """How long it takes, and with what."""
+    """Add how long the demo takes, and with what it runs."""
     parser.add_argument(
         "--seconds", type=_positive, help="end by itself after so long, and what the update takes"
     )
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Show it; 0 if every window was stored and the update ended as it was meant to."""
+    """Show the fleet; give 0 if every window was stored and the update ended as it was meant to."""
     from demo.show import run_demo
 
     return run_demo(options)

@@ -24,7 +24,7 @@ _LEAVE_SECONDS = 5.0
 
 
 class Program:
-    """`earshot PACKAGE run`, configured through its environment, alive while entered.
+    """A process `earshot PACKAGE run`, configured through its environment, alive while entered.
 
     Args:
         package: `node` or `collector`.
@@ -96,7 +96,7 @@ class Program:
 
 
 def run_command(words: Sequence[str]) -> int:
-    """`earshot WORDS`, to the end, its output where ours goes; the exit code.
+    """Run `earshot WORDS` to its end, its output where ours goes, and give the exit code.
 
     An interruption of ours is one of its own, so that it can say what it leaves.
     """
@@ -120,7 +120,7 @@ def run_command(words: Sequence[str]) -> int:
 
 
 def wait_for_collector(collector: Program, settings: MqttSettings, collector_id: str) -> None:
-    """Until a collector says that it is online, and so subscribed.
+    """Wait until a collector says that it is online, and so subscribed.
 
     Not every broker tells a node that nobody listens yet (iotcore does not); windows published
     before would be gone.

@@ -32,7 +32,7 @@ SELECT phase, reason FROM "update" WHERE node = ? ORDER BY time_us DESC LIMIT 1
 
 
 class NodeSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """One node's run."""
+    """What the database says of one node's run."""
 
     node: str
     produced: int | None
@@ -45,9 +45,9 @@ class NodeSummary(msgspec.Struct, frozen=True, kw_only=True):
     fault_to_flag_s: float | None
     """From the fault's beginning to the end of the first flagged window after it."""
     model: str
-    """That scored the last window."""
+    """The release that scored the last window."""
     update: UpdatePhase | None
-    """What the node last said of an update; None if nothing."""
+    """The phase of an update that the node last told; None if it told none."""
     update_reason: str | None
 
     @property
@@ -60,7 +60,7 @@ class NodeSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def summarize(database: Path, fault_after_seconds: dict[str, float]) -> list[NodeSummary]:
-    """The nodes' runs.
+    """Read what became of each node.
 
     Args:
         database: the collector's SQLite file.
@@ -75,7 +75,7 @@ def summarize(database: Path, fault_after_seconds: dict[str, float]) -> list[Nod
 
 
 def stored_windows(database: Path) -> int:
-    """Windows in the database now; 0 when it does not exist yet."""
+    """Count the windows in the database now; 0 when it does not exist yet."""
     if not database.exists():
         return 0
     with closing(_opened(database)) as connection:
@@ -84,7 +84,7 @@ def stored_windows(database: Path) -> int:
 
 
 def known_nodes(database: Path) -> set[str]:
-    """Nodes that have told the collector what they are."""
+    """Name the nodes that have told the collector what they are."""
     with closing(_opened(database)) as connection:
         return {node for (node,) in connection.execute("SELECT DISTINCT node FROM birth")}
 

@@ -31,17 +31,17 @@ _TIMEOUT_SECONDS = 120
 
 
 class Keys(NamedTuple):
-    """Files of a key pair."""
+    """The two files of a key pair."""
 
     private: Path
     public: Path
 
 
 class Update(NamedTuple):
-    """What goes out, and what has to come of it."""
+    """An update of the demo: what goes out, and what has to come of it."""
 
     trained: Path
-    """Folder that is released."""
+    """The folder that is released."""
     name: str
     before: str
     """The release that all nodes run."""
@@ -56,7 +56,7 @@ class Update(NamedTuple):
 
 
 def plan(model: Path, manifest: Manifest, *, refusing: str) -> Update:
-    """The next version of the demo's model: its dynamic-range variant, where it has one."""
+    """Plan the next version of the demo's model: its dynamic-range variant, where it has one."""
     variant = model / "variants" / "dynamic"
     return Update(
         trained=variant if (variant / MANIFEST_NAME).is_file() else model,
@@ -79,7 +79,7 @@ def create_keys(folder: Path, console: Console) -> Keys:
 
 
 def node_settings(node: str, update: Update, keys: Keys) -> dict[str, str]:
-    """What a node needs to take updates, as environment variables."""
+    """Give the settings that let a node take updates, as environment variables."""
     settings = {
         "EARSHOT_UPDATE_KEYS_FILE": str(keys.public),
         "EARSHOT_UPDATE_TRIAL_WINDOWS": str(TRIAL_WINDOWS),
@@ -116,7 +116,7 @@ def send(update: Update, keys: Keys, broker: Broker, console: Console) -> None:
 
 
 def unexpected(update: Update, summaries: Sequence[NodeSummary]) -> list[str]:
-    """What the database says of an update that was seen through, and should not."""
+    """Tell in what the nodes differ from what the update should have come to."""
     found = []
     for summary in summaries:
         model, phase = update.label, UpdatePhase.COMMITTED

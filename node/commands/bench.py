@@ -14,7 +14,7 @@ SUMMARY = "measure time, memory and disk on this computer"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options."""
+    """Add the options to the command's parser."""
     parser.add_argument(
         "--model",
         type=Path,
@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Measure, print, and write what was asked for."""
+    """Measure this computer, print the figures, and write the files that were asked for."""
     from node.bench.measure import bench, row_of, write_report
     from node.bench.result_row import append_row, check_results_file
     from node.scoring.release_store import read_release

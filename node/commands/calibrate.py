@@ -24,7 +24,7 @@ _TAKEN_SECONDS = 60.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options."""
+    """Add the options to the command's parser."""
     add_node_arguments(parser)
     action = parser.add_mutually_exclusive_group()
     action.add_argument(
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Calibrate; 0 when the limits have armed, 1 when they were refused."""
+    """Calibrate; give 0 when the limits have armed, 1 when they were refused."""
     from node.machine.site_store import CalibrationRequest, SiteStore, StateFolderError
 
     settings = node_settings(options)

@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options."""
+    """Add the options to the command's parser."""
     add_settings_option(parser, SETTINGS_NAME)
     parser.add_argument(
         "--seconds", type=_seconds, default=5.0, metavar="N", help="how long to listen (default 5)"
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Check and tell; 1 if there is a problem."""
+    """Check everything, print what was found, and give 1 if there is a problem."""
     from node.findings import Grade, count, document, line
 
     if not options.verbose:

@@ -6,11 +6,11 @@ SUMMARY = "list microphones by stable identity"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options: none."""
+    """Add nothing: the command has no options."""
 
 
 def run(options: argparse.Namespace) -> int:
-    """List them; 1 if there is none."""
+    """Print the microphones; give 1 if there is none."""
     from node.sound.microphone import list_microphones
 
     microphones = list_microphones()

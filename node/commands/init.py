@@ -37,11 +37,11 @@ _CODE = Path(__file__).resolve()
 
 
 class InitError(EarshotError):
-    """What was given is not enough, or not valid: nothing was written."""
+    """The answers do not suffice or are not valid: nothing was written."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options."""
+    """Add the options to the command's parser."""
     parser.add_argument(
         "--out", type=Path, default=Path(SETTINGS_NAME), metavar="FILE", help="default: node.toml"
     )
@@ -76,7 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Ask, check, write."""
+    """Ask for what the options do not say, check it all, and write the settings."""
     from node.commands.questions import Questions
     from node.settings_text import settings_text
 

@@ -20,7 +20,7 @@ EXAMPLE_MODEL: Final = Path(__file__).parents[2] / "models" / "fan-synthetic"
 
 
 class Parts(NamedTuple):
-    """What a node is made of; nothing is opened yet."""
+    """The parts that a node is made of; none of them is opened yet."""
 
     settings: "NodeSettings"
     source: "AudioSource"
@@ -29,7 +29,7 @@ class Parts(NamedTuple):
 
 
 def add_node_arguments(parser: argparse.ArgumentParser) -> None:
-    """Settings, and what the command line may say in their place."""
+    """Add the settings file, and the options that win over what it says."""
     add_settings_option(parser, SETTINGS_NAME)
     parser.add_argument("--source", metavar="SPEC", help="microphone:KEY, synthetic:..., or a path")
     parser.add_argument("--fast", action="store_true", help="recordings faster than real time")
@@ -38,7 +38,7 @@ def add_node_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def node_settings(options: argparse.Namespace) -> "NodeSettings":
-    """The settings, with what the command line says in their place.
+    """Read the settings, with what the command line says in their place.
 
     Raises:
         SettingsError: with every problem found.
@@ -56,7 +56,7 @@ def node_settings(options: argparse.Namespace) -> "NodeSettings":
 
 
 def node_parts(settings: "NodeSettings") -> Parts:
-    """The parts that the settings ask for.
+    """Make the parts that the settings ask for.
 
     Raises:
         ReleaseError, SourceError: they cannot be had.

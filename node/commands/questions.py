@@ -9,7 +9,7 @@ Answer = TypeVar("Answer")
 
 
 class NoAnswerError(EarshotError):
-    """Nobody answers (any more): do nothing."""
+    """Nobody answers, or nobody does any more: do nothing."""
 
 
 class Questions:

@@ -45,7 +45,7 @@ logger = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options."""
+    """Add the options to the command's parser."""
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the data set")
     parser.add_argument("--label", required=True, choices=("normal", "anomaly"))
     parser.add_argument("--minutes", type=_minutes, required=True, metavar="N")
@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Record."""
+    """Record, after the person at the keyboard has confirmed that the room knows."""
     from contract.feature_params import FeatureParams
     from node.checks.sound_checks import settings_source
     from node.settings import load_settings

@@ -20,7 +20,7 @@ SUMMARY = "show the releases of this node: running, previous, factory"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options."""
+    """Add the options to the command's parser."""
     add_node_arguments(parser)
     parser.add_argument("--json", action="store_true", help="for programs")
 

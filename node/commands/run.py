@@ -11,12 +11,12 @@ SUMMARY = "hear, score and publish until stopped"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options."""
+    """Add the options to the command's parser."""
     add_node_arguments(parser)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run the node."""
+    """Run the node until SIGTERM or Ctrl-C."""
     from node import service
 
     parts = node_parts(node_settings(options))

@@ -10,7 +10,7 @@ EXIT_ANOMALY = 3
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options."""
+    """Add the options to the command's parser."""
     parser.add_argument("path", type=Path, help="a sound file, or a folder of them")
     parser.add_argument("--model", required=True, metavar="DIR", help="release folder")
     parser.add_argument("--format", choices=("table", "json", "csv"), default="table")
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Score and print."""
+    """Score the recordings, print each window, and give 3 if that was asked for."""
     from node.score_files import score_recordings, write
     from node.scoring.release_store import read_release
     from node.scoring.runtime import find_runtime

@@ -223,6 +223,7 @@ def test_missing_package_names_what_to_install(tools: Path) -> None:
     (line,) = done.stderr.splitlines()
     assert "a_package_that_is_nowhere is not installed" in line
     assert "requirements/tools.txt" in line
+    assert "earshot-fleet[tools]" in line
 
 
 def test_group_that_is_not_installed_is_not_listed(tools: Path) -> None:
@@ -335,6 +336,23 @@ def test_hints_are_typed_as_the_program_was(tools: Path, name: str) -> None:
     )
 
     assert done.stdout == f"{name} node run\n", done.stderr
+
+
+def test_a_folder_that_is_gone_hinders_nobody(tools: Path) -> None:
+    """Help comes from wherever it is asked for."""
+    gone = tools / "gone"
+    gone.mkdir()
+    done = subprocess.run(
+        ["/bin/sh", "-c", 'rmdir "$PWD"; exec "$@"', "sh", *_command(["--help"])],
+        cwd=gone,
+        env=_environment(tools),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert "greet somebody" in done.stdout
 
 
 def test_hints_work_where_there_is_no_script(tools: Path) -> None:
