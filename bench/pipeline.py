@@ -34,7 +34,7 @@ import msgspec
 import numpy as np
 
 from bench.pipeline_processes import NODES, SUBSCRIBER_ID, SharedCount
-from collector.presence import session_options
+from collector.link.presence import session_options
 from collector.settings import CollectorSection
 from contract.messages import MAX_BACKLOG_WINDOWS
 from contract.session import SessionOptions, Subscribed

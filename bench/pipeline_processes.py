@@ -24,7 +24,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from collector.presence import SESSION_EXPIRY_SECONDS, session_options
+from collector.link.presence import SESSION_EXPIRY_SECONDS, session_options
 from collector.settings import CollectorSection
 from contract import topics
 from contract.messages import CONTENT_TYPE, Backlog, Window, encode

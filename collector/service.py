@@ -13,23 +13,23 @@ import logging
 import time
 from collections.abc import Iterable, Sequence
 
-from collector import presence
-from collector.batch_store import BatchStore
-from collector.batcher import Batcher
-from collector.broker_link import BrokerLink, BrokerSession
-from collector.dead_letters import DeadLetterFile
-from collector.event_loop import EventLoop, Inbox
-from collector.hour_counter import HourCounter
-from collector.intake import Intake, Item
 from collector.ledger.hours import QUIET_SECONDS
 from collector.ledger.ledger_cache import LedgerCache
 from collector.ledger.ledger_file import LedgerFile
+from collector.link import presence
+from collector.link.broker_link import BrokerLink, BrokerSession
+from collector.link.event_loop import EventLoop, Inbox
+from collector.link.receipt_sender import ReceiptSender
 from collector.log_once import LogOnce
 from collector.metrics import Metrics
-from collector.receipt_sender import ReceiptSender
 from collector.settings import CollectorSection
 from collector.sinks.sink import Sink, SinkUnavailableError
-from collector.store_retry import RetryPolicy, StoreRetry
+from collector.storing.batch_store import BatchStore
+from collector.storing.batcher import Batcher
+from collector.storing.dead_letters import DeadLetterFile
+from collector.storing.hour_counter import HourCounter
+from collector.storing.intake import Intake, Item
+from collector.storing.store_retry import RetryPolicy, StoreRetry
 from contract import topics
 from contract.errors import PayloadTooLargeError
 from contract.messages import CollectorStatus, DeadLetter, Message, encode

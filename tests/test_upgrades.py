@@ -17,12 +17,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from collector.intake import Intake
 from collector.ledger.ledger_file import LedgerFile
 from collector.ledger.ledger_report import boot_report
 from collector.sinks.line_protocol import line
 from collector.sinks.sqlite import SqliteSink
 from collector.state_folder import LEDGER
+from collector.storing.intake import Intake
 from collector.watch.fleet_view import FleetView
 from contract.messages import Account, Backlog, Event, Window, decode
 from contract.points import points

@@ -22,7 +22,7 @@ from collector.broker_check.check_run import (
 )
 from collector.broker_check.queueing import AT_ONCE, QUEUE, queues
 from collector.broker_check.verdicts import Measurement, Verdict
-from collector.presence import SESSION_EXPIRY_SECONDS
+from collector.link.presence import SESSION_EXPIRY_SECONDS
 from contract.errors import (
     BrokerUnreachableError,
     ConnectionRefusedByBrokerError,

@@ -21,14 +21,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Open the state folder and the store, and collect until SIGTERM or Ctrl-C."""
-    from collector import presence, settings, state_folder
-    from collector.dead_letters import DeadLetterFile
-    from collector.event_loop import Inbox
+    from collector import settings, state_folder
     from collector.health_endpoint import served
     from collector.ledger.ledger_file import LedgerFile
+    from collector.link import presence
+    from collector.link.event_loop import Inbox
     from collector.metrics import Metrics
     from collector.service import Collector
     from collector.sinks.open import open_sink
+    from collector.storing.dead_letters import DeadLetterFile
     from contract.session import Session
 
     chosen = settings.load(settings_path(options), os.environ)

@@ -21,7 +21,6 @@ from pathlib import Path
 import numpy as np
 
 # All that starting the program costs, used here or not.
-import node.commands.run
 import node.service
 import node.settings
 import node.sound.choose

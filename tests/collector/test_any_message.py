@@ -12,13 +12,13 @@ import msgspec
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from collector.dead_letters import DeadLetterFile
-from collector.event_loop import Inbox, Stop
 from collector.ledger.ledger_file import LedgerFile
+from collector.link.event_loop import Inbox, Stop
 from collector.service import Collector
 from collector.settings import CollectorSection
 from collector.sinks.sqlite import SqliteSink
 from collector.state_folder import DEAD_LETTERS
+from collector.storing.dead_letters import DeadLetterFile
 from contract import topics
 from contract.errors import MessageError
 from contract.messages import MAX_MESSAGE_BYTES, Message, decode, encode

@@ -12,17 +12,17 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from collector.dead_letters import DeadLetterFile
-from collector.event_loop import Inbox
 from collector.ledger.hours import QUIET_SECONDS
 from collector.ledger.ledger_file import LedgerFile
+from collector.link.event_loop import Inbox
+from collector.link.presence import last_will, session_options
 from collector.metrics import Metrics
-from collector.presence import last_will, session_options
 from collector.service import Collector
 from collector.settings import CollectorSection
 from collector.sinks.sink import SinkUnavailableError
 from collector.state_folder import LEDGER
-from collector.store_retry import RetryPolicy
+from collector.storing.dead_letters import DeadLetterFile
+from collector.storing.store_retry import RetryPolicy
 from contract import topics
 from contract.errors import ConnectionRefusedByBrokerError
 from contract.messages import CollectorStatus, DeadLetter, Receipt, decode, encode

@@ -1,6 +1,6 @@
 """The broker in memory does what tests lean on."""
 
-from collector.event_loop import Inbox
+from collector.link.event_loop import Inbox
 from contract.session import Connected, Publication, Published, Received, SessionEvent
 from tests.rig.fake_broker import FakeBroker
 

@@ -8,10 +8,10 @@ import logging
 import time
 from collections.abc import Mapping
 
-from collector.broker_link import BrokerLink
 from collector.ledger.boot import Key
 from collector.ledger.ledger_cache import LedgerCache
 from collector.ledger.receipts import ReceiptSchedule, next_receipt
+from collector.link.broker_link import BrokerLink
 from collector.log_once import LogOnce
 from collector.metrics import Metrics
 from collector.sinks.sink import SinkUnavailableError

@@ -11,15 +11,15 @@ from typing import NamedTuple
 
 import msgspec
 
-from collector.dead_letters import DeadLetterFile
-from collector.hour_counter import HourCounter
-from collector.intake import Intake, Item
 from collector.ledger.boot import Key
 from collector.ledger.ledger import key_of, seqs_of
 from collector.ledger.ledger_cache import LedgerCache
 from collector.metrics import Metrics
 from collector.sinks.sink import PointsRejectedError, Sink
-from collector.store_retry import StoreRetry
+from collector.storing.dead_letters import DeadLetterFile
+from collector.storing.hour_counter import HourCounter
+from collector.storing.intake import Intake, Item
+from collector.storing.store_retry import StoreRetry
 from contract.messages import DeadLetter, Message, Window
 from contract.points import Point
 from contract.ranges import Ranges

@@ -10,7 +10,7 @@ oldest first, beyond four times as many messages: 80 MB in all.
 
 from collections import deque
 
-from collector.intake import Item
+from collector.storing.intake import Item
 
 _LIMIT_BATCHES = 4
 # Back-filled windows come fifty to a message. A batch is due with `batch_points` of them, but takes

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from collector.hour_counter import HourCounter
 from collector.ledger.ledger_cache import LedgerCache
 from collector.ledger.ledger_file import LedgerFile
 from collector.metrics import Metrics
 from collector.sinks.hour_figures import HOUR_US, hour_of
 from collector.sinks.sink import SinkUnavailableError
 from collector.state_folder import LEDGER
-from collector.store_retry import RetryPolicy
+from collector.storing.hour_counter import HourCounter
+from collector.storing.store_retry import RetryPolicy
 from contract.messages import Backlog, Window
 from contract.points import points
 from tests.collector.fakes import MemorySink

@@ -14,7 +14,7 @@ from collector.log_once import LogOnce
 from collector.metrics import Metrics
 from collector.sinks.hour_figures import hour_of
 from collector.sinks.sink import PointsRejectedError, Sink, SinkUnavailableError
-from collector.store_retry import RetryPolicy
+from collector.storing.store_retry import RetryPolicy
 from contract.messages import Backlog, Message, Window
 from contract.points import points
 

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from collector.intake import Intake
+from collector.storing.intake import Intake
 from contract.messages import MAX_MESSAGE_BYTES, encode
 from contract.states import PresenceReason
 from tests.rig.examples import START_US, backlog, received, state, status, window

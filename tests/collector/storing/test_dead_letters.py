@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from collector.dead_letters import DeadLetterFile
-from collector.intake import Intake
 from collector.state_folder import DEAD_LETTERS
+from collector.storing.dead_letters import DeadLetterFile
+from collector.storing.intake import Intake
 from contract.messages import DeadLetter
 from tests.rig.examples import received
 

@@ -1,7 +1,7 @@
 """Batches are due by size or by age, in order of arrival, and what waits is bounded."""
 
-from collector.batcher import Batcher
-from collector.intake import Intake, Item
+from collector.storing.batcher import Batcher
+from collector.storing.intake import Intake, Item
 from contract.messages import Message
 from tests.rig.examples import backlog, received, window
 

@@ -1,0 +1,1 @@
+"""The collector at the broker: connection, presence, receipts."""
