@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from securesystemslib.dsse import Envelope
-from securesystemslib.signer import SSlibKey
+from securesystemslib.signer._key import SSlibKey
 
 from contract.desired import Desired, Wanted, cohort_percent
 from contract.errors import EarshotError, KeyFileError, MessageError, ReleaseError, SignatureError

@@ -1,10 +1,15 @@
 """TFLite files changed for tests: graphs that a library refuses, or that give no number."""
 
+from typing import Any
+
 import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 _FILE_IDENTIFIER = b"TFL3"
+# Code that was generated without types.
+_SCHEMA: Any = schema
+_FLATBUFFERS: Any = flatbuffers
 
 
 def with_operator_version(content: bytes, operator: int, version: int) -> bytes:
@@ -33,11 +38,11 @@ def answering_nan(content: bytes) -> bytes:
     return _packed(model)
 
 
-def _unpacked(content: bytes) -> schema.ModelT:
-    return schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(content, 0))
+def _unpacked(content: bytes) -> Any:
+    return _SCHEMA.ModelT.InitFromObj(_SCHEMA.Model.GetRootAsModel(content, 0))
 
 
-def _packed(model: schema.ModelT) -> bytes:
-    builder = flatbuffers.Builder(1024)
+def _packed(model: Any) -> bytes:
+    builder = _FLATBUFFERS.Builder(1024)
     builder.Finish(model.Pack(builder), file_identifier=_FILE_IDENTIFIER)
     return bytes(builder.Output())

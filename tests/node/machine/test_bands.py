@@ -32,7 +32,8 @@ def tone(hz: float) -> Float32Array:
 def mean_over_time(extract: FeatureExtractor, windows: list[Float32Array]) -> Float32Array:
     frames = extract.params.sound_frames
     means = [extract(window)[:, :frames].mean(axis=1) for window in windows]
-    return np.mean(means, axis=0).astype(np.float32)
+    mean: Float32Array = np.mean(means, axis=0).astype(np.float32)
+    return mean
 
 
 @pytest.mark.parametrize("params", [MFCC, LOGMEL], ids=["mfcc", "logmel"])

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -171,7 +172,7 @@ def test_centre_is_taken_off_exactly() -> None:
     seen = observe(manifest(), Evidence(features, (residual,), (mean_square,)), level_dbfs=-30.0)
     centre = np.asarray(seen.summaries[0], np.float64)
 
-    assert centred_statistic(manifest(), seen, [centre]) == pytest.approx(
+    assert centred_statistic(manifest(), seen, [centre.tolist()]) == pytest.approx(
         float(np.mean((residual.ravel() - centre) ** 2)), rel=1e-5
     )
     np.testing.assert_allclose(
@@ -190,7 +191,7 @@ def test_large_residual_is_kept_as_its_mean_over_time() -> None:
     centre = chance.standard_normal(40)
 
     assert seen.summaries[0].shape == (40,)
-    assert centred_statistic(manifest(), seen, [centre]) == pytest.approx(
+    assert centred_statistic(manifest(), seen, [centre.tolist()]) == pytest.approx(
         float(np.mean((residual - centre[:, None]) ** 2)), rel=1e-5
     )
 
@@ -209,7 +210,7 @@ def test_error_of_the_mean_over_time_is_centred_exactly() -> None:
     centre = chance.standard_normal(6)
 
     assert seen.summaries[0].shape == (6,)
-    assert centred_statistic(given_release.manifest, seen, [centre]) == pytest.approx(
+    assert centred_statistic(given_release.manifest, seen, [centre.tolist()]) == pytest.approx(
         float(np.mean((mean - centre) ** 2)), rel=1e-5
     )
 
@@ -235,9 +236,9 @@ def test_release_of_several_models_is_centred_model_by_model(centred: bool) -> N
         for residual, centre in zip(residuals, centres, strict=True)
     )
 
-    assert centred_statistic(manifest, seen, centres) == pytest.approx(
-        exp_sum_log_z(manifest.models, errors), rel=1e-4
-    )
+    assert centred_statistic(
+        manifest, seen, [centre.tolist() for centre in centres]
+    ) == pytest.approx(exp_sum_log_z(manifest.models, errors), rel=1e-4)
     assert centred or detector(features).statistic == pytest.approx(
         exp_sum_log_z(manifest.models, errors), rel=1e-4
     )
@@ -593,7 +594,7 @@ def test_limits_fit_the_release_that_they_were_made_with(case: str) -> None:
     models, params, widths = SHAPES[case]
     given_manifest, limits = made_with(models, params)
     centres, means = limits.centres, limits.mean_features
-    unfit = [
+    unfit: list[dict[str, Any]] = [
         {"centres": ()},
         {"centres": ((),) * len(centres)},
         {"centres": (*centres, centres[0])},

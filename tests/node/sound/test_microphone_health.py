@@ -77,7 +77,7 @@ def test_microphone_is_unknown_until_it_was_heard() -> None:
 
     assert (health.state, health.note, health.problem) == (UNKNOWN, None, None)
     assert states(health, room, 3) == [UNKNOWN, OK, OK]
-    assert (health.note, health.problem) == (None, None)
+    assert _says(health) == (None, None)
 
 
 FAULTS = [
@@ -123,7 +123,7 @@ def test_note_says_what_to_do(
     assert len(health.note) < 250
     assert ": " in health.note
     states(health, room, 12)
-    assert (health.note, health.problem) == (None, None)
+    assert _says(health) == (None, None)
 
 
 def test_note_does_not_change_while_the_fault_lasts() -> None:
@@ -253,7 +253,7 @@ def test_microphone_that_is_gone() -> None:
     assert health.gone("Microphone is gone for 1 min: plug it in") is GONE
     assert health.note == "Microphone is gone for 1 min: plug it in"
     assert states(health, room, 3) == [GONE, OK, OK]
-    assert (health.note, health.problem) == (None, None)
+    assert _says(health) == (None, None)
 
 
 def test_microphone_that_comes_back_silent_is_never_ok() -> None:
@@ -355,3 +355,7 @@ def test_sound_is_not_kept() -> None:
     tracemalloc.stop()
 
     assert kept_bytes < second.nbytes
+
+
+def _says(health: MicrophoneHealth) -> tuple[str | None, Problem | None]:
+    return health.note, health.problem
