@@ -7,7 +7,6 @@ mosquitto and a collector. Counted is `write_bytes` of /proc/PID/io: what the pr
 kernel owe to a disk. The state folder has to lie on one, and not in memory: --folder.
 """
 
-import argparse
 import json
 import tempfile
 import time
@@ -18,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from bench.report import report_parser, write_report
 from node.bench.measure import machine_facts
 from tests.rig.brokers import Mosquitto
 from tests.rig.fault_rig import Program
@@ -47,15 +47,13 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
 
 def main() -> None:
     """Measure, print, and write the JSON."""
-    parser = argparse.ArgumentParser(prog="python -m bench.card_writes", description=__doc__)
+    parser = report_parser("card_writes", __doc__)
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--folder", type=Path, help="on the disk to measure (default: temporary)")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as scratch:
         found = measure(Path(scratch), minutes=options.minutes)
-    report = msgspec.to_builtins(found)
-    options.out.write_text(json.dumps(report, indent=1) + "\n")
+    report = write_report(options.out, found)
     print(json.dumps({k: v for k, v in report.items() if k != "machine"}, indent=1))  # noqa: T201
 
 

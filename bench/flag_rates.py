@@ -1,7 +1,6 @@
 """How often a release flags generated sound that it has not heard.
 
-    python -m bench.flag_rates DIR
-
+    python -m bench.flag_rates DIR --out flags.json
 
 The takes have the seeds 0, 1, 2 ...; those of training data are drawn from 2**32, so that a common
 one is as good as impossible. Windows are cut one second apart and scored by the node's own code, as
@@ -10,13 +9,14 @@ the demo does. Prints a Markdown table of the share of windows flagged.
 
 # ruff: noqa: T201 - it is a command, and prints its table
 
-import argparse
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from bench.report import report_parser, write_report
 from node.scoring.release_store import read_release
 from node.scoring.runtime import find_runtime
 from node.scoring.scorer import Scorer
@@ -27,7 +27,7 @@ _SEVERITIES = (0.5, 0.6, 1.0)
 
 def main() -> None:
     """Read the arguments, score, print."""
-    parser = argparse.ArgumentParser(description="How often a release flags generated sound.")
+    parser = report_parser("flag_rates", __doc__, required=False)
     parser.add_argument("release", type=Path)
     parser.add_argument("--machine", default="fan")
     parser.add_argument("--units", type=int, default=3)
@@ -44,6 +44,7 @@ def main() -> None:
             yield flags(scorer, sound, windows=options.windows)
 
     units = range(options.units)
+    rows: list[dict[str, Any]] = []
     print(
         "| sound | severity | " + " | ".join(f"unit {unit}" for unit in units) + " | worst take |"
     )
@@ -56,6 +57,8 @@ def main() -> None:
         cells = [fault or "healthy", f"{severity:g}" if fault else "-"]
         print("| " + " | ".join(cells + [f"{share:.2%}" for share in (*shares, worst)]) + " |")
         sys.stdout.flush()
+        rows.append({"fault": fault, "severity": severity, "units": shares, "worst_take": worst})
+    write_report(options.out, {"release": scorer.manifest.label, "shares_flagged": rows})
 
 
 def flags(scorer: Scorer, sound: MachineSound, *, windows: int) -> list[bool]:

@@ -9,8 +9,6 @@ by default; ours is `bench.node_pipeline`. Its model is built when the bench sta
 network and converted as the reference design does; --reference-tflite takes the true file instead.
 """
 
-import argparse
-import json
 import os
 import subprocess
 import sys
@@ -24,6 +22,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from bench.report import report_parser, write_report
 from bench.served_calls import ServedProcess
 from node.bench.installed import Installed, installed, installed_node
 from node.bench.measure import (
@@ -119,8 +118,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, and write the JSON."""
-    parser = argparse.ArgumentParser(prog="python -m bench.node", description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE")
+    parser = report_parser("node", __doc__)
     parser.add_argument("--repeats", type=int, default=300)
     parser.add_argument("--warm-up", type=int, default=WARM_UP, help="calls before those")
     parser.add_argument("--starts", type=int, default=3, help="fresh processes of each")
@@ -137,8 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for line in table(found):
         print(line)  # noqa: T201 - the command line's output
     met = [{"met": goal.met, **msgspec.to_builtins(goal)} for goal in found.goals]
-    report = {**msgspec.to_builtins(found), "goals": met}
-    options.out.write_text(json.dumps(report, indent=1) + "\n")
+    write_report(options.out, {**msgspec.to_builtins(found), "goals": met})
 
 
 def compare(

@@ -16,8 +16,6 @@ the last ones may wait `batch_seconds` for company.
 How fast anything is decides nothing: a goal that is missed is printed as missed.
 """
 
-import argparse
-import json
 import os
 import sqlite3
 import statistics
@@ -34,6 +32,7 @@ import msgspec
 import numpy as np
 
 from bench.pipeline_processes import NODES, SUBSCRIBER_ID, SharedCount
+from bench.report import report_parser, write_report
 from collector.link.presence import session_options
 from collector.settings import CollectorSection
 from contract.messages import MAX_BACKLOG_WINDOWS
@@ -189,12 +188,7 @@ class CollectorProcess:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, and write the JSON."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.pipeline",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE")
+    parser = report_parser("pipeline", __doc__)
     parser.add_argument("--sinks", nargs="+", choices=SINKS, default=SINKS)
     parser.add_argument("--pairs", type=int, default=3, help="of each measurement; medians count")
     parser.add_argument("--messages", type=int, default=20_000, help="of one window each")
@@ -213,8 +207,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for line in table(found):
         print(line)  # noqa: T201 - the command line's output
     goals = [{"met": goal.met, **msgspec.to_builtins(goal)} for goal in found.goals]
-    report = {**msgspec.to_builtins(found), "goals": goals}
-    options.out.write_text(json.dumps(report, indent=1) + "\n")
+    write_report(options.out, {**msgspec.to_builtins(found), "goals": goals})
 
 
 def measure(

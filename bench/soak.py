@@ -11,7 +11,6 @@ of them, is compared with what is stored (`tests.rig.accounting`).
 Exit code 1 if a window is lost that may not be lost, stored twice, or not accounted for.
 """
 
-import argparse
 import json
 import random
 import sys
@@ -22,6 +21,7 @@ from typing import Any
 
 import msgspec
 
+from bench.report import report_parser, write_report
 from node.bench.measure import machine_facts
 from tests.rig.accounting import Totals, UnbalancedError, totals
 from tests.rig.fault_rig import Rig
@@ -46,11 +46,10 @@ class Soak(msgspec.Struct, frozen=True, kw_only=True):
 
 def main() -> int:
     """Run it; the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m bench.soak", description=__doc__)
+    parser = report_parser("soak", __doc__)
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--nodes", type=int, default=4)
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="logs stay in this new folder")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="earshot-soak-") as scratch:
@@ -65,8 +64,7 @@ def main() -> int:
         except UnbalancedError as error:
             print(f"soak: {error}", file=sys.stderr)  # noqa: T201 - the command line's output
             return 1
-    report = msgspec.to_builtins(found)
-    options.out.write_text(json.dumps(report, indent=1) + "\n")
+    report = write_report(options.out, found)
     print(json.dumps(report["totals"] | {"faults": report["faults"]}, indent=1))  # noqa: T201
     return 0
 

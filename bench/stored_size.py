@@ -1,14 +1,13 @@
 """How much disk a window, or an hour's figures, take in InfluxDB, for docs/operations.md.
 
-    .venv/bin/python -m bench.stored_size --nodes 10 --hours 24
-    .venv/bin/python -m bench.stored_size --nodes 10 --hours 8760 --hourly
+    python -m bench.stored_size --nodes 10 --hours 24 --out stored-size.json
+    python -m bench.stored_size --nodes 10 --hours 8760 --hourly --out stored-size.json
 
 Windows as nodes make them, each second, or what is counted of them, through the collector's sink
 into a real InfluxDB 1.6.7, whose files are those of 2.x (TSM); then what its folder takes once it
 has been compacted.
 """
 
-import argparse
 import random
 import tempfile
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from bench.report import report_parser, write_report
 from collector.settings import InfluxDbSection
 from collector.sinks.hour_figures import HOUR_US
 from collector.sinks.influxdb import InfluxDbSink
@@ -37,7 +37,7 @@ compact-full-write-cold-duration = "5s"
 
 def main() -> None:
     """Write, wait for the compaction, print."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n", maxsplit=1)[0])
+    parser = report_parser("stored_size", __doc__, required=False)
     parser.add_argument("--nodes", type=int, default=10)
     parser.add_argument("--hours", type=float, default=24.0)
     parser.add_argument("--hourly", action="store_true", help="figures of hours, not windows")
@@ -71,6 +71,11 @@ def main() -> None:
             weeks = _WEEKS + int(options.hours / 24 / 7)
             wait_until(lambda: _files(data) <= weeks, "the compaction", seconds=300)
             size = _bytes(data, "*.tsm")
+    write_report(
+        options.out,
+        {"nodes": options.nodes, "hours": options.hours, "hourly": options.hourly}
+        | {"points": written, "bytes": size},
+    )
     print(f"{written} points, {size / 1e6:.1f} MB, {size / written:.1f} bytes a point")  # noqa: T201
 
 

@@ -16,8 +16,6 @@ own (`tests.rig.link`), of so many kilobytes a second, and a keep-alive of 8 s.
 Exit code 1 if a window is lost or a node has not committed.
 """
 
-import argparse
-import json
 import os
 import subprocess
 import sys
@@ -32,6 +30,7 @@ from typing import Any, Final, Self
 import msgspec
 import numpy as np
 
+from bench.report import report_parser, write_report
 from contract import topics
 from contract.messages import Backlog, Health, Message, Update, Window, decode
 from contract.release import ENVELOPE_NAME
@@ -168,11 +167,7 @@ class Subscriber(Ear):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, and write the JSON."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.update_fleet",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = report_parser("update_fleet", __doc__, required=False)
     parser.add_argument("--nodes", type=int, default=50)
     parser.add_argument("--kilobytes", type=int, default=600, help="of the release's model")
     parser.add_argument("--rate", type=float, metavar="KB/S", help="of each node's link")
@@ -180,7 +175,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--trial-windows", type=int, default=30)
     parser.add_argument("--confirm-windows", type=int, default=10)
     parser.add_argument("--timeout", type=float, default=600.0, metavar="SECONDS")
-    parser.add_argument("--out", type=Path, metavar="FILE")
     options = parser.parse_args(arguments)
     found = measure(
         nodes=options.nodes,
@@ -193,8 +187,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     for line in table(found):
         print(line)  # noqa: T201 - the command line's output
-    if options.out is not None:
-        options.out.write_text(json.dumps(msgspec.to_builtins(found), indent=1) + "\n")
+    write_report(options.out, found)
     return int(bool(found.windows_lost or found.not_committed))
 
 

@@ -1,4 +1,6 @@
-"""A week of a node's life in simulated time: `python -m bench.week [--days 7] [--out FILE]`.
+"""A week of a node's life in simulated time.
+
+    python -m bench.week --days 7 --out week.json
 
 Does its memory grow, or do its files? A real node (`node.service.run`, the default release, a
 process of its own) hears generated sound at 48 kHz as fast as it can score it and publishes to a
@@ -34,11 +36,11 @@ import numpy as np
 import numpy.typing as npt
 import soxr
 
+from bench.report import report_parser, write_report
 from contract.messages import Backlog, Window, decode
 from contract.session import Received
 from contract.states import MachineState, Problem
 from node import service
-from node.bench.measure import machine_facts
 from node.delivery.publisher import Publisher
 from node.machine.machine_watch import MachineWatch
 from node.machine.site_store import CalibrationRequest, SiteStore
@@ -414,7 +416,6 @@ def main(arguments: list[str] | None = None) -> int:
     findings = found.findings + ([] if complete else ["windows are missing at the subscriber"])
     result = {
         "days": options.days,
-        "machine": machine_facts(),
         "elapsed_seconds": samples[-1].elapsed_seconds,
         "totals": totals,
         "received": {
@@ -427,17 +428,15 @@ def main(arguments: list[str] | None = None) -> int:
         "findings": findings,
         "samples": samples,
     }
-    if options.out is not None:
-        options.out.write_bytes(msgspec.json.format(msgspec.json.encode(result)) + b"\n")
+    write_report(options.out, result)
     for line in _told(found, findings, subscriber, windows):
         _print(line)
     return 1 if findings else 0
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m bench.week", description=__doc__)
+    parser = report_parser("week", __doc__, required=False)
     parser.add_argument("--days", type=float, default=7.0, help="simulated; usually 7")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="JSON with every hour")
     parser.add_argument(
         "--leak", type=int, default=0, metavar="BYTES", help="kept for each second, to be found"
     )

@@ -12,6 +12,7 @@ import pytest
 from _pytest.nodeid import NodeId
 from hypothesis import settings
 
+from tests.rig import programs
 from tests.rig.brokers import Mosquitto
 from tests.rig.databases import InfluxDb
 
@@ -37,7 +38,12 @@ worker, which makes it once."""
 _LONGEST: Final = ("networks", "trainings", "calibrate", "privacy", "refused updates", "bench")
 """Groups that take minutes, the longest first."""
 
-_COSTLY_FOLDERS: Final = ("bench", "rig", "system")
+_COSTLY: Final = (
+    *("bench/", "rig/", "system/", "training/detector/", "training/runs/"),
+    *("test_install", "test_stack", "test_systemd_unit"),
+)
+_STARTERS: Final = (Mosquitto, InfluxDb, programs.run, programs.start)
+"""A file that imports one of these starts a server or a program."""
 _COSTLY_FIXTURES: Final = {*_GROUPS, "influxdb", "mosquitto", "run_training", "tflite_python"}
 
 
@@ -50,8 +56,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         fixtures = set(getattr(item, "fixturenames", ()))
         for group in sorted({_GROUPS[name] for name in fixtures & _GROUPS.keys()})[:1]:
             item.add_marker(pytest.mark.xdist_group(group))
-        folder = item.path.relative_to(tests).parts[0]
-        if folder in _COSTLY_FOLDERS or fixtures & _COSTLY_FIXTURES:
+        imported = vars(getattr(item, "module", object)).values()
+        if (
+            str(item.path.relative_to(tests)).startswith(_COSTLY)
+            or fixtures & _COSTLY_FIXTURES
+            or item.get_closest_marker("xdist_group")
+            or any(found is starter for found in imported for starter in _STARTERS)
+        ):
             item.add_marker(pytest.mark.costly)
     items.sort(key=_turn)
     if getattr(config.option, "loadgroup", False):

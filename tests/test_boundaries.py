@@ -37,7 +37,7 @@ class Room(NamedTuple):
 def _read_rooms() -> dict[str, Room]:
     found = tomllib.loads((_ROOT / "tests" / "rooms.toml").read_text("utf-8"))
     return {
-        name: Room(**{key: v if key == "what" else tuple(v) for key, v in room.items()})
+        name: Room(room.pop("what"), **{key: tuple(names) for key, names in room.items()})
         for name, room in found.items()
     }
 

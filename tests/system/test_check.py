@@ -81,18 +81,17 @@ def test_running_node_is_not_thrown_out(mosquitto: Mosquitto, tmp_path: Path) ->
     settings = node_settings(
         mosquitto, "synthetic:fan", NODE_STATE_FOLDER=str(tmp_path), OUTBOX_DRAIN_SECONDS="0.1"
     )
-    with Listener(mosquitto) as listener:
-        with start("node", "run", settings=settings) as node:
-            try:
-                listener.wait_for_windows(1)
-                found = check(plain(mosquitto))
-                locked = node_runs(tmp_path / NODE)
-                count = len(listener.windows())
-                listener.wait_for_windows(count + 1)
-                statuses = listener.all_of(Status)
-            finally:
-                node.terminate()
-                node.communicate(timeout=30)
+    with Listener(mosquitto) as listener, start("node", "run", settings=settings) as node:
+        try:
+            listener.wait_for_windows(1)
+            found = check(plain(mosquitto))
+            locked = node_runs(tmp_path / NODE)
+            count = len(listener.windows())
+            listener.wait_for_windows(count + 1)
+            statuses = listener.all_of(Status)
+        finally:
+            node.terminate()
+            node.communicate(timeout=30)
 
     assert locked
     assert grades(found)["broker publish"] == "ok"
