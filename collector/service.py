@@ -20,7 +20,6 @@ from collector.link import presence
 from collector.link.broker_link import BrokerLink, BrokerSession
 from collector.link.event_loop import EventLoop, Inbox
 from collector.link.receipt_sender import ReceiptSender
-from collector.log_once import LogOnce
 from collector.metrics import Metrics
 from collector.settings import CollectorSection
 from collector.sinks.sink import Sink, SinkUnavailableError
@@ -32,6 +31,7 @@ from collector.storing.intake import Intake, Item
 from collector.storing.store_retry import RetryPolicy, StoreRetry
 from contract import topics
 from contract.errors import PayloadTooLargeError
+from contract.log_once import LogOnce
 from contract.messages import CollectorStatus, DeadLetter, Message, encode
 from contract.session import (
     Connected,

@@ -8,9 +8,9 @@ import logging
 import time
 from typing import Protocol
 
-from collector.log_once import LogOnce
 from collector.metrics import Metrics
 from contract.errors import ConnectionRefusedByBrokerError
+from contract.log_once import LogOnce
 from contract.session import (
     MAX_IN_FLIGHT,
     Connected,

@@ -12,11 +12,11 @@ from collector.ledger.boot import Key
 from collector.ledger.ledger_cache import LedgerCache
 from collector.ledger.receipts import ReceiptSchedule, next_receipt
 from collector.link.broker_link import BrokerLink
-from collector.log_once import LogOnce
 from collector.metrics import Metrics
 from collector.sinks.sink import SinkUnavailableError
 from contract import topics
 from contract.errors import PayloadTooLargeError
+from contract.log_once import LogOnce
 from contract.messages import encode
 from contract.ranges import Ranges
 from contract.session import Delivery, Publication

@@ -10,11 +10,11 @@ from collections.abc import Callable
 
 from collector.ledger.hours import QUIET_SECONDS, Hour, Hours
 from collector.ledger.ledger_file import LedgerFile
-from collector.log_once import LogOnce
 from collector.metrics import Metrics
 from collector.sinks.hour_figures import hour_of
 from collector.sinks.sink import PointsRejectedError, Sink, SinkUnavailableError
 from collector.storing.store_retry import RetryPolicy
+from contract.log_once import LogOnce
 from contract.messages import Backlog, Message, Window
 from contract.points import points
 

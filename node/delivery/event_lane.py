@@ -8,6 +8,7 @@ from typing import Final
 import msgspec
 
 from contract.errors import PayloadTooLargeError
+from contract.log_once import LogOnce
 from contract.messages import Message, Update
 from contract.session import NO_MATCHING_SUBSCRIBERS, Published
 from contract.topics import Kind
@@ -20,7 +21,6 @@ from node.delivery.connection import (
     publication_of,
 )
 from node.delivery.outbox import Outbox
-from node.delivery.warn_once import WarnOnce
 
 # How an update stands, while the broker is away: the last of it is what counts.
 _MAX_UPDATES: Final = 400
@@ -44,16 +44,14 @@ class EventLane:
     Args:
         connection: to send them on.
         outbox: has the events.
-        warn_once: is told what goes wrong.
+        once: is told what goes wrong.
         node: the node's id.
     """
 
-    def __init__(
-        self, connection: Connection, outbox: Outbox, warn_once: WarnOnce, *, node: str
-    ) -> None:
+    def __init__(self, connection: Connection, outbox: Outbox, once: LogOnce, *, node: str) -> None:
         self._connection = connection
         self._outbox = outbox
-        self._warn_once = warn_once
+        self._once = once
         self._node = node
         self._updates: OrderedDict[int, Update] = OrderedDict()
         """Every message of how an update stands, by its number, until the broker has it."""
@@ -99,7 +97,7 @@ class EventLane:
                 if not self._connection.publish(publication, self, parcel):
                     return
             except PayloadTooLargeError as error:
-                self._warn_once("event", f"{error}; it is not sent")
+                self._once.warn("event", f"{error}; it is not sent")
                 self.give_up(parcel)
 
     def answered(self, parcel: EventInFlight, answer: Published) -> None:
@@ -111,10 +109,10 @@ class EventLane:
             self.give_up(parcel)
             self._hold.end()
         elif answer.reason_code in HOPELESS:
-            self._warn_once("event", f"the broker refused an event for good: {answer.reason}")
+            self._once.warn("event", f"the broker refused an event for good: {answer.reason}")
             self.give_up(parcel)
         else:
-            self._warn_once("event", f"events wait: the broker says {answer.reason}")
+            self._once.warn("event", f"events wait: the broker says {answer.reason}")
             # Windows may be taken all the same: they do not wait for this.
             self._hold.begin(time.monotonic(), grows=not answer.accepted)
 

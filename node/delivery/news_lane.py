@@ -11,13 +11,13 @@ from typing import Final
 import msgspec
 
 from contract.errors import PayloadTooLargeError
+from contract.log_once import LogOnce
 from contract.messages import Account, Birth, Health, Result, State, Status
 from contract.session import NO_MATCHING_SUBSCRIBERS, Publication, Published
 from contract.states import Presence, PresenceReason
 from contract.topics import Kind
 from node.delivery.connection import Connection, publication_of
 from node.delivery.outbox import Outbox
-from node.delivery.warn_once import WarnOnce
 
 # Health older than this is history, not news.
 _HEALTH_EXPIRY_SECONDS: Final = 3600
@@ -56,7 +56,7 @@ class NewsLane:
         connection: to send it on.
         outbox: has the accounts.
         birth: makes what the node says of itself, anew at each connection.
-        warn_once: is told what goes wrong.
+        once: is told what goes wrong.
         node: the node's id.
         boot: id of this start.
         now_us: microseconds since 1970.
@@ -67,7 +67,7 @@ class NewsLane:
         connection: Connection,
         outbox: Outbox,
         birth: Callable[[], Birth],
-        warn_once: WarnOnce,
+        once: LogOnce,
         *,
         node: str,
         boot: str,
@@ -76,7 +76,7 @@ class NewsLane:
         self._connection = connection
         self._outbox = outbox
         self._birth = birth
-        self._warn_once = warn_once
+        self._once = once
         self._node = node
         self._boot = boot
         self._now_us = now_us
@@ -167,13 +167,13 @@ class NewsLane:
                 if not self._connection.publish(news.publication, self, news):
                     return
             except PayloadTooLargeError as error:
-                self._warn_once(news.kind, f"{error}; it is not sent")
+                self._once.warn(news.kind, f"{error}; it is not sent")
             del self._waiting[news.key]
 
     def answered(self, parcel: NewsInFlight, answer: Published) -> None:
         """Let go of what the broker has taken; warn of what it refuses, which is not sent again."""
         if not answer.accepted:
-            self._warn_once(
+            self._once.warn(
                 parcel.kind, f"the broker refuses {parcel.kind} of this node: {answer.reason}"
             )
         elif parcel.account is not None and answer.reason_code != NO_MATCHING_SUBSCRIBERS:

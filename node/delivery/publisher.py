@@ -23,6 +23,7 @@ from contract.errors import (
     MessageError,
     TopicError,
 )
+from contract.log_once import LogOnce
 from contract.messages import (
     Birth,
     Command,
@@ -56,7 +57,6 @@ from node.delivery.connection import Connection
 from node.delivery.event_lane import EventLane
 from node.delivery.news_lane import NewsLane
 from node.delivery.outbox import Outbox, OutboxFigures
-from node.delivery.warn_once import WarnOnce
 from node.delivery.window_lane import WindowLane
 
 logger = logging.getLogger(__name__)
@@ -183,14 +183,14 @@ class Publisher:
             self._mail.put,
             will=lambda: Will(publication=self._news.status(Presence.OFFLINE, PresenceReason.LOST)),
         )
-        self._warn_once = WarnOnce()
+        self._once = LogOnce(logger)
         self._windows = WindowLane(self._connection, outbox, node=node)
-        self._events = EventLane(self._connection, outbox, self._warn_once, node=node)
+        self._events = EventLane(self._connection, outbox, self._once, node=node)
         self._news = NewsLane(
             self._connection,
             outbox,
             birth,
-            self._warn_once,
+            self._once,
             node=node,
             boot=boot,
             now_us=now_us,
@@ -218,7 +218,7 @@ class Publisher:
         done = threading.Event()
         self._mail.put(_Durable(message, done))
         if self.failure is None and self._thread.is_alive() and not done.wait(_KEEP_SECONDS):
-            self._warn_once(
+            self._once.warn(
                 "slow disk",
                 f"the disk takes longer than {_KEEP_SECONDS:g} s for a window: what is heard until"
                 " then would be lost if the power went",
@@ -282,7 +282,7 @@ class Publisher:
             news=self._news.waiting,
             in_flight=self._connection.in_flight,
             asked=self.asked.qsize(),
-            warned=self._warn_once.kinds,
+            warned=self._once.kinds,
         )
 
     def _run(self) -> None:
@@ -372,7 +372,7 @@ class Publisher:
                 self._outbox.restamp(mail.stamps, mail.ends_us)
             case Event():
                 if self._outbox.events.add(mail, time.monotonic()):
-                    self._warn_once(
+                    self._once.warn(
                         "events", "too many events wait for the broker: the oldest are lost"
                     )
             case Update():
@@ -412,7 +412,7 @@ class Publisher:
                     what = "receipts"
                 elif Kind.COMMAND in event.topic_filter:
                     what = "commands"
-                self._warn_once(
+                self._once.warn(
                     event.topic_filter,
                     f"no {what} are heard on {event.topic_filter}: {event.reason}",
                 )
@@ -428,7 +428,7 @@ class Publisher:
                 return
             found = decode(message.topic, message.payload)
         except (TopicError, MessageError) as error:
-            self._warn_once("refused", f"a message to this node is refused: {error}")
+            self._once.warn("refused", f"a message to this node is refused: {error}")
             return
         if isinstance(found, Receipt):
             now = time.monotonic()
@@ -439,9 +439,9 @@ class Publisher:
     def _take_command(self, message: Received, command: Command, verb: str) -> None:
         if message.retained:
             # It would be obeyed again at every connection, years later.
-            self._warn_once("retained", f"a retained {verb} command is refused: clear it")
+            self._once.warn("retained", f"a retained {verb} command is refused: clear it")
         elif self.asked.qsize() >= _MAX_ASKED:
-            self._warn_once(
+            self._once.warn(
                 "asked", f"more than {_MAX_ASKED} commands at once: the rest is refused"
             )
         else:

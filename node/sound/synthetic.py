@@ -332,6 +332,16 @@ def _draw_individual(kind: _Kind, rng: np.random.Generator) -> Individual:
     )
 
 
+class _MixLevels(NamedTuple):
+    """RMS of each part of the sound, before the gain."""
+
+    tones: float
+    turbulence: float
+    fault: float
+    hum: float
+    room: float
+
+
 class _Scene:
     """Machine, mains and room together, one block after the other."""
 
@@ -378,11 +388,13 @@ class _Scene:
         self._fault = fault(traits, rng(f"fault {sound.fault}"), sample_rate_hz)
 
         pressure = _HEALTHY_RMS * sound.speed**2.5
-        self._tone_rms = pressure * math.sqrt(kind.tones)
-        self._turbulence_rms = pressure * math.sqrt(kind.turbulence)
-        self._fault_rms = pressure
-        self._hum_rms = _HEALTHY_RMS * math.sqrt(kind.hum)
-        self._room_rms = _HEALTHY_RMS * 10 ** (sound.noise_db / 20)
+        self._rms = _MixLevels(
+            tones=pressure * math.sqrt(kind.tones),
+            turbulence=pressure * math.sqrt(kind.turbulence),
+            fault=pressure,
+            hum=_HEALTHY_RMS * math.sqrt(kind.hum),
+            room=_HEALTHY_RMS * 10 ** (sound.noise_db / 20),
+        )
         self._gain = 10 ** (sound.gain_db / 20)
 
     def next_block(self) -> npt.NDArray[np.float32]:
@@ -402,11 +414,11 @@ class _Scene:
         gusts = 1 + _line(*self._gusts.advance())[0]
         turbulence = self._turbulence.next_block() * wakes * gusts
 
-        heard = tones * (self._tone_rms * change.tones)
-        heard += turbulence * (self._turbulence_rms * change.turbulence)
-        heard += change.added * self._fault_rms
-        heard += self._hum_at(samples) * self._hum_rms
-        heard += self._room.next_block() * self._room_rms
+        heard = tones * (self._rms.tones * change.tones)
+        heard += turbulence * (self._rms.turbulence * change.turbulence)
+        heard += change.added * self._rms.fault
+        heard += self._hum_at(samples) * self._rms.hum
+        heard += self._room.next_block() * self._rms.room
         return np.clip(_bent(heard) * self._gain, -1, 1).astype(np.float32)
 
     def _depth(self, samples: npt.NDArray[np.int64]) -> Floats:

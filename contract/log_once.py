@@ -19,3 +19,8 @@ class LogOnce:
         level = logging.DEBUG if kind in self._warned else logging.WARNING
         self._warned.add(kind)
         self._logger.log(level, text, *values)
+
+    @property
+    def kinds(self) -> int:
+        """How many kinds of things there were."""
+        return len(self._warned)
