@@ -1,7 +1,8 @@
 """From blocks of any length and rate to windows of the model's own: pure, with state carried over.
 
-A stretch of sound without a gap is resampled as one stream (soxr), so that no window hears the
-borders of blocks. After a gap everything starts anew: no window ever contains two stretches.
+A stretch of sound without a gap is resampled as one stream (`node.sound.resampling`), so that no
+window hears the borders of blocks. After a gap everything starts anew: no window ever contains two
+stretches.
 
 Sound that was lost does not hide. The windows that it would have filled are given without samples,
 one a hop, and the sound after it is heard from the next hop on, so that the windows of a microphone
@@ -12,10 +13,10 @@ from collections.abc import Iterator
 
 import msgspec
 import numpy as np
-import soxr
 
 from contract.features import Float32Array
 from contract.release import Manifest
+from node.sound.resampling import Resampler
 from node.sound.source import Block
 
 _NS = 1_000_000_000
@@ -55,11 +56,7 @@ class Framer:
 
     def _start_over(self, source_rate_hz: int) -> None:
         self._source_rate_hz = source_rate_hz
-        self._resampler: soxr.ResampleStream | None = (
-            None
-            if source_rate_hz == self._rate_hz
-            else soxr.ResampleStream(source_rate_hz, self._rate_hz, 1, dtype="float32")
-        )
+        self._resampler = Resampler(source_rate_hz, self._rate_hz)
         # Sound that waits for its window to be whole; joined once, not for every block.
         self._parts: list[Float32Array] = []
         self._held_samples = 0
@@ -95,9 +92,7 @@ class Framer:
         self._anchor_sample = self._source_samples * self._rate_hz // source_rate_hz
         self._anchor_ns = block.captured_monotonic_ns + early * _NS // source_rate_hz
         self._source_samples += len(samples)
-        if self._resampler is not None:
-            samples = self._resampler.resample_chunk(samples)
-        yield from self._cut(samples)
+        yield from self._cut(self._resampler.push(samples))
 
     def skip_until(self, now_monotonic_ns: int) -> Iterator[FramedWindow]:
         """The missed windows that would be complete by now, each once.
@@ -118,8 +113,7 @@ class Framer:
         """
         if self._anchor_ns is None:
             return
-        if self._resampler is not None:
-            yield from self._cut(self._resampler.resample_chunk(np.zeros(0, np.float32), last=True))
+        yield from self._cut(self._resampler.finish())
         early_ns = self._early_samples * _NS // self._source_rate_hz
         self._due_ns = self._captured_ns(self._first_sample) + early_ns
         self._start_over(self._source_rate_hz)
