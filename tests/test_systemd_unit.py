@@ -26,6 +26,7 @@ from tests.rig.signers import SECOND, SIGNER
 pytestmark = pytest.mark.xdist_group("systemd")
 
 ROOT = Path(__file__).parents[1]
+RIG = ROOT / "tests" / "rig"
 UNIT = ROOT / "node/systemd/earshot-node.service"
 HELPERS = ("boot_systemd.sh", "evening_of_a_node.sh")
 SYSTEM_PYTHON = "/usr/bin/python3"
@@ -107,7 +108,7 @@ def test_node_is_never_given_up() -> None:
 def test_helpers_have_no_known_traps(script: str) -> None:
     """Shellcheck has nothing to say of the scripts that these tests run as root."""
     done = subprocess.run(
-        [require("shellcheck"), str(ROOT / "tests" / script)],
+        [require("shellcheck"), str(RIG / script)],
         capture_output=True,
         text=True,
         check=False,
@@ -129,13 +130,12 @@ def evening(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     work = tmp_path_factory.mktemp("evening")
     (work / "node.toml").write_text(SETTINGS)
     (work / "release-keys.pem").write_bytes(SIGNER.public_pem + SECOND.public_pem)
-    shutil.copy(ROOT / "tests/rig/view_from_the_unit.py", work / "view.py")
+    shutil.copy(RIG / "view_from_the_unit.py", work / "view.py")
     with (work / "boot.log").open("wb") as log:
         subprocess.run(
             [
                 *("unshare", "--mount", "--net", "--ipc", "--uts"),
-                *(str(ROOT / "tests" / script) for script in HELPERS[:1]),
-                *(str(work), str(ROOT / "tests" / HELPERS[1])),
+                *(str(RIG / HELPERS[0]), str(work), str(RIG / HELPERS[1])),
                 *(f"{ROOT}=earshot", f"{sysconfig.get_paths()['purelib']}=site-packages"),
             ],
             stdin=subprocess.DEVNULL,

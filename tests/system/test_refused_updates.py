@@ -61,7 +61,7 @@ class Fleet:
         seen = len(self.updates())
         act(self)
         wait_until(
-            lambda: any(u.phase in _ENDS for u in self.updates()[seen:]), "a reason", seconds=30
+            lambda: any(u.phase in _ENDS for u in self.updates()[seen:]), "a reason", seconds=120
         )
         return next(u for u in self.updates()[seen:] if u.phase in _ENDS)
 

@@ -112,7 +112,7 @@ def test_two_releases_go_through_a_fleet(shop: Shop) -> None:
             wait_until(
                 lambda: _running(listener) == _all_run("fan-synthetic@1", *NODES),
                 "births",
-                seconds=30,
+                seconds=120,
             )
             everything = fleet.enter_context(Ear(shop.broker, "watched", "earshot/1/#"))
 
@@ -170,7 +170,7 @@ def test_two_releases_go_through_a_fleet(shop: Shop) -> None:
                 wait_until(
                     lambda: _running(listener).get(LATE) == "fan-synthetic@2",
                     "the late joiner",
-                    seconds=30,
+                    seconds=120,
                 )
 
     assert topics.release("fan-synthetic@3") in before

@@ -80,7 +80,7 @@ class Site:
                 for u in self.updates()
             ),
             f"{progress:.0%} of the download",
-            seconds=30,
+            seconds=120,
         )
 
     def wait_for_commit(self, *, seconds: float = 60.0) -> Update:
@@ -307,7 +307,7 @@ def test_full_disk_is_said_and_outlived(site: Site, disk: FullDisk) -> None:
             wait_until(
                 lambda: any(u.phase is UpdatePhase.REJECTED for u in site.updates()),
                 "a reason",
-                seconds=30,
+                seconds=120,
             )
             (rejected, *_) = [u for u in site.updates() if u.phase is UpdatePhase.REJECTED]
             site.listener.wait_for_windows(len(site.listener.windows()) + 3)

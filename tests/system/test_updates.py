@@ -170,7 +170,7 @@ def test_release_that_never_proves_itself_is_left_after_three_crashes(
                     update.running == release.manifest.label for update in updates(listener)[seen:]
                 ),
                 "the new model",
-                seconds=30,
+                seconds=120,
             )
             node.send_signal(signal.SIGKILL)
             node.wait()
@@ -203,7 +203,7 @@ def test_release_whose_trial_ends_the_program_is_left_after_three_crashes(
                     update.phase is UpdatePhase.TRIAL for update in updates(listener)[seen:]
                 ),
                 "the trial",
-                seconds=30,
+                seconds=120,
             )
             node.send_signal(signal.SIGKILL)
             node.wait()
@@ -397,7 +397,7 @@ def test_signed_order_takes_a_node_back(
         wait_until(
             lambda: any(committed(first)(u) for u in updates(listener)[seen:]),
             "the way back",
-            seconds=30,
+            seconds=120,
         )
 
     assert updates(listener)[-1].previous == "fan-synthetic@3"
@@ -445,7 +445,7 @@ def test_command_takes_a_node_back_to_the_release_before(
         wait_until(
             lambda: any(committed(release)(u) for u in updates(listener)[seen:]),
             "its return",
-            seconds=30,
+            seconds=120,
         )
 
     assert (too_early.done, done.done, again.done) == (False, True, False)
