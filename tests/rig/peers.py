@@ -44,7 +44,7 @@ def mqtt(broker: Listens) -> MqttSettings:
 class Peer(Conversation):
     """A conversation of a test, which fails when something does not come."""
 
-    def expect(self, kind: type[Event], *, seconds: float = 20.0) -> Event:
+    def expect(self, kind: type[Event], *, seconds: float = 60.0) -> Event:
         """The next event of that kind; others before it are dropped."""
         event = self.wait_for(kind, seconds=seconds)
         assert event is not None, f"no {kind.__name__} within {seconds:g} s"

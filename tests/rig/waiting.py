@@ -7,7 +7,7 @@ from typing import Final
 _POLL_SECONDS: Final = 0.01
 
 
-def wait_until(condition: Callable[[], bool], what: str, *, seconds: float = 30.0) -> None:
+def wait_until(condition: Callable[[], bool], what: str, *, seconds: float = 60.0) -> None:
     """Poll until the condition holds.
 
     Raises:

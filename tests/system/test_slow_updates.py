@@ -83,7 +83,7 @@ class Site:
             seconds=120,
         )
 
-    def wait_for_commit(self, *, seconds: float = 60.0) -> Update:
+    def wait_for_commit(self, *, seconds: float = 120.0) -> Update:
         def committed() -> list[Update]:
             return [u for u in self.updates() if u.phase is UpdatePhase.COMMITTED]
 

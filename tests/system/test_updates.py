@@ -63,7 +63,7 @@ def updates(listener: Listener, node: str = "press-07") -> list[Update]:
 
 
 def wait_for_update(
-    listener: Listener, fits: Callable[[Update], bool], what: str, *, seconds: float = 30.0
+    listener: Listener, fits: Callable[[Update], bool], what: str, *, seconds: float = 120.0
 ) -> Update:
     """The first that fits."""
     wait_until(lambda: any(map(fits, updates(listener))), what, seconds=seconds)
