@@ -37,7 +37,7 @@ class Keys(NamedTuple):
     public: Path
 
 
-class Update(NamedTuple):
+class DemoUpdate(NamedTuple):
     """An update of the demo: what goes out, and what has to come of it."""
 
     trained: Path
@@ -55,10 +55,10 @@ class Update(NamedTuple):
         return f"{self.name}@{self.version}"
 
 
-def plan(model: Path, manifest: Manifest, *, refusing: str) -> Update:
+def plan(model: Path, manifest: Manifest, *, refusing: str) -> DemoUpdate:
     """Plan the next version of the demo's model: its dynamic-range variant, where it has one."""
     variant = model / "variants" / "dynamic"
-    return Update(
+    return DemoUpdate(
         trained=variant if (variant / MANIFEST_NAME).is_file() else model,
         name=manifest.name,
         before=manifest.label,
@@ -78,7 +78,7 @@ def create_keys(folder: Path, console: Console) -> Keys:
     return Keys(private, folder / "release-key.pub.pem")
 
 
-def node_settings(node: str, update: Update, keys: Keys) -> dict[str, str]:
+def node_settings(node: str, update: DemoUpdate, keys: Keys) -> dict[str, str]:
     """Give the settings that let a node take updates, as environment variables."""
     settings = {
         "EARSHOT_UPDATE_KEYS_FILE": str(keys.public),
@@ -90,7 +90,7 @@ def node_settings(node: str, update: Update, keys: Keys) -> dict[str, str]:
     return settings
 
 
-def send(update: Update, keys: Keys, broker: Broker, console: Console) -> None:
+def send(update: DemoUpdate, keys: Keys, broker: Broker, console: Console) -> None:
     """Release, push to all, and wait for what becomes of it.
 
     Raises:
@@ -115,7 +115,7 @@ def send(update: Update, keys: Keys, broker: Broker, console: Console) -> None:
     )
 
 
-def unexpected(update: Update, summaries: Sequence[NodeSummary]) -> list[str]:
+def unexpected(update: DemoUpdate, summaries: Sequence[NodeSummary]) -> list[str]:
     """Tell in what the nodes differ from what the update should have come to."""
     found = []
     for summary in summaries:

@@ -10,11 +10,11 @@ from contract.release import MANIFEST_NAME
 from contract.states import UpdatePhase
 from demo import update
 from demo.summary import NodeSummary
-from demo.update import Keys, Update
+from demo.update import DemoUpdate, Keys
 from node.scoring.release_store import read_release
 from tests.rig.programs import MODEL
 
-PLANNED = Update(trained=MODEL, name="fan", before="fan@1", version=2, refusing="fan-2")
+PLANNED = DemoUpdate(trained=MODEL, name="fan", before="fan@1", version=2, refusing="fan-2")
 
 
 def summary(node: str, model: str, phase: UpdatePhase | None) -> NodeSummary:
