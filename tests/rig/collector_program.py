@@ -41,7 +41,7 @@ class Client(Peer):
 
     def __enter__(self) -> Self:
         super().__enter__()
-        assert self.open(seconds=10.0)
+        assert self.open(seconds=60.0)
         return self
 
     def publish(self, *messages: Message | Publication) -> None:

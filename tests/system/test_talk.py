@@ -59,7 +59,7 @@ def test_answer_is_told_from_those_to_others(mosquitto: Mosquitto) -> None:
         connected(mqtt(mosquitto), "node", "t/questions") as node,
         Conversation(mqtt(mosquitto), passing("asks", ANSWERS)) as talk,
     ):
-        assert talk.open(seconds=10)
+        assert talk.open(seconds=60)
         thread = threading.Thread(target=answer, args=(node,), kwargs={"also": b"another's"})
         thread.start()
         asked = question()
@@ -73,7 +73,7 @@ def test_answer_is_told_from_those_to_others(mosquitto: Mosquitto) -> None:
 def test_question_to_nobody_is_known_at_once(mosquitto: Mosquitto) -> None:
     """Where the broker tells that nobody is subscribed, there is no waiting."""
     with Conversation(mqtt(mosquitto), passing("asks", ANSWERS)) as talk:
-        talk.open(seconds=10)
+        talk.open(seconds=60)
         began = time.monotonic()
         found = talk.ask(question(), seconds=10)
 
@@ -88,7 +88,7 @@ def test_silence_ends_after_its_time(mosquitto: Mosquitto) -> None:
         connected(mqtt(mosquitto), "node", "t/questions"),
         Conversation(mqtt(mosquitto), passing("asks", ANSWERS)) as talk,
     ):
-        talk.open(seconds=10)
+        talk.open(seconds=60)
         began = time.monotonic()
 
         assert talk.ask(question(), seconds=0.5) is None
@@ -113,7 +113,7 @@ def test_question_is_asked_again_after_a_lost_connection(mosquitto: Mosquitto) -
         connected(mqtt(mosquitto), "node", "t/questions", expiry_seconds=3600) as node,
         Conversation(mqtt(mosquitto), passing("asks", ANSWERS), policy=Soon()) as talk,
     ):
-        talk.open(seconds=10)
+        talk.open(seconds=60)
         thread = threading.Thread(target=outage, args=(node,))
         thread.start()
         found = talk.ask(question(), seconds=30)
@@ -140,13 +140,13 @@ def test_broker_that_says_no_ends_the_wait(tmp_path: Path) -> None:
         Conversation(mqtt(broker), passing("asks")) as talk,
         pytest.raises(ConnectionRefusedByBrokerError, match=f"MQTT 127.0.0.1:{broker.port}: "),
     ):
-        talk.open(seconds=10)
+        talk.open(seconds=60)
 
 
 def test_waking_ends_every_wait(mosquitto: Mosquitto) -> None:
     """As a signal handler does, from another thread."""
     with Conversation(mqtt(mosquitto), passing("asks", "t/#")) as talk:
-        talk.open(seconds=10)
+        talk.open(seconds=60)
         timer = threading.Timer(0.2, talk.wake)
         timer.start()
         began = time.monotonic()
@@ -163,7 +163,7 @@ def test_everything_is_confirmed_however_much_it_is(mosquitto: Mosquitto) -> Non
         connected(mqtt(mosquitto), "hears", "t/#") as ear,
         Conversation(mqtt(mosquitto), passing("says")) as talk,
     ):
-        talk.open(seconds=10)
+        talk.open(seconds=60)
         answers = talk.say(Publication(topic="t/x", payload=b"%d" % n) for n in range(1000))
         came = [ear.expect(Received).payload for _ in range(1000)]
 
@@ -174,7 +174,7 @@ def test_everything_is_confirmed_however_much_it_is(mosquitto: Mosquitto) -> Non
 def test_saying_something_without_a_connection_fails(mosquitto: Mosquitto) -> None:
     """It is told, and not waited for."""
     with Conversation(mqtt(mosquitto), passing("says")) as talk:
-        talk.open(seconds=10)
+        talk.open(seconds=60)
         mosquitto.stop()
         assert talk.wait_for(Disconnected, seconds=10)
 
@@ -193,7 +193,7 @@ def test_what_sees_may_end_a_wait(mosquitto: Mosquitto) -> None:
             raise EnoughError
 
     with Conversation(mqtt(mosquitto), passing("hears", "t/#"), see=see) as talk:
-        talk.open(seconds=10)
+        talk.open(seconds=60)
         talk.session.publish(Publication(topic="t/x", payload=b"x"))
         with pytest.raises(EnoughError):
             talk.wait_for(Disconnected, seconds=10)
@@ -205,13 +205,13 @@ def test_kept_session_is_open_with_its_connection(mosquitto: Mosquitto) -> None:
         client_id="kept", expiry_seconds=60, subscriptions=(Subscription(topic_filter="t/#"),)
     )
     with Conversation(mqtt(mosquitto), options) as first:
-        assert first.open(seconds=10)
+        assert first.open(seconds=60)
     with connected(mqtt(mosquitto), "speaker") as speaker:
         for number in range(3):
             speaker.tell("t/x", b"%d" % number)
     seen: list[SessionEvent] = []
     with Conversation(mqtt(mosquitto), options, see=seen.append) as again:
-        assert again.open(seconds=10)
+        assert again.open(seconds=60)
         assert again.connection is not None
         assert again.connection.session_present
         assert again.wait_until(
