@@ -1,4 +1,4 @@
-"""`earshot node COMMAND` is `earshot node COMMAND`: see `node.commands`."""
+"""`python -m node COMMAND` is `earshot node COMMAND`: see `node.commands`."""
 
 import sys
 from collections.abc import Sequence

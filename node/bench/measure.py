@@ -399,7 +399,7 @@ def run_node(
         prefixed = {ENVIRONMENT_PREFIX + name: value for name, value in settings.items()}
         started_ns = time.monotonic_ns()
         process = subprocess.Popen(
-            [sys.executable, "-m", "node", "run"],
+            [sys.executable, "-m", "node", "run", "--config", os.devnull],
             cwd=scratch,
             env={**(environment or child_environment()), **prefixed},
             stdin=subprocess.DEVNULL,
